@@ -1,0 +1,66 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/types.h"
+#include "generator/decode/engine.h"
+#include "retriever/search.h"
+
+namespace quarry {
+
+struct AskOptions {
+  SearchOptions search;  // top_k is how many passages may enter the prompt
+  int64_t max_tokens = 256;
+  SamplingOptions sampling;
+  std::vector<std::string> stop;
+  std::string adapter;          // empty: base model
+  double min_relevance = -1.0;  // < 0: the pipeline's calibrated default; 0: never abstain
+};
+
+struct Answer {
+  std::string text;
+  bool answered = true;             // false: nothing relevant was found, `text` says so
+  std::vector<Citation> citations;  // every passage in the prompt, numbered from 1
+  GenerateResult generation;        // empty when nothing was generated
+  double search_seconds = 0.0;
+};
+
+// Said instead of inventing.
+extern const char* const kNotInDocuments;
+
+// question -> passages -> prompt -> Answer. Thread-safe.
+class Pipeline {
+ public:
+  // Both are kept.
+  Pipeline(std::shared_ptr<Retriever> retriever, std::shared_ptr<const Embedder> embedder,
+           std::shared_ptr<Engine> engine);
+
+  Answer ask(const std::vector<ChatMessage>& messages, const AskOptions& options,
+             const Engine::OnText& on_text) const;
+  // Query embedding runs on the engine thread.
+  std::vector<Hit> search(const std::string& query, const SearchOptions& options) const;
+
+  // In two steps, for streaming servers that must send headers in between.
+  struct Prepared {
+    bool relevant = false;
+    std::vector<Citation> citations;
+    std::vector<int32_t> prompt;  // rendered and tokenized, fits the model's context
+    double search_seconds = 0.0;
+  };
+  Prepared prepare(const std::vector<ChatMessage>& messages, const AskOptions& options) const;
+
+  const Retriever* retriever() const { return retriever_.get(); }
+  Engine& engine() const { return *engine_; }
+  const Embedder* embedder() const { return embedder_.get(); }
+
+ private:
+  std::shared_ptr<Retriever> retriever_;
+  std::shared_ptr<const Embedder> embedder_;
+  std::shared_ptr<Engine> engine_;
+};
+
+}  // namespace quarry

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "generator/models/causal_lm.h"
+
+namespace quarry {
+
+// How the next token is chosen. Filters apply in this order: repetition penalty, temperature,
+// top_k, top_p, min_p. temperature == 0 is greedy (argmax after the penalty).
+struct SamplingOptions {
+  double temperature = 0.0;
+  int64_t top_k = 0;                // 0: off
+  double top_p = 1.0;               // 1: off   (Holtzman et al. 2020, arXiv:1904.09751)
+  double min_p = 0.0;               // 0: off   (Nguyen et al. 2024, arXiv:2407.01082)
+  double repetition_penalty = 1.0;  // 1: off   (Keskar et al. 2019, arXiv:1909.05858)
+  uint64_t seed = 0;                // the same seed and request give the same text
+};
+
+// Throws kInvalidArgument naming the field, the value and the range.
+void validate(const SamplingOptions& options);
+
+enum class FinishReason {
+  kStop,       // end-of-turn token or stop string
+  kLength,     // max_tokens or the model's context
+  kCancelled,  // cancel(), or the engine shut down
+  kError,
+};
+const char* finish_reason_name(FinishReason reason);
+
+struct GenerateRequest {
+  std::vector<int32_t> prompt;  // at least one token
+  int64_t max_tokens = 256;
+  std::vector<std::string> stop;  // text is cut before the first of these
+  SamplingOptions sampling;
+  std::string adapter;  // name given to add_adapter(); empty: the base model
+};
+
+struct GenerateResult {
+  std::string text;
+  std::vector<int32_t> tokens;  // generated ids, the end-of-turn token not included
+  FinishReason finish_reason = FinishReason::kStop;
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  std::string error;  // kError only
+  double prefill_seconds = 0.0;
+  double decode_seconds = 0.0;
+};
+
+struct EngineOptions {
+  int64_t max_batch_sequences = 32;    // more wait in the queue
+  int64_t max_queue = 256;             // more are refused with kUnavailable
+  int64_t prefill_chunk_tokens = 256;  // a long prompt is fed in pieces between decode steps
+};
+
+struct EngineStats {
+  int64_t running = 0;
+  int64_t waiting = 0;
+  int64_t requests_total = 0;
+  int64_t prompt_tokens_total = 0;
+  int64_t completion_tokens_total = 0;
+  int64_t cancelled_total = 0;
+};
+
+// Owns the one thread that runs the model and steps all running sequences together (continuous
+// batching, Yu et al. 2022, Orca). All methods are safe to call from any thread.
+class Engine {
+ public:
+  using RequestId = uint64_t;
+  // Called on the engine thread: `text` is whole UTF-8 and may be empty; must be quick and must not
+  // throw or call the engine. Returning false cancels the request.
+  using OnText = std::function<bool(const std::string& text)>;
+
+  // `generator` is kept. It may be null: then only run() works (retrieval-only serving).
+  Engine(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options);
+  ~Engine();  // shuts down
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Throws kInvalidArgument (over-long prompt, naming both lengths; bad sampling), kNotFound
+  // (adapter), kUnavailable (queue full or shutting down). The future never throws: look at
+  // finish_reason.
+  struct Submitted {
+    RequestId id;
+    std::future<GenerateResult> result;
+  };
+  Submitted submit(GenerateRequest request, OnText on_text);
+  void cancel(RequestId id);
+
+  // Runs `job` on the engine thread between steps (embedding of queries: one user of the cores at a
+  // time) and returns when it is done. Exceptions pass through.
+  void run(const std::function<void()>& job);
+
+  // `folder` is a PEFT LoRA adapter. Throws kNotFound, kCorruptData, kInvalidArgument (name taken,
+  // unsupported keys, another base model).
+  void add_adapter(const std::string& name, const std::string& folder);
+  void remove_adapter(const std::string& name);
+  std::vector<std::string> adapters() const;
+
+  // No new requests from now on; waits up to `timeout_seconds` for the running ones, then cancels
+  // the rest. Idempotent.
+  void drain(double timeout_seconds);
+
+  EngineStats stats() const;
+  const LoadedGenerator* generator() const;
+  const EngineOptions& options() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quarry

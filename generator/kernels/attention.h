@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+namespace quarry::kernels {
+
+// Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) of one sequence.
+//   q [T, H, D]  out [T, H, D]  row stride ldq / ldo floats (H*D when packed)
+//   k, v: caches of S rows; row s of head h at  k + s * ldk + h * D  (float32 or IEEE half)
+// Query t sees keys [max(0, S - T + t + 1 - window), S - T + t] when `causal`, else all S keys.
+// Softmax runs in float32. Scores are multiplied by `scale`. REQUIRES: H % K == 0, S >= T, D <=
+// 256.
+struct AttentionShape {
+  int64_t num_queries = 0;   // T
+  int64_t num_keys = 0;      // S
+  int64_t num_heads = 0;     // H
+  int64_t num_kv_heads = 0;  // K
+  int64_t head_dim = 0;      // D
+  int64_t ldq = 0;
+  int64_t ldk = 0;  // in elements of the cache's type; the same for k and v
+  int64_t ldo = 0;
+  float scale = 1.0f;
+  bool causal = true;
+  int64_t window = 0;  // 0: no sliding window
+};
+
+void attention(const AttentionShape& shape, const float* q, const float* k, const float* v,
+               float* out);
+// Keys and values as IEEE half bits.
+void attention(const AttentionShape& shape, const float* q, const uint16_t* k, const uint16_t* v,
+               float* out);
+
+}  // namespace quarry::kernels

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "generator/quant/weight_type.h"
+
+namespace quarry::kernels {
+
+// How the products of a Linear are computed.
+enum class Precision {
+  kExact,  // weights decoded to float32, float32 multiply-add
+  kFast,   // what the CPU does best: int8 activations against 4- and 8-bit weights, bf16 otherwise
+};
+
+// A weight matrix [n, k] (n out_features, k in_features) rearranged once at load for the kernels.
+// The layout is the same for every instruction set; matmul.cpp documents it. Immutable.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  int64_t n() const { return n_; }
+  int64_t k() const { return k_; }
+  Precision precision() const { return precision_; }
+  // Bytes that one pass over the weights reads.
+  virtual int64_t bytes() const = 0;
+
+ protected:
+  PackedMatrix(int64_t n, int64_t k, Precision precision) : n_(n), k_(k), precision_(precision) {}
+
+ private:
+  int64_t n_;
+  int64_t k_;
+  Precision precision_;
+};
+
+// Packs n rows of k elements stored as `type` (row-major, rows contiguous, any alignment).
+// REQUIRES: k a multiple of the type's block size. Any n, k >= 1.
+std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, int64_t n, int64_t k,
+                                          Precision precision);
+
+// y[m, n] = x[m, k] * W^T.  x and y row-major float32 with row strides ldx >= k and ldy >= n; y is
+// overwritten and must not overlap x. Runs on parallel_for's threads; any m >= 0. The result of a
+// row does not depend on m or on the other rows (batching never changes an answer).
+void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
+            int64_t ldy);
+
+// The plain twin of matmul for tests: same rounding steps (block-quantized activations for kFast),
+// no SIMD, one thread.
+void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
+                      int64_t ldy);
+
+// Decodes row `row` (an embedding lookup) to k floats.
+void decode_row(const PackedMatrix& weight, int64_t row, float* destination);
+
+}  // namespace quarry::kernels

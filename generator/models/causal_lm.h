@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/text/chat_template.h"
+#include "data/text/tokenizer.h"
+#include "generator/kernels/matmul.h"
+
+namespace quarry {
+
+class LoraAdapter;  // generator/nn/lora.h
+class KvCache;      // generator/nn/kv_cache.h
+
+// What every decoder-only family tells about itself.
+struct CausalLmConfig {
+  std::string architecture;  // "llama"
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t vocab_size = 0;
+  int64_t max_seq_len = 0;
+  double rope_theta = 10000.0;
+  double norm_epsilon = 1e-5;
+};
+
+// Rows of one engine step: `tokens` of one sequence, to be appended to its cache.
+struct SequenceChunk {
+  const int32_t* tokens = nullptr;
+  int64_t num_tokens = 0;
+  KvCache* cache = nullptr;              // borrowed; grows by num_tokens
+  const LoraAdapter* adapter = nullptr;  // borrowed; null: the base model
+  bool all_logits = false;               // logits of every row instead of the last only
+};
+
+// A decoder-only language model with frozen weights. Immutable after loading; forward() may be
+// called by one thread at a time (it uses the OpenMP pool), with any caches.
+class CausalLm {
+ public:
+  virtual ~CausalLm() = default;
+  virtual const CausalLmConfig& config() const = 0;
+  virtual std::unique_ptr<KvCache> make_cache() const = 0;
+
+  // Runs all chunks as one batch. Returns float32 logits, one row of vocab_size for each chunk (or
+  // for each of its tokens when all_logits), in order. A sequence's logits do not depend on what
+  // else is in the batch, nor on how its prompt was cut into chunks.
+  // Throws kInvalidArgument when a cache would pass max_seq_len or a token is out of range.
+  virtual std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const = 0;
+
+  // Hugging Face module paths of every Linear that an adapter can target and its [in, out] sizes:
+  // "model.layers.0.self_attn.q_proj".
+  struct LinearSlot {
+    std::string path;
+    int64_t in_features;
+    int64_t out_features;
+  };
+  virtual const std::vector<LinearSlot>& linear_slots() const = 0;
+};
+
+// A model and the text tools that came with it.
+struct LoadedGenerator {
+  std::string name;  // as shown to users: "smollm2-135m-instruct"
+  std::filesystem::path path;
+  std::string content_hash;  // SHA-256 over the weights and configuration
+  std::unique_ptr<CausalLm> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
+  std::vector<int32_t> stop_tokens;             // end of text, end of turn
+};
+
+// `model` is a short name, a Hugging Face folder or a .gguf file. Throws kNotFound with the names
+// that exist, kCorruptData, kInvalidArgument for a family that we do not have, naming it.
+LoadedGenerator load_generator(const std::string& model, kernels::Precision precision);
+
+}  // namespace quarry
