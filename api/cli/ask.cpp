@@ -1,0 +1,97 @@
+#include <iostream>
+#include <memory>
+
+#include "api/cli/command.h"
+#include "api/cli/options.h"
+#include "data/core/error.h"
+
+namespace quarry::cli {
+namespace {
+
+struct AskArguments {
+  std::string index;
+  std::string question;
+  std::string embedder;
+  std::string adapter;
+  double min_relevance = -1.0;
+  GeneratorFlags generator;
+  SamplingFlags sampling;
+  SearchFlags search;
+  bool as_json = false;
+};
+
+void print_sources(const Answer& answer) {
+  if (answer.citations.empty()) return;
+  std::cout << "\nSources\n";
+  for (const Citation& citation : answer.citations) {
+    const Passage& passage = citation.hit.passage;
+    std::cout << "  [" << citation.index << "] " << source_label(passage) << "\n      "
+              << passage.document_uri << " [" << passage.start << ":" << passage.end << "]\n";
+  }
+}
+
+void ask(const AskArguments& arguments, CommandContext& context) {
+  AskOptions options;
+  options.search = to_search_options(arguments.search);
+  options.max_tokens = arguments.sampling.max_tokens;
+  options.sampling = arguments.sampling.sampling;
+  options.stop = arguments.sampling.stop;
+  options.min_relevance = arguments.min_relevance;
+
+  const OpenedIndex opened = open_index(arguments.index, arguments.embedder, true);
+  const auto engine =
+      std::make_shared<Engine>(load_generator(arguments.generator), EngineOptions{});
+  if (!arguments.adapter.empty()) {
+    engine->add_adapter("adapter", arguments.adapter);
+    options.adapter = "adapter";
+  }
+  const Pipeline pipeline(opened.retriever, opened.embedder, engine);
+  const bool stream = !arguments.as_json;
+  const Answer answer =
+      pipeline.ask({{"user", arguments.question}}, options, [&](const std::string& text) {
+        if (stream) std::cout << text << std::flush;
+        return !context.cancel->cancelled();
+      });
+  context.cancel->check("answer");
+  QUARRY_CHECK(answer.generation.finish_reason != FinishReason::kError, ErrorCode::kInternal,
+               "generation failed: ", answer.generation.error);
+  if (arguments.as_json) {
+    OrderedJson json = to_json(answer);
+    json["question"] = arguments.question;
+    print_json(json);
+  } else {
+    if (!answer.answered) std::cout << answer.text;
+    std::cout << "\n";
+    print_sources(answer);
+  }
+  if (!answer.answered) context.exit_code = kExitNoAnswer;
+}
+
+}  // namespace
+
+void add_ask_command(CLI::App& app, CommandContext& context) {
+  auto arguments = std::make_shared<AskArguments>();
+  arguments->search.top_k = 5;
+  CLI::App* command = app.add_subcommand("ask", "Answer a question from an index, with sources");
+  command->add_option("INDEX", arguments->index, "Folder made by quarry index build")->required();
+  command->add_option("QUESTION", arguments->question, "The question")->required();
+  command->add_option("--adapter", arguments->adapter, "PEFT LoRA adapter folder");
+  command->add_option("--min-relevance", arguments->min_relevance,
+                      "Say \"not in the documents\" below this relevance; 0: always answer "
+                      "(default: calibrated)");
+  add_generator_flags(*command, arguments->generator);
+  add_sampling_flags(*command, arguments->sampling);
+  add_search_flags(*command, arguments->search);
+  command->add_option("--embedder", arguments->embedder,
+                      "Embedder to use (default: the one the index was made with)");
+  command->add_flag("--json", arguments->as_json, "Print JSON");
+  command->footer(
+      "Examples\n"
+      "  quarry ask notes.idx \"when is the exam?\"\n"
+      "  quarry ask notes.idx \"when is the exam?\" --top-k 3 --json\n"
+      "  quarry ask notes.idx \"when is the exam?\" --model ~/models/other.gguf --adapter ./lora\n"
+      "Exit status 4 when nothing relevant is in the documents.");
+  command->callback([arguments, &context] { ask(*arguments, context); });
+}
+
+}  // namespace quarry::cli

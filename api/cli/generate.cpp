@@ -1,0 +1,94 @@
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "api/cli/command.h"
+#include "api/cli/options.h"
+#include "data/core/error.h"
+
+namespace quarry::cli {
+namespace {
+
+struct GenerateArguments {
+  std::string prompt;
+  std::string system;
+  std::string adapter;
+  bool raw = false;
+  bool as_json = false;
+  GeneratorFlags generator;
+  SamplingFlags sampling;
+};
+
+std::vector<int32_t> encode_prompt(const LoadedGenerator& generator,
+                                   const GenerateArguments& arguments) {
+  if (arguments.raw || generator.chat_template == nullptr) {
+    return generator.tokenizer->encode(arguments.prompt, Tokenizer::SpecialTokens::kAdd);
+  }
+  std::vector<ChatMessage> messages;
+  if (!arguments.system.empty()) messages.push_back({"system", arguments.system});
+  messages.push_back({"user", arguments.prompt});
+  return generator.tokenizer->encode(generator.chat_template->render(messages, true),
+                                     Tokenizer::SpecialTokens::kParse);
+}
+
+void generate(GenerateArguments arguments, CommandContext& context) {
+  if (arguments.prompt == "-") {
+    arguments.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+  }
+  const auto generator = load_generator(arguments.generator);
+  Engine engine(generator, EngineOptions{});
+  GenerateRequest request;
+  request.prompt = encode_prompt(*generator, arguments);
+  request.max_tokens = arguments.sampling.max_tokens;
+  request.sampling = arguments.sampling.sampling;
+  request.stop = arguments.sampling.stop;
+  if (!arguments.adapter.empty()) {
+    engine.add_adapter("adapter", arguments.adapter);
+    request.adapter = "adapter";
+  }
+  const bool stream = !arguments.as_json;
+  const GenerateResult result = engine
+                                    .submit(std::move(request),
+                                            [&](const std::string& text) {
+                                              if (stream) std::cout << text << std::flush;
+                                              return !context.cancel->cancelled();
+                                            })
+                                    .result.get();
+  context.cancel->check("generation");
+  QUARRY_CHECK(result.finish_reason != FinishReason::kError, ErrorCode::kInternal,
+               "generation failed: ", result.error);
+  if (!arguments.as_json) {
+    std::cout << "\n";
+    return;
+  }
+  OrderedJson json;
+  json["text"] = result.text;
+  json["finish_reason"] = finish_reason_name(result.finish_reason);
+  json["usage"] = {{"prompt_tokens", result.prompt_tokens},
+                   {"completion_tokens", result.completion_tokens}};
+  json["seconds"] = {{"prefill", result.prefill_seconds}, {"decode", result.decode_seconds}};
+  print_json(json);
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app, CommandContext& context) {
+  auto arguments = std::make_shared<GenerateArguments>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a prompt, without retrieval");
+  command->add_option("PROMPT", arguments->prompt, "The user's message; - reads standard input")
+      ->required();
+  command->add_option("--system", arguments->system, "System message");
+  command->add_flag("--raw", arguments->raw, "Send the prompt as it is, without the chat template");
+  command->add_option("--adapter", arguments->adapter, "PEFT LoRA adapter folder");
+  add_generator_flags(*command, arguments->generator);
+  add_sampling_flags(*command, arguments->sampling);
+  command->add_flag("--json", arguments->as_json, "Print JSON when done");
+  command->footer(
+      "Examples\n"
+      "  quarry generate \"Write a haiku about rain\"\n"
+      "  quarry generate \"Once upon a time\" --raw --temperature 0.8 --top-p 0.95 --seed 7\n"
+      "  cat prompt.txt | quarry generate - --model ~/models/other.gguf");
+  command->callback([arguments, &context] { generate(*arguments, context); });
+}
+
+}  // namespace quarry::cli

@@ -1,0 +1,149 @@
+#include "api/cli/options.h"
+
+#include "data/core/error.h"
+#include "data/store/passage_store.h"
+
+namespace quarry::cli {
+
+void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
+  command
+      .add_option("-m,--model", flags.model,
+                  "Generator: short name, Hugging Face folder or .gguf file")
+      ->capture_default_str();
+  command
+      .add_option("--precision", flags.precision,
+                  "fast: int8 activations against 4-bit weights; exact: float32 everywhere")
+      ->check(CLI::IsMember({"fast", "exact"}))
+      ->capture_default_str();
+}
+
+std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags) {
+  const auto precision =
+      flags.precision == "exact" ? kernels::Precision::kExact : kernels::Precision::kFast;
+  return std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, precision));
+}
+
+void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
+  command.add_option("--max-tokens", flags.max_tokens, "Longest answer in tokens")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--temperature", flags.sampling.temperature, "0: greedy, always the same text")
+      ->capture_default_str();
+  command
+      .add_option("--sample-top-k", flags.sampling.top_k, "Sample among the k likeliest; 0: off")
+      ->capture_default_str();
+  command.add_option("--top-p", flags.sampling.top_p, "Nucleus sampling; 1: off")
+      ->capture_default_str();
+  command
+      .add_option("--min-p", flags.sampling.min_p,
+                  "Drop tokens below this share of the likeliest one's probability; 0: off")
+      ->capture_default_str();
+  command
+      .add_option("--repetition-penalty", flags.sampling.repetition_penalty,
+                  "Above 1 discourages repeating; 1: off")
+      ->capture_default_str();
+  command.add_option("--seed", flags.sampling.seed, "The same seed gives the same text")
+      ->capture_default_str();
+  command.add_option("--stop", flags.stop, "End the text before this string (repeatable)")
+      ->take_all()
+      ->expected(1);
+}
+
+void add_search_flags(CLI::App& command, SearchFlags& flags) {
+  command.add_option("-k,--top-k", flags.top_k, "How many passages")
+      ->check(CLI::Range(int64_t{1}, int64_t{1000}))
+      ->capture_default_str();
+  command.add_option("--mode", flags.mode, "How to search")
+      ->check(CLI::IsMember({"dense", "lexical", "hybrid"}))
+      ->capture_default_str();
+  command.add_option("--fusion", flags.fusion, "How hybrid joins the two rankings")
+      ->check(CLI::IsMember({"min-max", "rrf"}))
+      ->capture_default_str();
+  command
+      .add_option("--dense-weight", flags.dense_weight,
+                  "Share of the dense score in min-max fusion, 0 to 1")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command
+      .add_option("--filter", flags.filter,
+                  "Only documents whose metadata has key=value; also uri_prefix=... and format=... "
+                  "(repeatable)")
+      ->take_all()
+      ->expected(1);
+}
+
+SearchOptions to_search_options(const SearchFlags& flags) {
+  SearchOptions options;
+  options.mode = parse_search_mode(flags.mode);
+  options.fusion = parse_fusion(flags.fusion);
+  options.top_k = flags.top_k;
+  options.dense_weight = flags.dense_weight;
+  for (const std::string& pair : flags.filter) {
+    const size_t equals = pair.find('=');
+    QUARRY_CHECK(equals != std::string::npos && equals > 0, ErrorCode::kInvalidArgument,
+                 "--filter '", pair, "': want key=value");
+    options.filter[pair.substr(0, equals)] = pair.substr(equals + 1);
+  }
+  return options;
+}
+
+OpenedIndex open_index(const std::string& index, const std::string& override_model,
+                       bool needs_embedder) {
+  OpenedIndex opened;
+  if (needs_embedder) {
+    std::string model = override_model;
+    if (model.empty()) {
+      const auto store = PassageStore::open(std::filesystem::path(index) / "quarry.db",
+                                            PassageStore::Mode::kReadOnly);
+      model = store->manifest().embedder_name;
+    }
+    opened.embedder = Embedder::load(model);
+  }
+  opened.retriever = Retriever::open(index, opened.embedder);
+  return opened;
+}
+
+OrderedJson to_json(const Hit& hit) {
+  OrderedJson json;
+  json["passage_id"] = hit.passage.id;
+  json["score"] = hit.score;
+  if (hit.dense_score) json["dense_score"] = *hit.dense_score;
+  if (hit.lexical_score) json["lexical_score"] = *hit.lexical_score;
+  json["document"] = hit.passage.document_uri;
+  json["title"] = hit.passage.title;
+  json["heading"] = hit.passage.heading;
+  json["start"] = hit.passage.start;
+  json["end"] = hit.passage.end;
+  json["text"] = hit.passage.text;
+  if (!hit.passage.metadata.empty()) json["metadata"] = hit.passage.metadata;
+  return json;
+}
+
+OrderedJson to_json(const Answer& answer) {
+  OrderedJson json;
+  json["answer"] = answer.text;
+  json["answered"] = answer.answered;
+  json["sources"] = OrderedJson::array();
+  for (const Citation& citation : answer.citations) {
+    OrderedJson source = to_json(citation.hit);
+    source["index"] = citation.index;
+    json["sources"].push_back(std::move(source));
+  }
+  json["finish_reason"] = finish_reason_name(answer.generation.finish_reason);
+  json["usage"] = {{"prompt_tokens", answer.generation.prompt_tokens},
+                   {"completion_tokens", answer.generation.completion_tokens}};
+  json["seconds"] = {{"search", answer.search_seconds},
+                     {"prefill", answer.generation.prefill_seconds},
+                     {"decode", answer.generation.decode_seconds}};
+  return json;
+}
+
+std::string source_label(const Passage& passage) {
+  if (passage.title.empty() && passage.heading.empty()) return passage.document_uri;
+  if (passage.heading.empty() || passage.heading == passage.title) return passage.title;
+  if (passage.title.empty()) return passage.heading;
+  return passage.title + " > " + passage.heading;
+}
+
+}  // namespace quarry::cli

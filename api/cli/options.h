@@ -1,0 +1,55 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api/pipeline.h"
+#include "generator/decode/engine.h"
+#include "generator/weights/model_catalog.h"
+#include "retriever/search.h"
+
+namespace quarry::cli {
+
+// Options that several subcommands share, with one spelling and one help text.
+
+struct GeneratorFlags {
+  std::string model = kDefaultGenerator;
+  std::string precision = "fast";
+};
+void add_generator_flags(CLI::App& command, GeneratorFlags& flags);
+std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags);
+
+struct SamplingFlags {
+  int64_t max_tokens = 256;
+  SamplingOptions sampling;
+  std::vector<std::string> stop;
+};
+void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
+
+struct SearchFlags {
+  int64_t top_k = 10;
+  std::string mode = "hybrid";
+  std::string fusion = "min-max";
+  double dense_weight = SearchOptions{}.dense_weight;
+  std::vector<std::string> filter;  // key=value
+};
+void add_search_flags(CLI::App& command, SearchFlags& flags);
+SearchOptions to_search_options(const SearchFlags& flags);
+
+// Embedder of an index, as its manifest names it; `override_model` when not empty.
+struct OpenedIndex {
+  std::shared_ptr<const Embedder> embedder;
+  std::shared_ptr<Retriever> retriever;
+};
+OpenedIndex open_index(const std::string& index, const std::string& override_model,
+                       bool needs_embedder);
+
+OrderedJson to_json(const Hit& hit);
+OrderedJson to_json(const Answer& answer);
+
+// "title > heading" of a passage, whichever are there; the document's uri when neither is.
+std::string source_label(const Passage& passage);
+
+}  // namespace quarry::cli

@@ -1,0 +1,217 @@
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <iostream>
+#include <numeric>
+
+#include "api/cli/command.h"
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+
+namespace quarry::cli {
+namespace {
+
+constexpr const char* kVersion = QUARRY_VERSION;
+
+constexpr const char* kExitCodesHelp = R"(Exit statuses
+  0    done
+  1    failed: a bug of ours or a failure of the system
+  2    wrong usage: unknown flag or command, bad value
+  3    not found: a named file, model, index or adapter
+  4    worked, but found nothing (search, ask)
+  5    corrupt: a file does not hold what its format promises
+  6    unavailable for now: disk full, port in use, index locked by another writer
+  130  interrupted by Ctrl-C; what was committed stays)";
+
+CancelFlag g_cancel;
+
+// First Ctrl-C (or SIGTERM): ask the work to end; second: end at once.
+void on_interrupt(int) {
+  if (g_cancel.cancelled()) _exit(kExitInterrupted);
+  g_cancel.cancel();
+}
+
+void install_signal_handlers() {
+  struct sigaction action = {};
+  action.sa_handler = on_interrupt;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
+}
+
+ExitCode exit_code_of(const Error& error) {
+  switch (error.code()) {
+    case ErrorCode::kInvalidArgument:
+      return kExitUsage;
+    case ErrorCode::kNotFound:
+      return kExitNotFound;
+    case ErrorCode::kCorruptData:
+      return kExitCorrupt;
+    case ErrorCode::kUnavailable:
+      return kExitUnavailable;
+    case ErrorCode::kInternal:
+      return kExitFailed;
+  }
+  return kExitFailed;
+}
+
+// Levenshtein distance; the words are short.
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substitute = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
+    }
+  }
+  return row.back();
+}
+
+// The subcommand that the words on the command line reached.
+const CLI::App* deepest_subcommand(const CLI::App& app) {
+  const CLI::App* current = &app;
+  while (!current->get_subcommands().empty()) current = current->get_subcommands().front();
+  return current;
+}
+
+std::string closest(const std::string& word, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    const size_t distance = edit_distance(word, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+// Names of what could have been meant at the place where parsing stopped.
+std::string suggestion(const CLI::App& app, const std::string& word) {
+  const CLI::App* command = deepest_subcommand(app);
+  std::vector<std::string> candidates;
+  if (word.rfind("-", 0) == 0) {
+    for (const CLI::Option* option : command->get_options()) {
+      for (const std::string& name : option->get_lnames()) candidates.push_back("--" + name);
+    }
+  } else {
+    for (const CLI::App* subcommand : command->get_subcommands({})) {
+      candidates.push_back(subcommand->get_name());
+    }
+  }
+  return closest(word, candidates);
+}
+
+int report_usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = deepest_subcommand(app);
+  std::string name = "quarry";
+  std::string path;
+  for (const CLI::App* a = command; a != nullptr && a->get_parent() != nullptr;
+       a = a->get_parent()) {
+    path = " " + a->get_name() + path;
+  }
+  name += path;
+  const std::vector<std::string> extras = app.remaining(true);
+  if (!extras.empty()) {
+    const bool flag = extras.front().rfind("-", 0) == 0;
+    std::cerr << "error: unknown " << (flag ? "flag" : "command or argument") << " '"
+              << extras.front() << "' for " << name << "\n";
+    const std::string meant = suggestion(app, extras.front());
+    if (!meant.empty()) std::cerr << "help: did you mean '" << meant << "'?\n";
+  } else {
+    std::cerr << "error: " << name << ": " << error.what() << "\n";
+  }
+  std::cerr << "help: " << name << " --help shows what it takes\n";
+  return kExitUsage;
+}
+
+void add_help_topics(CLI::App& app) {
+  CLI::App* help = app.add_subcommand("help", "Help topics: exit-codes");
+  CLI::App* exit_codes = help->add_subcommand("exit-codes", "What the exit statuses mean");
+  exit_codes->callback([] { std::cout << kExitCodesHelp << "\n"; });
+  help->require_subcommand(1);
+}
+
+int guarded(CommandContext& context, const std::function<void()>& work) {
+  try {
+    work();
+    std::cout.flush();
+    return context.exit_code;
+  } catch (const Error& error) {
+    if (g_cancel.cancelled()) {
+      std::cerr << "interrupted: " << error.what() << "\n";
+      return kExitInterrupted;
+    }
+    std::cerr << "error: " << error.what() << "\n";
+    return exit_code_of(error);
+  } catch (const std::bad_alloc&) {
+    std::cerr << "error: out of memory\n";
+    return kExitUnavailable;
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << "\n"
+              << "help: this looks like a bug; run quarry doctor and report both outputs\n";
+    return kExitFailed;
+  }
+}
+
+}  // namespace
+
+void print_json(const OrderedJson& value) { std::cout << dump_json(value, 2) << "\n"; }
+
+int run(int argc, const char* const* argv) {
+  install_signal_handlers();
+  CommandContext context;
+  context.cancel = &g_cancel;
+
+  CLI::App app(
+      "Answers questions from your documents, on this machine, with sources.\n\n"
+      "  quarry index build notes.idx ~/notes        make an index of a folder\n"
+      "  quarry ask notes.idx \"when is the exam?\"    answer, with numbered sources\n"
+      "  quarry serve notes.idx --port 8080          the same over HTTP, OpenAI-compatible",
+      "quarry");
+  app.set_version_flag("--version", std::string("quarry ") + kVersion);
+  app.require_subcommand(1);
+  app.fallthrough(true);
+  app.add_flag("-q,--quiet", context.quiet, "No progress and no hints on standard error");
+  app.add_option_function<int>(
+         "--threads", [](int n) { set_num_threads(n); },
+         "Threads for models and search (default: OMP_NUM_THREADS or all cores)")
+      ->check(CLI::Range(1, 1024));
+  app.footer("quarry COMMAND --help tells more, with examples.  quarry help exit-codes");
+
+  add_index_command(app, context);
+  add_search_command(app, context);
+  add_ask_command(app, context);
+  add_generate_command(app, context);
+  add_serve_command(app, context);
+  add_eval_command(app, context);
+  add_model_command(app, context);
+  add_doctor_command(app, context);
+  add_completion_command(app, context);
+  add_help_topics(app);
+
+  if (argc <= 1) {
+    std::cout << app.help();
+    return kExitUsage;
+  }
+  return guarded(context, [&] {
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::Success& success) {
+      app.exit(success);
+    } catch (const CLI::ParseError& error) {
+      context.exit_code = report_usage_error(app, error);
+    }
+  });
+}
+
+}  // namespace quarry::cli

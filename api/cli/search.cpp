@@ -1,0 +1,87 @@
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "api/cli/command.h"
+#include "api/cli/options.h"
+
+namespace quarry::cli {
+namespace {
+
+struct SearchArguments {
+  std::string index;
+  std::string query;
+  std::string embedder;
+  SearchFlags flags;
+  bool as_json = false;
+};
+
+// First `limit` bytes of a text on one line, cut at a character border.
+std::string excerpt(const std::string& text, size_t limit) {
+  std::string line;
+  for (char c : text) {
+    if (line.size() >= limit && (static_cast<unsigned char>(c) & 0xC0) != 0x80) {
+      return line + " ...";
+    }
+    const bool blank = c == '\n' || c == '\r' || c == '\t' || c == ' ';
+    if (!blank) {
+      line.push_back(c);
+    } else if (!line.empty() && line.back() != ' ') {
+      line.push_back(' ');
+    }
+  }
+  return line;
+}
+
+void print_hits(const std::vector<Hit>& hits) {
+  int rank = 0;
+  for (const Hit& hit : hits) {
+    std::printf("%2d. %.3f  %s\n", ++rank, hit.score, source_label(hit.passage).c_str());
+    std::printf("    %s [%lld:%lld]\n", hit.passage.document_uri.c_str(),
+                static_cast<long long>(hit.passage.start), static_cast<long long>(hit.passage.end));
+    std::printf("    %s\n", excerpt(hit.passage.text, 240).c_str());
+  }
+}
+
+void search(const SearchArguments& arguments, CommandContext& context) {
+  const SearchOptions options = to_search_options(arguments.flags);
+  const OpenedIndex opened =
+      open_index(arguments.index, arguments.embedder, options.mode != SearchMode::kLexical);
+  const std::vector<Hit> hits = opened.retriever->search(arguments.query, options);
+  if (arguments.as_json) {
+    OrderedJson json;
+    json["query"] = arguments.query;
+    json["mode"] = arguments.flags.mode;
+    json["hits"] = OrderedJson::array();
+    for (const Hit& hit : hits) json["hits"].push_back(to_json(hit));
+    print_json(json);
+  } else {
+    print_hits(hits);
+  }
+  if (hits.empty()) {
+    if (!context.quiet) std::cerr << "nothing found\n";
+    context.exit_code = kExitNoAnswer;
+  }
+}
+
+}  // namespace
+
+void add_search_command(CLI::App& app, CommandContext& context) {
+  auto arguments = std::make_shared<SearchArguments>();
+  CLI::App* command = app.add_subcommand("search", "Find passages in an index");
+  command->add_option("INDEX", arguments->index, "Folder made by quarry index build")->required();
+  command->add_option("QUERY", arguments->query, "What to look for")->required();
+  add_search_flags(*command, arguments->flags);
+  command->add_option("--embedder", arguments->embedder,
+                      "Embedder to use (default: the one the index was made with)");
+  command->add_flag("--json", arguments->as_json, "Print JSON");
+  command->footer(
+      "Examples\n"
+      "  quarry search notes.idx \"exam dates\"\n"
+      "  quarry search notes.idx \"exam dates\" --top-k 3 --mode lexical --json\n"
+      "  quarry search notes.idx \"exam dates\" --filter format=markdown\n"
+      "Exit status 4 when nothing is found.");
+  command->callback([arguments, &context] { search(*arguments, context); });
+}
+
+}  // namespace quarry::cli
