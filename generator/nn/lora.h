@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "generator/kernels/matmul.h"
 #include "generator/models/causal_lm.h"
 
 namespace quarry {
@@ -16,6 +17,12 @@ struct LoraWeights {
   std::vector<float> b;  // [out_features, rank]
   int64_t rank = 0;
   float scale = 1.0f;  // alpha / r, or alpha / sqrt(r) with rsLoRA
+
+  // a and scale * b as kernels::matmul wants them, in float32. LoraAdapter::load calls pack().
+  std::shared_ptr<const kernels::PackedMatrix> packed_a;  // [rank, in_features]
+  std::shared_ptr<const kernels::PackedMatrix> packed_b;  // [out_features, rank]
+  // REQUIRES: a, b, rank and scale are set.
+  void pack();
 };
 
 // A PEFT LoRA adapter read from its folder (adapter_config.json + adapter_model.safetensors) and

@@ -1,0 +1,80 @@
+#include "generator/nn/attention.h"
+
+#include <cmath>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/kernels/attention.h"
+
+namespace quarry::nn {
+namespace {
+
+kernels::AttentionShape base_shape(const AttentionHeads& heads) {
+  kernels::AttentionShape shape;
+  shape.num_heads = heads.num_heads;
+  shape.num_kv_heads = heads.num_kv_heads;
+  shape.head_dim = heads.head_dim;
+  shape.ldo = heads.num_heads * heads.head_dim;
+  shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(heads.head_dim)));
+  return shape;
+}
+
+}  // namespace
+
+Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t layer,
+                        const std::vector<SequenceSpan>& sequences, Workspace& workspace) {
+  const int64_t q_width = heads.num_heads * heads.head_dim;
+  const int64_t kv_width = heads.num_kv_heads * heads.head_dim;
+  QUARRY_DCHECK(qkv.size(1) == q_width + 2 * kv_width);
+  Tensor out = workspace.empty(qkv.size(0), q_width);
+  const auto attend = [&](const SequenceSpan& sequence) {
+    KvCache& cache = *sequence.cache;
+    const float* row = row_data(qkv, sequence.begin);
+    cache.write(layer, row + q_width, row + q_width + kv_width, sequence.num_tokens, qkv.size(1));
+    kernels::AttentionShape shape = base_shape(heads);
+    shape.num_queries = sequence.num_tokens;
+    shape.num_keys = cache.length() + sequence.num_tokens;
+    shape.ldq = qkv.size(1);
+    shape.ldk = kv_width;
+    float* destination = mutable_row_data(out, sequence.begin);
+    if (cache.element_type() == KvCache::ElementType::kHalf) {
+      kernels::attention(shape, row, cache.half_keys(layer), cache.half_values(layer), destination);
+    } else {
+      kernels::attention(shape, row, cache.float_keys(layer), cache.float_values(layer),
+                         destination);
+    }
+  };
+  // Sequences of one token each (decoding) are shared out whole; a lone or a long one is split
+  // inside the kernel.
+  const bool many_small = qkv.size(0) == static_cast<int64_t>(sequences.size());
+  if (many_small) {
+    parallel_for(static_cast<int64_t>(sequences.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) attend(sequences[static_cast<size_t>(i)]);
+    });
+  } else {
+    for (const SequenceSpan& sequence : sequences) attend(sequence);
+  }
+  return out;
+}
+
+Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
+                               const std::vector<int64_t>& starts, Workspace& workspace) {
+  const int64_t width = heads.num_heads * heads.head_dim;
+  QUARRY_DCHECK(heads.num_kv_heads == heads.num_heads && qkv.size(1) == 3 * width);
+  QUARRY_DCHECK(!starts.empty() && starts.back() == qkv.size(0));
+  Tensor out = workspace.empty(qkv.size(0), width);
+  parallel_for(static_cast<int64_t>(starts.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t text = begin; text < end; ++text) {
+      const int64_t first = starts[static_cast<size_t>(text)];
+      kernels::AttentionShape shape = base_shape(heads);
+      shape.num_queries = shape.num_keys = starts[static_cast<size_t>(text) + 1] - first;
+      shape.ldq = shape.ldk = qkv.size(1);
+      shape.causal = false;
+      const float* row = row_data(qkv, first);
+      kernels::attention(shape, row, row + width, row + 2 * width, mutable_row_data(out, first));
+    }
+  });
+  return out;
+}
+
+}  // namespace quarry::nn

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "generator/nn/kv_cache.h"
+#include "generator/nn/workspace.h"
+
+namespace quarry::nn {
+
+struct AttentionHeads {
+  int64_t num_heads = 0;     // H
+  int64_t num_kv_heads = 0;  // K
+  int64_t head_dim = 0;      // D
+};
+
+// Rows [begin, begin + num_tokens) of a step: the next tokens of one sequence.
+struct SequenceSpan {
+  int64_t begin = 0;
+  int64_t num_tokens = 0;
+  KvCache* cache = nullptr;  // borrowed; reserve() has made room
+};
+
+// Causal grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) of every sequence over its
+// own cache, scaled by D^-1/2.
+//   qkv [T, (H + 2 K) D]: queries, keys, values of each row, rope applied  ->  [T, H D]
+// Writes the new keys and values into layer `layer` of the caches; does not advance them.
+Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t layer,
+                        const std::vector<SequenceSpan>& sequences, Workspace& workspace);
+
+// Bidirectional attention inside each text; text i is rows [starts[i], starts[i + 1]).
+//   qkv [T, 3 H D]  ->  [T, H D].   REQUIRES: K == H.
+Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
+                               const std::vector<int64_t>& starts, Workspace& workspace);
+
+}  // namespace quarry::nn

@@ -1,0 +1,93 @@
+#include "generator/nn/functional.h"
+
+#include <cstring>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise.h"
+
+namespace quarry::nn {
+namespace {
+
+// Rows that are worth a thread of their own.
+constexpr int64_t kRowGrain = 32;
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, float epsilon, Workspace& workspace) {
+  QUARRY_DCHECK(weight.numel() == x.size(1));
+  Tensor out = workspace.empty(x.size(0), x.size(1));
+  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::rms_norm(row_data(x, begin), weight.data_ptr<float>(), epsilon, end - begin, x.size(1),
+                      mutable_row_data(out, begin));
+  });
+  return out;
+}
+
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                  Workspace& workspace) {
+  QUARRY_DCHECK(weight.numel() == x.size(1) && bias.numel() == x.size(1));
+  Tensor out = workspace.empty(x.size(0), x.size(1));
+  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::layer_norm(row_data(x, begin), weight.data_ptr<float>(), bias.data_ptr<float>(),
+                        epsilon, end - begin, x.size(1), mutable_row_data(out, begin));
+  });
+  return out;
+}
+
+Tensor add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
+                      const Tensor& bias, float epsilon, Workspace& workspace) {
+  QUARRY_DCHECK(residual.numel() == x.numel());
+  Tensor out = workspace.empty(x.size(0), x.size(1));
+  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* y = mutable_row_data(out, row);
+      kernels::add(row_data(x, row), row_data(residual, row), x.size(1), y);
+      kernels::layer_norm(y, weight.data_ptr<float>(), bias.data_ptr<float>(), epsilon, 1,
+                          x.size(1), y);
+    }
+  });
+  return out;
+}
+
+Tensor add(const Tensor& a, const Tensor& b, Workspace& workspace) {
+  QUARRY_DCHECK(a.numel() == b.numel());
+  Tensor out = workspace.empty(a.size(0), a.size(1));
+  parallel_for(a.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::add(row_data(a, begin), row_data(b, begin), (end - begin) * a.size(1),
+                 mutable_row_data(out, begin));
+  });
+  return out;
+}
+
+Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {
+  const int64_t width = gate_up.size(1) / 2;
+  Tensor out = workspace.empty(gate_up.size(0), width);
+  parallel_for(gate_up.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* gate = row_data(gate_up, row);
+      kernels::silu_mul(gate, gate + width, width, mutable_row_data(out, row));
+    }
+  });
+  return out;
+}
+
+Tensor gelu(const Tensor& x, Workspace& workspace) {
+  Tensor out = workspace.empty(x.size(0), x.size(1));
+  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::gelu(row_data(x, begin), (end - begin) * x.size(1), mutable_row_data(out, begin));
+  });
+  return out;
+}
+
+Tensor select_rows(const Tensor& x, const std::vector<int64_t>& rows, Workspace& workspace) {
+  Tensor out = workspace.empty(static_cast<int64_t>(rows.size()), x.size(1));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    QUARRY_DCHECK(rows[i] >= 0 && rows[i] < x.size(0));
+    std::memcpy(mutable_row_data(out, static_cast<int64_t>(i)), row_data(x, rows[i]),
+                static_cast<size_t>(x.size(1)) * sizeof(float));
+  }
+  return out;
+}
+
+}  // namespace quarry::nn

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "generator/nn/workspace.h"
+
+namespace quarry::nn {
+
+// Row-wise functions over float32 [T, width] tensors, computed by kernels/elementwise. Inputs are
+// not changed and not kept; each returns a tensor of the workspace.
+
+// weight [width].
+Tensor rms_norm(const Tensor& x, const Tensor& weight, float epsilon, Workspace& workspace);
+// weight, bias [width].
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                  Workspace& workspace);
+// layer_norm(x + residual).
+Tensor add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
+                      const Tensor& bias, float epsilon, Workspace& workspace);
+Tensor add(const Tensor& a, const Tensor& b, Workspace& workspace);
+// gate_up [T, 2 F] holds gate in its first F columns  ->  silu(gate) * up  [T, F].
+Tensor swiglu(const Tensor& gate_up, Workspace& workspace);
+Tensor gelu(const Tensor& x, Workspace& workspace);
+// x [T, width] -> [rows.size(), width].
+Tensor select_rows(const Tensor& x, const std::vector<int64_t>& rows, Workspace& workspace);
+
+}  // namespace quarry::nn

@@ -1,0 +1,111 @@
+#include "generator/nn/linear.h"
+
+#include <cstring>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise.h"
+
+namespace quarry::nn {
+namespace {
+
+// Rows of neighbouring projections of one type, in their final order, one after the other.
+std::vector<uint8_t> gather_rows(const std::vector<Projection>& projections, size_t first,
+                                 size_t last, int64_t row_bytes) {
+  std::vector<uint8_t> rows;
+  for (size_t p = first; p < last; ++p) {
+    const Projection& projection = projections[p];
+    const int64_t num_rows = projection.weight->shape[0];
+    const size_t start = rows.size();
+    rows.resize(start + static_cast<size_t>(num_rows * row_bytes));
+    for (int64_t row = 0; row < num_rows; ++row) {
+      const int64_t stored = projection.row_order.empty() ? row : projection.row_order[row];
+      std::memcpy(rows.data() + start + row * row_bytes,
+                  projection.weight->data + stored * row_bytes, static_cast<size_t>(row_bytes));
+    }
+  }
+  return rows;
+}
+
+void read_bias(const Projection& projection, float* destination) {
+  const int64_t width = projection.weight->shape[0];
+  std::vector<float> stored(static_cast<size_t>(width));
+  dequantize(projection.bias->type, projection.bias->data, stored.data(), width);
+  for (int64_t row = 0; row < width; ++row) {
+    destination[row] = stored[projection.row_order.empty() ? row : projection.row_order[row]];
+  }
+}
+
+}  // namespace
+
+Linear::Linear(const std::vector<Projection>& projections, kernels::Precision precision) {
+  QUARRY_DCHECK(!projections.empty());
+  in_features_ = projections.front().weight->shape[1];
+  for (const Projection& projection : projections) {
+    QUARRY_DCHECK(projection.weight->shape[1] == in_features_);
+    slices_.push_back({projection.path, out_features_, projection.weight->shape[0]});
+    out_features_ += projection.weight->shape[0];
+  }
+  for (size_t first = 0; first < projections.size();) {
+    const WeightType type = projections[first].weight->type;
+    size_t last = first + 1;
+    while (last < projections.size() && projections[last].weight->type == type) ++last;
+    const int64_t begin = slices_[first].offset;
+    const int64_t end = last < slices_.size() ? slices_[last].offset : out_features_;
+    const std::vector<uint8_t> rows =
+        gather_rows(projections, first, last, weight_bytes(type, in_features_));
+    blocks_.push_back(
+        {kernels::pack_matrix(type, rows.data(), end - begin, in_features_, precision), begin});
+    first = last;
+  }
+  for (size_t p = 0; p < projections.size(); ++p) {
+    if (projections[p].bias == nullptr) continue;
+    bias_.resize(static_cast<size_t>(out_features_), 0.0f);
+    read_bias(projections[p], bias_.data() + slices_[p].offset);
+  }
+}
+
+Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
+                       Workspace& workspace) const {
+  const int64_t num_rows = x.size(0);
+  QUARRY_DCHECK(x.size(1) == in_features_);
+  Tensor y = workspace.empty(num_rows, out_features_);
+  for (const Block& block : blocks_) {
+    kernels::matmul(*block.weight, x.data_ptr<float>(), num_rows, in_features_,
+                    y.data_ptr<float>() + block.offset, out_features_);
+  }
+  if (!bias_.empty()) {
+    parallel_for(num_rows, 64, [&](int64_t begin, int64_t end) {
+      kernels::add_bias(mutable_row_data(y, begin), bias_.data(), end - begin, out_features_);
+    });
+  }
+  for (const AdapterSpan& span : spans) add_adapter(x, span, y, workspace);
+  return y;
+}
+
+Tensor Linear::forward(const Tensor& x, Workspace& workspace) const {
+  return forward(x, {}, workspace);
+}
+
+void Linear::add_adapter(const Tensor& x, const AdapterSpan& span, Tensor& y,
+                         Workspace& workspace) const {
+  const int64_t num_rows = span.end - span.begin;
+  for (const Slice& slice : slices_) {
+    const LoraWeights* lora = span.adapter->find(slice.path);
+    if (lora == nullptr) continue;
+    Tensor low_rank = workspace.empty(num_rows, lora->rank);
+    Tensor update = workspace.empty(num_rows, slice.width);
+    kernels::matmul(*lora->packed_a, row_data(x, span.begin), num_rows, in_features_,
+                    low_rank.data_ptr<float>(), lora->rank);
+    kernels::matmul(*lora->packed_b, low_rank.data_ptr<float>(), num_rows, lora->rank,
+                    update.data_ptr<float>(), slice.width);
+    parallel_for(num_rows, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        float* out = mutable_row_data(y, span.begin + row) + slice.offset;
+        kernels::add(out, row_data(update, row), slice.width, out);
+      }
+    });
+  }
+}
+
+}  // namespace quarry::nn

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "generator/kernels/matmul.h"
+#include "generator/nn/lora.h"
+#include "generator/nn/workspace.h"
+#include "generator/weights/tensor_source.h"
+
+namespace quarry::nn {
+
+// Rows [begin, end) of a step that run with `adapter`.
+struct AdapterSpan {
+  int64_t begin = 0;
+  int64_t end = 0;
+  const LoraAdapter* adapter = nullptr;  // borrowed, never null
+};
+
+// One projection as it stands in a file.
+struct Projection {
+  std::string path;                    // Hugging Face module path: what adapters address
+  const TensorView* weight = nullptr;  // [out_features, in_features]
+  const TensorView* bias = nullptr;    // [out_features], or null
+  // Row i of the projection is row row_order[i] of `weight`; empty: as stored.
+  std::vector<int64_t> row_order;
+};
+
+// Projections of the same input, computed together: y = [x W0^T + b0 | x W1^T + b1 | ...], plus
+// the low-rank update of each row's adapter (Hu et al. 2021, arXiv:2106.09685). Neighbours whose
+// weights have the same type share one packed matrix. The weights are copied: the views may go
+// away. Immutable.
+class Linear {
+ public:
+  // REQUIRES: at least one projection; all with the same in_features.
+  Linear(const std::vector<Projection>& projections, kernels::Precision precision);
+
+  int64_t in_features() const { return in_features_; }
+  int64_t out_features() const { return out_features_; }
+  // First column of projection `index` in y.
+  int64_t offset(size_t index) const { return slices_[index].offset; }
+
+  // x [T, in_features] -> y [T, out_features]. Spans are disjoint and inside [0, T).
+  Tensor forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
+                 Workspace& workspace) const;
+  Tensor forward(const Tensor& x, Workspace& workspace) const;
+
+ private:
+  struct Slice {
+    std::string path;
+    int64_t offset;
+    int64_t width;
+  };
+  struct Block {
+    std::unique_ptr<kernels::PackedMatrix> weight;
+    int64_t offset;
+  };
+  void add_adapter(const Tensor& x, const AdapterSpan& span, Tensor& y, Workspace& workspace) const;
+
+  int64_t in_features_ = 0;
+  int64_t out_features_ = 0;
+  std::vector<Slice> slices_;
+  std::vector<Block> blocks_;
+  std::vector<float> bias_;  // [out_features], or empty
+};
+
+}  // namespace quarry::nn

@@ -1,0 +1,57 @@
+#include "generator/nn/workspace.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+namespace quarry::nn {
+namespace {
+
+constexpr int64_t kBlockFloats = 4096;
+
+int64_t capacity(const Tensor& buffer) {
+  return static_cast<int64_t>(buffer.storage().nbytes() / sizeof(float));
+}
+
+bool is_free(const Tensor& buffer) {
+  return buffer.use_count() == 1 && buffer.storage().use_count() == 1;
+}
+
+}  // namespace
+
+Tensor Workspace::empty(int64_t rows, int64_t width) {
+  if (c10::GradMode::is_enabled()) return at::empty({rows, width}, at::kFloat);
+  const int64_t needed = rows * width;
+  Tensor* best = nullptr;
+  Tensor* too_small = nullptr;
+  for (Tensor& buffer : buffers_) {
+    if (!is_free(buffer)) continue;
+    if (capacity(buffer) < needed) {
+      too_small = &buffer;
+    } else if (best == nullptr || capacity(buffer) < capacity(*best)) {
+      best = &buffer;
+    }
+  }
+  if (best == nullptr) {
+    const int64_t floats = (std::max<int64_t>(needed, 1) + kBlockFloats - 1) / kBlockFloats;
+    Tensor grown = at::empty({floats * kBlockFloats}, at::kFloat);
+    if (too_small != nullptr) {
+      *too_small = std::move(grown);
+      best = too_small;
+    } else {
+      buffers_.push_back(std::move(grown));
+      best = &buffers_.back();
+    }
+  }
+  best->unsafeGetTensorImpl()->set_sizes_contiguous({rows, width});
+  return *best;
+}
+
+int64_t Workspace::bytes() const {
+  int64_t total = 0;
+  for (const Tensor& buffer : buffers_) total += static_cast<int64_t>(buffer.storage().nbytes());
+  return total;
+}
+
+}  // namespace quarry::nn

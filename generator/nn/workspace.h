@@ -1,0 +1,35 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace quarry::nn {
+
+// Legend for shapes in nn/ and models/: B batch, T new tokens (rows), S key tokens (cached plus
+// new), H heads, K kv heads, D head_dim, E hidden_size, F intermediate_size, V vocab.
+using at::Tensor;
+
+// Where activations live. With gradients off the memory of a tensor that nobody holds any more is
+// handed out again, so that a step allocates nothing once the largest one has been seen; with
+// gradients on every tensor is fresh, because autograd keeps some. One thread.
+class Workspace {
+ public:
+  // Float32 [rows, width], contiguous, not initialized.
+  Tensor empty(int64_t rows, int64_t width);
+  int64_t bytes() const;
+
+ private:
+  std::vector<Tensor> buffers_;  // flat; one is free when only this vector refers to it
+};
+
+// Row `row` of a contiguous float32 matrix.
+inline const float* row_data(const Tensor& x, int64_t row) {
+  return x.data_ptr<float>() + row * x.size(1);
+}
+inline float* mutable_row_data(Tensor& x, int64_t row) {
+  return x.data_ptr<float>() + row * x.size(1);
+}
+
+}  // namespace quarry::nn
