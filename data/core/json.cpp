@@ -39,6 +39,8 @@ Json parse_json(std::string_view text, const std::string& source, ErrorCode code
     return Json::parse(text);
   } catch (const Json::parse_error& e) {
     throw_error(code, source, ": not valid JSON at byte ", e.byte, ": ", e.what());
+  } catch (const Json::exception& e) {  // a number beyond double's range
+    throw_error(code, source, ": not valid JSON: ", e.what());
   }
 }
 
