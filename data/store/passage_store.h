@@ -59,7 +59,14 @@ class PassageStore {
   virtual void commit() = 0;  // durable when it returns
   virtual void rollback() = 0;
 
-  // uri -> content hash of every document whose uri starts with `prefix`.
+  // Small values kept with the index (folders it was built from, calibration ...). Written within
+  // begin() and commit().
+  virtual std::optional<std::string> setting(const std::string& key) const = 0;
+  virtual void put_setting(const std::string& key, const std::string& value) = 0;
+
+  // Content hash of one document; nothing when the store does not hold it.
+  virtual std::optional<std::string> content_hash(const std::string& uri) const = 0;
+  // uri -> content hash of every document whose uri starts with `prefix`, in uri order.
   virtual std::vector<std::pair<std::string, std::string>> list_documents(
       const std::string& prefix) const = 0;
   virtual std::optional<Document> document(const std::string& uri) const = 0;
@@ -68,7 +75,8 @@ class PassageStore {
   virtual std::vector<Passage> passages(const std::vector<int64_t>& ids) const = 0;
 
   // BM25 over title, heading and text (SQLite FTS5, porter stemmer). `query` is plain text: no
-  // operator has a meaning. Higher is better. `eligible` null: all.
+  // operator has a meaning; very common English words count only when there is nothing else. Higher
+  // is better, > 0; best first.
   struct Scored {
     int64_t passage_id;
     double score;
