@@ -1,0 +1,399 @@
+#include "generator/decode/engine.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "data/core/error.h"
+#include "generator/decode/sequence.h"
+
+namespace quarry {
+namespace {
+
+// Description of the exception being handled.
+std::string current_error() {
+  try {
+    throw;
+  } catch (const std::exception& error) {
+    return error.what();
+  } catch (...) {
+    return "unknown exception";
+  }
+}
+
+}  // namespace
+
+const char* finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "error";
+}
+
+struct Engine::Impl {
+  Impl(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options);
+  ~Impl();
+
+  void check_request(const GenerateRequest& request) const;
+  std::shared_ptr<const LoraAdapter> find_adapter(const std::string& name) const;  // locked
+  void loop();
+  void run_jobs(std::unique_lock<std::mutex>& lock);
+  void drop_cancelled();
+  void admit();
+  void step();
+  bool start(Sequence& sequence);
+  void fail_running(const std::string& error);
+  void forward_each(const std::vector<Sequence*>& owners, const std::vector<SequenceChunk>& chunks);
+  void advance(Sequence& sequence, const SequenceChunk& chunk, const float* logits);
+  void retire(const std::shared_ptr<Sequence>& sequence);  // locked
+  void retire_finished();
+
+  const std::shared_ptr<const LoadedGenerator> generator_;
+  const EngineOptions options_;
+
+  // Guards everything down to the thread.
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;  // the engine has something to do
+  std::condition_variable idle_;  // a sequence has ended
+  bool accepting_ = true;
+  bool stopping_ = false;
+  RequestId next_id_ = 1;
+  std::deque<std::shared_ptr<Sequence>> waiting_;
+  std::unordered_map<RequestId, std::shared_ptr<Sequence>> unfinished_;  // waiting and running
+  std::deque<std::packaged_task<void()>> jobs_;
+  std::map<std::string, std::shared_ptr<const LoraAdapter>> adapters_;
+  EngineStats stats_;
+
+  // Engine thread only.
+  std::vector<std::shared_ptr<Sequence>> running_;  // in order of admission
+  int64_t step_prompt_tokens_ = 0;
+  int64_t step_completion_tokens_ = 0;
+
+  std::thread thread_;  // last: starts when all else stands
+};
+
+Engine::Impl::Impl(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options)
+    : generator_(std::move(generator)), options_(options) {
+  QUARRY_CHECK(options_.max_batch_sequences >= 1, ErrorCode::kInvalidArgument,
+               "max_batch_sequences is ", options_.max_batch_sequences, ", must be 1 or more");
+  QUARRY_CHECK(options_.max_queue >= 0, ErrorCode::kInvalidArgument, "max_queue is ",
+               options_.max_queue, ", must be 0 or more");
+  QUARRY_CHECK(options_.prefill_chunk_tokens >= 1, ErrorCode::kInvalidArgument,
+               "prefill_chunk_tokens is ", options_.prefill_chunk_tokens, ", must be 1 or more");
+  thread_ = std::thread([this] { loop(); });
+}
+
+Engine::Impl::~Impl() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    accepting_ = false;
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void Engine::Impl::check_request(const GenerateRequest& request) const {
+  QUARRY_CHECK(generator_ != nullptr, ErrorCode::kUnavailable,
+               "no generator is loaded: only search works");
+  const CausalLmConfig& config = generator_->model->config();
+  const int64_t length = static_cast<int64_t>(request.prompt.size());
+  QUARRY_CHECK(length >= 1, ErrorCode::kInvalidArgument, "the prompt is empty");
+  QUARRY_CHECK(length < config.max_seq_len, ErrorCode::kInvalidArgument, "the prompt has ", length,
+               " tokens, but the context of ", generator_->name, " is ", config.max_seq_len,
+               " tokens, of which the answer needs at least one");
+  for (int32_t token : request.prompt) {
+    QUARRY_CHECK(token >= 0 && token < config.vocab_size, ErrorCode::kInvalidArgument,
+                 "the prompt holds token ", token, ", but ", generator_->name, " has ids 0 to ",
+                 config.vocab_size - 1);
+  }
+  QUARRY_CHECK(request.max_tokens >= 1, ErrorCode::kInvalidArgument, "max_tokens is ",
+               request.max_tokens, ", must be 1 or more");
+  validate(request.sampling);
+}
+
+std::shared_ptr<const LoraAdapter> Engine::Impl::find_adapter(const std::string& name) const {
+  if (name.empty()) return nullptr;
+  const auto found = adapters_.find(name);
+  if (found != adapters_.end()) return found->second;
+  std::string known;
+  for (const auto& entry : adapters_) known += (known.empty() ? "" : ", ") + entry.first;
+  throw_error(ErrorCode::kNotFound, "no adapter is named '", name, "'; there ",
+              known.empty() ? "are none" : "are: ", known);
+}
+
+void Engine::Impl::loop() {
+  for (;;) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [this] {
+        return stopping_ || !jobs_.empty() || !waiting_.empty() || !running_.empty();
+      });
+      run_jobs(lock);
+      if (stopping_) break;
+      drop_cancelled();
+      admit();
+    }
+    try {
+      step();
+    } catch (...) {
+      fail_running(current_error());
+    }
+    retire_finished();
+  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!jobs_.empty()) run_jobs(lock);
+  while (!unfinished_.empty()) {
+    const std::shared_ptr<Sequence> sequence = unfinished_.begin()->second;
+    sequence->finish(FinishReason::kCancelled);
+    retire(sequence);
+  }
+}
+
+// Those that wait now; jobs that arrive meanwhile run after the next step.
+void Engine::Impl::run_jobs(std::unique_lock<std::mutex>& lock) {
+  std::deque<std::packaged_task<void()>> jobs;
+  jobs.swap(jobs_);
+  if (jobs.empty()) return;
+  lock.unlock();
+  for (std::packaged_task<void()>& job : jobs) job();
+  lock.lock();
+}
+
+void Engine::Impl::drop_cancelled() {
+  const auto drop = [this](const std::shared_ptr<Sequence>& sequence) {
+    if (!sequence->cancelled()) return false;
+    sequence->finish(FinishReason::kCancelled);
+    retire(sequence);
+    return true;
+  };
+  waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(), drop), waiting_.end());
+  running_.erase(std::remove_if(running_.begin(), running_.end(), drop), running_.end());
+}
+
+void Engine::Impl::admit() {
+  while (!waiting_.empty() &&
+         static_cast<int64_t>(running_.size()) < options_.max_batch_sequences) {
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+}
+
+bool Engine::Impl::start(Sequence& sequence) {
+  try {
+    sequence.start(generator_->model->make_cache());
+    return true;
+  } catch (...) {
+    sequence.finish(FinishReason::kError, current_error());
+    return false;
+  }
+}
+
+void Engine::Impl::fail_running(const std::string& error) {
+  for (const std::shared_ptr<Sequence>& sequence : running_) {
+    if (!sequence->finished()) sequence->finish(FinishReason::kError, error);
+  }
+}
+
+// One pass of the model: a row for every sequence that decodes, and prompt pieces in order of
+// arrival until the step's budget is spent.
+void Engine::Impl::step() {
+  std::vector<Sequence*> owners;
+  std::vector<SequenceChunk> chunks;
+  int64_t prefill_budget = options_.prefill_chunk_tokens;
+  for (const std::shared_ptr<Sequence>& sequence : running_) {
+    if (!sequence->started() && !start(*sequence)) continue;
+    const SequenceChunk chunk = sequence->next_chunk(prefill_budget);
+    if (chunk.num_tokens == 0) continue;
+    if (sequence->prefilling()) prefill_budget -= chunk.num_tokens;
+    owners.push_back(sequence.get());
+    chunks.push_back(chunk);
+  }
+  if (chunks.empty()) return;
+  std::vector<float> logits;
+  const int64_t vocab_size = generator_->model->config().vocab_size;
+  try {
+    logits = generator_->model->forward(chunks);
+    QUARRY_CHECK(logits.size() == chunks.size() * static_cast<size_t>(vocab_size),
+                 ErrorCode::kInternal, "the model gave ", logits.size(), " logits for ",
+                 chunks.size(), " sequences and ", vocab_size, " tokens");
+  } catch (...) {
+    forward_each(owners, chunks);
+    return;
+  }
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    advance(*owners[i], chunks[i], logits.data() + i * static_cast<size_t>(vocab_size));
+  }
+}
+
+// After a failed step: each sequence on its own, so that only the guilty one ends.
+void Engine::Impl::forward_each(const std::vector<Sequence*>& owners,
+                                const std::vector<SequenceChunk>& chunks) {
+  for (Sequence* owner : owners) owner->rewind();
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    try {
+      const std::vector<float> logits = generator_->model->forward({chunks[i]});
+      QUARRY_CHECK(static_cast<int64_t>(logits.size()) == generator_->model->config().vocab_size,
+                   ErrorCode::kInternal, "the model gave ", logits.size(), " logits for one row");
+      advance(*owners[i], chunks[i], logits.data());
+    } catch (...) {
+      owners[i]->finish(FinishReason::kError, current_error());
+    }
+  }
+}
+
+void Engine::Impl::advance(Sequence& sequence, const SequenceChunk& chunk, const float* logits) {
+  try {
+    if (sequence.prefilling()) step_prompt_tokens_ += chunk.num_tokens;
+    step_completion_tokens_ +=
+        sequence.advance(chunk.num_tokens, logits, generator_->model->config().vocab_size);
+  } catch (...) {
+    sequence.finish(FinishReason::kError, current_error());
+  }
+}
+
+void Engine::Impl::retire(const std::shared_ptr<Sequence>& sequence) {
+  unfinished_.erase(sequence->id());
+  if (sequence->finish_reason() == FinishReason::kCancelled) ++stats_.cancelled_total;
+  sequence->publish();
+  idle_.notify_all();
+}
+
+void Engine::Impl::retire_finished() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  stats_.prompt_tokens_total += std::exchange(step_prompt_tokens_, 0);
+  stats_.completion_tokens_total += std::exchange(step_completion_tokens_, 0);
+  const auto done = [this](const std::shared_ptr<Sequence>& sequence) {
+    if (!sequence->finished()) return false;
+    retire(sequence);
+    return true;
+  };
+  running_.erase(std::remove_if(running_.begin(), running_.end(), done), running_.end());
+}
+
+Engine::Engine(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(generator), options)) {}
+
+Engine::~Engine() = default;
+
+Engine::Submitted Engine::submit(GenerateRequest request, OnText on_text) {
+  impl_->check_request(request);
+  Submitted submitted;
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex_);
+    QUARRY_CHECK(impl_->accepting_, ErrorCode::kUnavailable, "the engine is shutting down");
+    QUARRY_CHECK(static_cast<int64_t>(impl_->unfinished_.size()) <
+                     impl_->options_.max_batch_sequences + impl_->options_.max_queue,
+                 ErrorCode::kUnavailable,
+                 "the queue is full: ", impl_->options_.max_batch_sequences, " requests run and ",
+                 impl_->options_.max_queue, " wait; try again later");
+    std::shared_ptr<const LoraAdapter> adapter = impl_->find_adapter(request.adapter);
+    const auto sequence =
+        std::make_shared<Sequence>(impl_->next_id_, std::move(request), std::move(on_text),
+                                   std::move(adapter), *impl_->generator_);
+    submitted.id = impl_->next_id_++;
+    submitted.result = sequence->future();
+    impl_->waiting_.push_back(sequence);
+    impl_->unfinished_.emplace(submitted.id, sequence);
+    ++impl_->stats_.requests_total;
+  }
+  impl_->wake_.notify_all();
+  return submitted;
+}
+
+void Engine::cancel(RequestId id) {
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex_);
+    const auto found = impl_->unfinished_.find(id);
+    if (found == impl_->unfinished_.end()) return;
+    found->second->cancel();
+  }
+  impl_->wake_.notify_all();
+}
+
+void Engine::run(const std::function<void()>& job) {
+  if (std::this_thread::get_id() == impl_->thread_.get_id()) {
+    job();
+    return;
+  }
+  std::packaged_task<void()> task(job);
+  std::future<void> done = task.get_future();
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex_);
+    QUARRY_CHECK(!impl_->stopping_, ErrorCode::kUnavailable, "the engine is shutting down");
+    impl_->jobs_.push_back(std::move(task));
+  }
+  impl_->wake_.notify_all();
+  done.get();
+}
+
+void Engine::add_adapter(const std::string& name, const std::string& folder) {
+  QUARRY_CHECK(impl_->generator_ != nullptr, ErrorCode::kUnavailable, "adapter '", name,
+               "': no generator is loaded");
+  const auto check_free = [&] {
+    QUARRY_CHECK(!name.empty(), ErrorCode::kInvalidArgument, "adapter of ", folder,
+                 ": the name is empty");
+    QUARRY_CHECK(name != impl_->generator_->name && impl_->adapters_.count(name) == 0,
+                 ErrorCode::kInvalidArgument, "adapter '", name, "': the name is taken");
+  };
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex_);
+    check_free();
+  }
+  // Read outside the lock: requests go on meanwhile.
+  std::shared_ptr<const LoraAdapter> adapter =
+      LoraAdapter::load(folder, impl_->generator_->model->linear_slots());
+  const std::lock_guard<std::mutex> lock(impl_->mutex_);
+  check_free();
+  impl_->adapters_.emplace(name, std::move(adapter));
+}
+
+void Engine::remove_adapter(const std::string& name) {
+  std::shared_ptr<const LoraAdapter> removed;  // freed after the lock, if nobody runs with it
+  const std::lock_guard<std::mutex> lock(impl_->mutex_);
+  removed = impl_->find_adapter(name);
+  impl_->adapters_.erase(name);
+}
+
+std::vector<std::string> Engine::adapters() const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex_);
+  std::vector<std::string> names;
+  for (const auto& entry : impl_->adapters_) names.push_back(entry.first);
+  return names;
+}
+
+void Engine::drain(double timeout_seconds) {
+  std::unique_lock<std::mutex> lock(impl_->mutex_);
+  impl_->accepting_ = false;
+  const auto empty = [this] { return impl_->unfinished_.empty(); };
+  if (impl_->idle_.wait_for(lock, std::chrono::duration<double>(timeout_seconds), empty)) return;
+  for (const auto& entry : impl_->unfinished_) entry.second->cancel();
+  impl_->wake_.notify_all();
+  impl_->idle_.wait(lock, empty);
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex_);
+  EngineStats stats = impl_->stats_;
+  stats.waiting = static_cast<int64_t>(impl_->waiting_.size());
+  stats.running = static_cast<int64_t>(impl_->unfinished_.size()) - stats.waiting;
+  return stats;
+}
+
+const LoadedGenerator* Engine::generator() const { return impl_->generator_.get(); }
+
+const EngineOptions& Engine::options() const { return impl_->options_; }
+
+}  // namespace quarry

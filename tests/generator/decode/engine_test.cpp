@@ -1,0 +1,411 @@
+#include "generator/decode/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "data/core/error.h"
+#include "tests/generator/decode/fake_model.h"
+
+namespace quarry {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+struct Rig {
+  explicit Rig(fake::NextToken next, EngineOptions options = EngineOptions(),
+               int64_t max_seq_len = 4096) {
+    auto owned = std::make_unique<fake::Model>(std::move(next), max_seq_len);
+    model = owned.get();
+    engine = std::make_unique<Engine>(fake::make_generator(std::move(owned)), options);
+  }
+  ~Rig() { model->open_gate(); }
+
+  fake::Model* model;
+  std::unique_ptr<Engine> engine;
+};
+
+// For requests that must not end by themselves.
+constexpr int64_t kForever = int64_t{1} << 20;
+
+Rig endless_rig(const EngineOptions& options) {
+  return Rig([](const std::vector<int32_t>&, const LoraAdapter*) { return 'a'; }, options,
+             2 * kForever);
+}
+
+GenerateRequest request_of(const std::string& prompt, int64_t max_tokens = 64) {
+  GenerateRequest request;
+  request.prompt = fake::ByteTokenizer().encode(prompt, Tokenizer::SpecialTokens::kNone);
+  request.max_tokens = max_tokens;
+  return request;
+}
+
+GenerateResult generate(Engine& engine, const GenerateRequest& request) {
+  return engine.submit(request, nullptr).result.get();
+}
+
+template <typename Action>
+void expect_error(const Action& action, ErrorCode code, const std::string& message) {
+  try {
+    action();
+    FAIL() << "no error, wanted: " << message;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    EXPECT_THAT(error.what(), HasSubstr(message));
+  }
+}
+
+std::vector<int32_t> bytes_of(const std::string& text) {
+  return fake::ByteTokenizer().encode(text, Tokenizer::SpecialTokens::kNone);
+}
+
+TEST(Engine, GreedyTextEndsAtTheEndToken) {
+  Rig rig(fake::scripted(1, bytes_of("It is 42.")));
+  const GenerateResult result = generate(*rig.engine, request_of("?"));
+  EXPECT_EQ(result.text, "It is 42.");
+  EXPECT_EQ(result.tokens, bytes_of("It is 42."));
+  EXPECT_EQ(result.finish_reason, FinishReason::kStop);
+  EXPECT_EQ(result.prompt_tokens, 1);
+  EXPECT_EQ(result.completion_tokens, 9);
+  EXPECT_EQ(result.error, "");
+}
+
+TEST(Engine, ManyAtOnceEachGetTheTextTheyGetAlone) {
+  EngineOptions options;
+  options.max_batch_sequences = 12;
+  options.prefill_chunk_tokens = 16;
+  Rig rig(fake::hashed_letters, options);
+  constexpr int kRequests = 32;
+  std::vector<std::thread> clients;
+  std::vector<std::string> shown(kRequests);
+  std::vector<GenerateResult> results(kRequests);
+  for (int i = 0; i < kRequests; ++i) {
+    clients.emplace_back([&, i] {
+      const std::string prompt = "question " + std::string(static_cast<size_t>(i * 3), 'x');
+      Engine::Submitted submitted =
+          rig.engine->submit(request_of(prompt), [&shown, i](const std::string& text) {
+            shown[static_cast<size_t>(i)] += text;
+            return true;
+          });
+      results[static_cast<size_t>(i)] = submitted.result.get();
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  for (int i = 0; i < kRequests; ++i) {
+    const GenerateResult& result = results[static_cast<size_t>(i)];
+    const std::string prompt = "question " + std::string(static_cast<size_t>(i * 3), 'x');
+    EXPECT_EQ(result.text, fake::expected_text(fake::hashed_letters, bytes_of(prompt), 64)) << i;
+    EXPECT_EQ(shown[static_cast<size_t>(i)], result.text) << i;
+  }
+  for (const fake::Model::Step& step : rig.model->steps()) {
+    EXPECT_LE(step.sequences, 12);
+    EXPECT_LE(step.rows, 12 + 16);
+  }
+  const EngineStats stats = rig.engine->stats();
+  EXPECT_EQ(stats.requests_total, kRequests);
+  EXPECT_EQ(stats.running, 0);
+  EXPECT_EQ(stats.waiting, 0);
+}
+
+TEST(Engine, SampledTextIsTheSameAloneAndInABatch) {
+  Rig rig(fake::hashed_letters);
+  GenerateRequest request = request_of("sample me", 40);
+  request.sampling.temperature = 3.0;
+  request.sampling.top_p = 0.95;
+  request.sampling.repetition_penalty = 1.1;
+  request.sampling.seed = 99;
+  const GenerateResult alone = generate(*rig.engine, request);
+  std::vector<Engine::Submitted> crowd;
+  rig.model->close_gate();
+  for (int i = 0; i < 9; ++i) crowd.push_back(rig.engine->submit(request_of("other", 50), nullptr));
+  Engine::Submitted again = rig.engine->submit(request, nullptr);
+  rig.model->open_gate();
+  EXPECT_EQ(again.result.get().tokens, alone.tokens);
+  request.sampling.seed = 100;
+  EXPECT_NE(generate(*rig.engine, request).tokens, alone.tokens);
+}
+
+TEST(Engine, LongPromptsAreFedInChunksWhileOthersDecode) {
+  EngineOptions options;
+  options.prefill_chunk_tokens = 10;
+  Rig rig(fake::hashed_letters, options);
+  const std::string prompt(95, 'p');
+  EXPECT_EQ(generate(*rig.engine, request_of(prompt)).text,
+            fake::expected_text(fake::hashed_letters, bytes_of(prompt), 64));
+  const std::vector<fake::Model::Step> steps = rig.model->steps();
+  ASSERT_GE(steps.size(), 10u);
+  for (size_t i = 0; i < 9; ++i) EXPECT_EQ(steps[i].rows, 10);
+  EXPECT_EQ(steps[9].rows, 5);
+}
+
+TEST(Engine, StopStringOverTokenBordersCutsTheText) {
+  Rig rig(fake::scripted(1, bytes_of("one\nUser: two")));
+  GenerateRequest request = request_of("?");
+  request.stop = {"\nUser:", "never"};
+  std::string shown;
+  Engine::Submitted submitted = rig.engine->submit(request, [&](const std::string& text) {
+    EXPECT_EQ(text.find('\n'), std::string::npos);
+    shown += text;
+    return true;
+  });
+  const GenerateResult result = submitted.result.get();
+  EXPECT_EQ(result.text, "one");
+  EXPECT_EQ(shown, "one");
+  EXPECT_EQ(result.finish_reason, FinishReason::kStop);
+}
+
+TEST(Engine, HeldBackStopBeginningIsShownAtTheEnd) {
+  Rig rig(fake::scripted(1, bytes_of("a\nUse")));
+  GenerateRequest request = request_of("?");
+  request.stop = {"\nUser:"};
+  EXPECT_EQ(generate(*rig.engine, request).text, "a\nUse");
+}
+
+TEST(Engine, TextIsShownInWholeCharacters) {
+  Rig rig(fake::scripted(1, {'5', fake::kHalfEuro, 0xAC, fake::kHello, fake::kHalfEuro}));
+  std::vector<std::string> pieces;
+  Engine::Submitted submitted = rig.engine->submit(request_of("?"), [&](const std::string& text) {
+    if (!text.empty()) pieces.push_back(text);
+    return true;
+  });
+  const GenerateResult result = submitted.result.get();
+  EXPECT_THAT(pieces, ElementsAre("5", "\xE2\x82\xAC", "hello", "\xEF\xBF\xBD"));
+  EXPECT_EQ(result.text, "5\xE2\x82\xAChello\xEF\xBF\xBD");
+}
+
+TEST(Engine, MaxTokensEndsWithLength) {
+  Rig rig(fake::scripted(1, bytes_of("abcdefgh")));
+  const GenerateResult result = generate(*rig.engine, request_of("?", 3));
+  EXPECT_EQ(result.text, "abc");
+  EXPECT_EQ(result.finish_reason, FinishReason::kLength);
+}
+
+TEST(Engine, TheContextClipsMaxTokens) {
+  Rig rig(fake::scripted(4, std::vector<int32_t>(100, 'a')), EngineOptions(), 10);
+  const GenerateResult result = generate(*rig.engine, request_of("four", 1000));
+  EXPECT_EQ(result.text, "aaaaaa");
+  EXPECT_EQ(result.finish_reason, FinishReason::kLength);
+}
+
+TEST(Engine, BadRequestsAreRefusedWithTheReason) {
+  Rig rig(fake::hashed_letters, EngineOptions(), 16);
+  const auto refused = [&](const GenerateRequest& request, ErrorCode code, const char* message) {
+    expect_error([&] { rig.engine->submit(request, nullptr); }, code, message);
+  };
+  refused(request_of(""), ErrorCode::kInvalidArgument, "the prompt is empty");
+  refused(request_of("sixteen letters!"), ErrorCode::kInvalidArgument,
+          "the prompt has 16 tokens, but the context of fake is 16 tokens");
+  refused(request_of("x", 0), ErrorCode::kInvalidArgument, "max_tokens is 0");
+  GenerateRequest request = request_of("x");
+  request.prompt.push_back(260);
+  refused(request, ErrorCode::kInvalidArgument, "token 260, but fake has ids 0 to 259");
+  request = request_of("x");
+  request.sampling.top_p = 2.0;
+  refused(request, ErrorCode::kInvalidArgument, "top_p is 2");
+  request = request_of("x");
+  request.stop = {""};
+  refused(request, ErrorCode::kInvalidArgument, "stop[0] is empty");
+  request = request_of("x");
+  request.adapter = "none";
+  refused(request, ErrorCode::kNotFound, "no adapter is named 'none'; there are none");
+  EXPECT_EQ(rig.engine->stats().requests_total, 0);
+}
+
+TEST(Engine, AFullQueueRefusesAndRecovers) {
+  EngineOptions options;
+  options.max_batch_sequences = 2;
+  options.max_queue = 1;
+  Rig rig(fake::hashed_letters, options);
+  rig.model->close_gate();
+  std::vector<Engine::Submitted> accepted;
+  for (int i = 0; i < 3; ++i) accepted.push_back(rig.engine->submit(request_of("x"), nullptr));
+  expect_error([&] { rig.engine->submit(request_of("x"), nullptr); }, ErrorCode::kUnavailable,
+               "the queue is full: 2 requests run and 1 wait");
+  rig.model->open_gate();
+  for (Engine::Submitted& submitted : accepted) {
+    EXPECT_EQ(submitted.result.get().finish_reason, FinishReason::kStop);
+  }
+  EXPECT_EQ(generate(*rig.engine, request_of("x")).finish_reason, FinishReason::kStop);
+}
+
+TEST(Engine, CancelEndsOneRequestMidWay) {
+  Rig rig = endless_rig(EngineOptions());
+  std::atomic<int> shown{0};
+  std::promise<void> started;
+  Engine::Submitted endless =
+      rig.engine->submit(request_of("?", kForever), [&](const std::string&) {
+        if (++shown == 3) started.set_value();
+        return true;
+      });
+  started.get_future().wait();
+  rig.engine->cancel(endless.id);
+  const GenerateResult result = endless.result.get();
+  EXPECT_EQ(result.finish_reason, FinishReason::kCancelled);
+  EXPECT_GE(result.text.size(), 3u);
+  EXPECT_EQ(result.text, std::string(result.text.size(), 'a'));
+  EXPECT_EQ(rig.engine->stats().cancelled_total, 1);
+  rig.engine->cancel(endless.id);  // unknown by now: nothing happens
+  rig.engine->cancel(123456);
+}
+
+TEST(Engine, CancelEndsAWaitingRequest) {
+  EngineOptions options;
+  options.max_batch_sequences = 1;
+  Rig rig(fake::scripted(1, std::vector<int32_t>(50, 'a')), options);
+  rig.model->close_gate();
+  Engine::Submitted first = rig.engine->submit(request_of("?"), nullptr);
+  Engine::Submitted second = rig.engine->submit(request_of("?"), nullptr);
+  rig.engine->cancel(second.id);
+  rig.model->open_gate();
+  const GenerateResult cancelled = second.result.get();
+  EXPECT_EQ(cancelled.finish_reason, FinishReason::kCancelled);
+  EXPECT_EQ(cancelled.text, "");
+  EXPECT_EQ(first.result.get().finish_reason, FinishReason::kStop);
+}
+
+TEST(Engine, ACallbackThatReturnsFalseCancels) {
+  Rig rig(fake::scripted(1, bytes_of("abcdefgh")));
+  std::string shown;
+  Engine::Submitted submitted = rig.engine->submit(request_of("?"), [&](const std::string& text) {
+    shown += text;
+    return shown.size() < 2;
+  });
+  const GenerateResult result = submitted.result.get();
+  EXPECT_EQ(result.finish_reason, FinishReason::kCancelled);
+  EXPECT_EQ(result.text, "ab");
+}
+
+TEST(Engine, AModelErrorEndsOnlyTheGuiltyRequest) {
+  Rig rig(fake::hashed_letters);
+  rig.model->poison = '!';
+  rig.model->close_gate();
+  std::vector<Engine::Submitted> good;
+  for (int i = 0; i < 4; ++i) good.push_back(rig.engine->submit(request_of("good"), nullptr));
+  Engine::Submitted bad = rig.engine->submit(request_of("bad!"), nullptr);
+  for (int i = 0; i < 4; ++i) good.push_back(rig.engine->submit(request_of("good"), nullptr));
+  rig.model->open_gate();
+  const GenerateResult failed = bad.result.get();
+  EXPECT_EQ(failed.finish_reason, FinishReason::kError);
+  EXPECT_THAT(failed.error, HasSubstr("poisoned token 33"));
+  const std::string expected = fake::expected_text(fake::hashed_letters, bytes_of("good"), 64);
+  for (Engine::Submitted& submitted : good) EXPECT_EQ(submitted.result.get().text, expected);
+  EXPECT_EQ(generate(*rig.engine, request_of("good")).text, expected);
+}
+
+TEST(Engine, AThrowingCallbackEndsItsRequestOnly) {
+  Rig rig(fake::hashed_letters);
+  Engine::Submitted bad = rig.engine->submit(
+      request_of("bad"), [](const std::string&) -> bool { throw std::runtime_error("callback"); });
+  const GenerateResult failed = bad.result.get();
+  EXPECT_EQ(failed.finish_reason, FinishReason::kError);
+  EXPECT_EQ(failed.error, "callback");
+  EXPECT_EQ(generate(*rig.engine, request_of("good")).finish_reason, FinishReason::kStop);
+}
+
+TEST(Engine, JobsRunBetweenStepsOnTheEngineThread) {
+  Rig rig = endless_rig(EngineOptions());
+  Engine::Submitted endless = rig.engine->submit(request_of("?", kForever), nullptr);
+  std::thread::id first;
+  std::thread::id second;
+  rig.engine->run([&] { first = std::this_thread::get_id(); });
+  rig.engine->run([&] {
+    second = std::this_thread::get_id();
+    rig.engine->run([] {});  // a job may run another
+  });
+  EXPECT_EQ(first, second);
+  EXPECT_NE(first, std::this_thread::get_id());
+  expect_error([&] { rig.engine->run([] { throw_error(ErrorCode::kNotFound, "no such thing"); }); },
+               ErrorCode::kNotFound, "no such thing");
+  rig.engine->cancel(endless.id);
+  endless.result.wait();
+}
+
+TEST(Engine, JobsAndRequestsFromManyThreads) {
+  EngineOptions options;
+  options.max_batch_sequences = 4;
+  Rig rig(fake::hashed_letters, options);
+  const std::string expected = fake::expected_text(fake::hashed_letters, bytes_of("shared"), 64);
+  int64_t jobs_run = 0;  // engine thread only
+  std::atomic<int> right{0};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 8; ++i) {
+    clients.emplace_back([&] {
+      for (int round = 0; round < 10; ++round) {
+        rig.engine->run([&] { ++jobs_run; });
+        if (generate(*rig.engine, request_of("shared")).text == expected) ++right;
+        rig.engine->stats();
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(right, 80);
+  EXPECT_EQ(jobs_run, 80);
+}
+
+TEST(Engine, DrainWaitsForRunningRequestsAndRefusesNewOnes) {
+  Rig rig(fake::hashed_letters);
+  Engine::Submitted running = rig.engine->submit(request_of("x"), nullptr);
+  rig.engine->drain(60.0);
+  ASSERT_EQ(running.result.wait_for(std::chrono::seconds(0)), std::future_status::ready);
+  EXPECT_EQ(running.result.get().finish_reason, FinishReason::kStop);
+  expect_error([&] { rig.engine->submit(request_of("x"), nullptr); }, ErrorCode::kUnavailable,
+               "shutting down");
+  rig.engine->drain(60.0);
+}
+
+TEST(Engine, DrainCancelsWhatOutlastsTheTimeout) {
+  EngineOptions options;
+  options.max_batch_sequences = 1;
+  Rig rig = endless_rig(options);
+  rig.model->close_gate();
+  Engine::Submitted running = rig.engine->submit(request_of("?", kForever), nullptr);
+  Engine::Submitted waiting = rig.engine->submit(request_of("?", kForever), nullptr);
+  rig.model->wait_until_entered();
+  std::thread drainer([&] { rig.engine->drain(0.01); });
+  while (running.result.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready) {
+    rig.model->open_gate();
+  }
+  drainer.join();
+  EXPECT_EQ(waiting.result.get().finish_reason, FinishReason::kCancelled);
+  EXPECT_EQ(rig.engine->stats().running, 0);
+}
+
+TEST(Engine, DestructionCancelsWhatIsLeft) {
+  std::vector<Engine::Submitted> left;
+  {
+    EngineOptions options;
+    options.max_batch_sequences = 1;
+    Rig rig = endless_rig(options);
+    for (int i = 0; i < 3; ++i) {
+      left.push_back(rig.engine->submit(request_of("?", kForever), nullptr));
+    }
+  }
+  EXPECT_EQ(left.back().result.get().finish_reason, FinishReason::kCancelled);
+}
+
+TEST(Engine, WithoutAGeneratorOnlyJobsRun) {
+  Engine engine(nullptr, EngineOptions());
+  int ran = 0;
+  engine.run([&] { ++ran; });
+  EXPECT_EQ(ran, 1);
+  EXPECT_EQ(engine.generator(), nullptr);
+  EXPECT_THAT(engine.adapters(), IsEmpty());
+  expect_error([&] { engine.submit(request_of("x"), nullptr); }, ErrorCode::kUnavailable,
+               "no generator is loaded");
+}
+
+TEST(Engine, BadOptionsAreRefused) {
+  EngineOptions options;
+  options.max_batch_sequences = 0;
+  expect_error([&] { Engine engine(nullptr, options); }, ErrorCode::kInvalidArgument,
+               "max_batch_sequences is 0, must be 1 or more");
+}
+
+}  // namespace
+}  // namespace quarry
