@@ -60,6 +60,15 @@ Tensor add(const Tensor& a, const Tensor& b, Workspace& workspace) {
   return out;
 }
 
+Tensor add_row(const Tensor& x, const Tensor& row, Workspace& workspace) {
+  QUARRY_DCHECK(row.numel() == x.size(1));
+  Tensor out = workspace.empty(x.size(0), x.size(1));
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    kernels::add(row_data(x, i), row.data_ptr<float>(), x.size(1), mutable_row_data(out, i));
+  }
+  return out;
+}
+
 Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {
   const int64_t width = gate_up.size(1) / 2;
   Tensor out = workspace.empty(gate_up.size(0), width);

@@ -19,6 +19,8 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, flo
 Tensor add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
                       const Tensor& bias, float epsilon, Workspace& workspace);
 Tensor add(const Tensor& a, const Tensor& b, Workspace& workspace);
+// x with row [width] added to each of its rows.
+Tensor add_row(const Tensor& x, const Tensor& row, Workspace& workspace);
 // gate_up [T, 2 F] holds gate in its first F columns  ->  silu(gate) * up  [T, F].
 Tensor swiglu(const Tensor& gate_up, Workspace& workspace);
 Tensor gelu(const Tensor& x, Workspace& workspace);

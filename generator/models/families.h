@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/core/json.h"
+#include "generator/models/causal_lm.h"
+#include "generator/models/text_encoder.h"
+#include "generator/weights/gguf_file.h"
+#include "generator/weights/tensor_source.h"
+
+namespace quarry {
+
+// What a family's factory reads. Just one of `gguf` and `config` is set. Borrowed for the call:
+// models copy what they keep.
+struct CausalLmSource {
+  const TensorSource* tensors = nullptr;
+  const GgufFile* gguf = nullptr;  // metadata of a GGUF file
+  const Json* config = nullptr;    // config.json of a Hugging Face folder
+  std::string description;         // of the file that holds the configuration, for messages
+};
+
+// A decoder-only family: one file in this folder, one row in the registry.
+struct CausalLmFamily {
+  const char* gguf_architecture;  // general.architecture
+  const char* hf_class;           // architectures[0] of config.json
+  std::unique_ptr<CausalLm> (*make)(const CausalLmSource& source, kernels::Precision precision);
+};
+
+// Every family that load_generator knows.
+const std::vector<CausalLmFamily>& causal_lm_families();
+
+// llama.cpp: Llama 1 to 3, SmolLM2 and others of that shape. Throws kCorruptData, and
+// kInvalidArgument naming a configuration key whose value we cannot compute.
+std::unique_ptr<CausalLm> make_llama(const CausalLmSource& source, kernels::Precision precision);
+
+// How the token vectors of a text become one.
+enum class Pooling { kMean, kCls };
+
+// What an encoder's factory reads; borrowed but for the tokenizer.
+struct TextEncoderSource {
+  const TensorSource* tensors = nullptr;
+  const Json* config = nullptr;  // config.json
+  std::string description;       // of config.json, for messages
+  Pooling pooling = Pooling::kMean;
+  int64_t max_tokens = 0;  // 0: as many as the model has positions
+};
+
+struct TextEncoderFamily {
+  const char* model_type;  // of config.json
+  std::unique_ptr<TextEncoder> (*make)(const TextEncoderSource& source,
+                                       std::unique_ptr<Tokenizer> tokenizer,
+                                       kernels::Precision precision);
+};
+
+const std::vector<TextEncoderFamily>& text_encoder_families();
+
+// bert.cpp. Throws as make_llama.
+std::unique_ptr<TextEncoder> make_bert(const TextEncoderSource& source,
+                                       std::unique_ptr<Tokenizer> tokenizer,
+                                       kernels::Precision precision);
+
+}  // namespace quarry

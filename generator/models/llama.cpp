@@ -1,0 +1,407 @@
+// The llama family (Touvron et al. 2023, arXiv:2302.13971): pre-norm decoder with RMSNorm, rotary
+// positions, grouped-query attention and SwiGLU.
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "data/core/error.h"
+#include "generator/models/config_values.h"
+#include "generator/models/families.h"
+#include "generator/nn/attention.h"
+#include "generator/nn/embedding.h"
+#include "generator/nn/functional.h"
+#include "generator/nn/linear.h"
+#include "generator/nn/load.h"
+#include "generator/nn/rope_table.h"
+
+namespace quarry {
+namespace {
+
+using nn::Tensor;
+
+// Names of the weights, without ".weight".
+struct LlamaNames {
+  const char* embedding;
+  const char* final_norm;
+  const char* head;
+  const char* layer;  // + "<number>."
+  const char* attention_norm;
+  const char* q;
+  const char* k;
+  const char* v;
+  const char* o;
+  const char* mlp_norm;
+  const char* gate;
+  const char* up;
+  const char* down;
+};
+
+constexpr LlamaNames kGgufNames = {
+    "token_embd", "output_norm", "output",   "blk.",     "attn_norm", "attn_q",  "attn_k",
+    "attn_v",     "attn_output", "ffn_norm", "ffn_gate", "ffn_up",    "ffn_down"};
+constexpr LlamaNames kHuggingFaceNames = {"model.embed_tokens",
+                                          "model.norm",
+                                          "lm_head",
+                                          "model.layers.",
+                                          "input_layernorm",
+                                          "self_attn.q_proj",
+                                          "self_attn.k_proj",
+                                          "self_attn.v_proj",
+                                          "self_attn.o_proj",
+                                          "post_attention_layernorm",
+                                          "mlp.gate_proj",
+                                          "mlp.up_proj",
+                                          "mlp.down_proj"};
+
+// A configuration and what else the assembly has to know.
+struct LlamaPlan {
+  CausalLmConfig config;
+  LlamaNames names;
+  std::vector<float> inv_freq;  // [head_dim / 2]
+  bool tied_head = false;
+  bool interleaved_rope = false;  // rows of q and k pair (2i, 2i + 1): GGUF's order
+};
+
+constexpr int64_t kMaxLayers = 10000;
+
+void check_config(const CausalLmConfig& config, const std::string& source) {
+  QUARRY_CHECK(config.num_heads % config.num_kv_heads == 0, ErrorCode::kCorruptData, source, ": ",
+               config.num_heads, " attention heads cannot share ", config.num_kv_heads,
+               " key/value heads");
+  QUARRY_CHECK(config.num_layers <= kMaxLayers, ErrorCode::kCorruptData, source, ": ",
+               config.num_layers, " layers, more than ", kMaxLayers);
+  QUARRY_CHECK(config.head_dim >= 2 && config.head_dim % 2 == 0 && config.head_dim <= 256,
+               ErrorCode::kInvalidArgument, source, ": head size ", config.head_dim,
+               " is not supported (even, at most 256)");
+}
+
+LlamaPlan plan_from_gguf(const GgufFile& file) {
+  LlamaPlan plan;
+  plan.names = kGgufNames;
+  plan.interleaved_rope = true;
+  CausalLmConfig& config = plan.config;
+  config.architecture = "llama";
+  config.num_layers = gguf_size(file, "llama.block_count");
+  config.max_seq_len = gguf_size(file, "llama.context_length");
+  config.hidden_size = gguf_size(file, "llama.embedding_length");
+  config.intermediate_size = gguf_size(file, "llama.feed_forward_length");
+  config.num_heads = gguf_size(file, "llama.attention.head_count");
+  config.num_kv_heads = gguf_size_or(file, "llama.attention.head_count_kv", config.num_heads);
+  config.head_dim =
+      gguf_size_or(file, "llama.attention.key_length", config.hidden_size / config.num_heads);
+  config.rope_theta = file.find_float("llama.rope.freq_base").value_or(10000.0);
+  config.norm_epsilon = file.get_float("llama.attention.layer_norm_rms_epsilon");
+
+  const TensorView& embedding = file.get("token_embd.weight");
+  QUARRY_CHECK(embedding.shape.size() == 2, ErrorCode::kCorruptData, file.description(),
+               ": tensor 'token_embd.weight' is not a matrix");
+  config.vocab_size = embedding.shape[0];
+  plan.tied_head = file.find("output.weight") == nullptr;
+
+  for (const char* key : {"llama.rope.dimension_count", "llama.attention.value_length"}) {
+    gguf_require(file, key, config.head_dim);
+  }
+  gguf_require(file, "llama.expert_count", 0);
+  const std::string scaling = file.find_string("llama.rope.scaling.type").value_or("none");
+  QUARRY_CHECK(scaling == "none", ErrorCode::kInvalidArgument, file.description(),
+               ": llama.rope.scaling.type '", scaling, "' is not supported");
+
+  check_config(config, file.description());
+  plan.inv_freq = nn::rope_inv_freq(config.rope_theta, config.head_dim);
+  // Llama 3.1 and later store the divisors of their long-context scaling.
+  if (file.find("rope_freqs.weight") != nullptr) {
+    const Tensor divisors = nn::load_vector(file, "rope_freqs.weight", config.head_dim / 2);
+    for (size_t i = 0; i < plan.inv_freq.size(); ++i) {
+      plan.inv_freq[i] /= divisors.data_ptr<float>()[i];
+    }
+  }
+  return plan;
+}
+
+void read_rope(const ConfigValues& values, LlamaPlan& plan) {
+  CausalLmConfig& config = plan.config;
+  // transformers 5 moved rope_theta and rope_scaling into rope_parameters.
+  const ConfigValues parameters = values.object("rope_parameters");
+  config.rope_theta =
+      parameters.number_or("rope_theta", values.number_or("rope_theta", config.rope_theta));
+  plan.inv_freq = nn::rope_inv_freq(config.rope_theta, config.head_dim);
+
+  const ConfigValues scaling = parameters.empty() ? values.object("rope_scaling") : parameters;
+  const std::string type = scaling.text_or("rope_type", scaling.text_or("type", "default"));
+  if (type == "llama3") {
+    nn::Llama3RopeScaling llama3;
+    llama3.factor = scaling.number("factor");
+    llama3.low_freq_factor = scaling.number("low_freq_factor");
+    llama3.high_freq_factor = scaling.number("high_freq_factor");
+    llama3.original_max_position_embeddings = scaling.number("original_max_position_embeddings");
+    nn::scale_llama3(llama3, plan.inv_freq);
+  } else {
+    QUARRY_CHECK(type == "default", ErrorCode::kInvalidArgument, values.source(),
+                 ": rope scaling of type '", type, "' is not supported (default, llama3)");
+  }
+}
+
+LlamaPlan plan_from_config(const Json& json, const std::string& source) {
+  const ConfigValues values(json, source);
+  LlamaPlan plan;
+  plan.names = kHuggingFaceNames;
+  CausalLmConfig& config = plan.config;
+  config.architecture = "llama";
+  config.hidden_size = values.size("hidden_size");
+  config.intermediate_size = values.size("intermediate_size");
+  config.num_layers = values.size("num_hidden_layers");
+  config.num_heads = values.size("num_attention_heads");
+  config.num_kv_heads = values.size_or("num_key_value_heads", config.num_heads);
+  config.head_dim = values.size_or("head_dim", config.hidden_size / config.num_heads);
+  config.vocab_size = values.size("vocab_size");
+  config.max_seq_len = values.size_or("max_position_embeddings", 2048);
+  config.norm_epsilon = values.number_or("rms_norm_eps", 1e-6);
+  plan.tied_head = values.flag_or("tie_word_embeddings", false);
+  values.require_text("hidden_act", "silu");
+  values.require_absent("quantization_config");
+  check_config(config, values.source());
+  read_rope(values, plan);
+  return plan;
+}
+
+// Undoes the order that GGUF converters give to the rows of q and k: there the pair (i, i + D/2)
+// of a head stands at rows (2i, 2i + 1). Moving whole rows is exact, and then adapters made for the
+// Hugging Face layout fit as they are.
+std::vector<int64_t> half_pairing_order(int64_t num_heads, int64_t head_dim) {
+  std::vector<int64_t> order;
+  for (int64_t head = 0; head < num_heads; ++head) {
+    for (int64_t row = 0; row < head_dim; ++row) {
+      const int64_t half = row / (head_dim / 2);
+      const int64_t pair = row % (head_dim / 2);
+      order.push_back(head * head_dim + 2 * pair + half);
+    }
+  }
+  return order;
+}
+
+struct LlamaLayer {
+  Tensor attention_norm;  // [E]
+  nn::Linear qkv;         // E -> (H + 2 K) D
+  nn::Linear o;           // H D -> E
+  Tensor mlp_norm;        // [E]
+  nn::Linear gate_up;     // E -> 2 F
+  nn::Linear down;        // F -> E
+};
+
+LlamaLayer load_layer(const TensorSource& source, const LlamaPlan& plan, int64_t number,
+                      kernels::Precision precision) {
+  const CausalLmConfig& config = plan.config;
+  const std::string stored = plan.names.layer + std::to_string(number) + ".";
+  const std::string path = kHuggingFaceNames.layer + std::to_string(number) + ".";
+  const int64_t q_width = config.num_heads * config.head_dim;
+  const int64_t kv_width = config.num_kv_heads * config.head_dim;
+  const auto project = [&](const char* name, const char* hf_name, int64_t in, int64_t out) {
+    nn::Projection projection;
+    projection.path = path + hf_name;
+    projection.weight = &nn::get_checked(source, stored + name + ".weight", {out, in});
+    projection.bias = nn::find_checked(source, stored + name + ".bias", {out});
+    return projection;
+  };
+  const LlamaNames& names = plan.names;
+  const LlamaNames& hf = kHuggingFaceNames;
+  const int64_t hidden = config.hidden_size;
+  const int64_t inner = config.intermediate_size;
+  nn::Projection q = project(names.q, hf.q, hidden, q_width);
+  nn::Projection k = project(names.k, hf.k, hidden, kv_width);
+  if (plan.interleaved_rope) {
+    q.row_order = half_pairing_order(config.num_heads, config.head_dim);
+    k.row_order = half_pairing_order(config.num_kv_heads, config.head_dim);
+  }
+  const nn::Projection v = project(names.v, hf.v, hidden, kv_width);
+  return {
+      nn::load_vector(source, stored + names.attention_norm + ".weight", hidden),
+      nn::Linear({q, k, v}, precision),
+      nn::Linear({project(names.o, hf.o, q_width, hidden)}, precision),
+      nn::load_vector(source, stored + names.mlp_norm + ".weight", hidden),
+      nn::Linear(
+          {project(names.gate, hf.gate, hidden, inner), project(names.up, hf.up, hidden, inner)},
+          precision),
+      nn::Linear({project(names.down, hf.down, inner, hidden)}, precision),
+  };
+}
+
+std::vector<CausalLm::LinearSlot> make_slots(const CausalLmConfig& config) {
+  const LlamaNames& hf = kHuggingFaceNames;
+  const int64_t hidden = config.hidden_size;
+  const int64_t inner = config.intermediate_size;
+  const int64_t q_width = config.num_heads * config.head_dim;
+  const int64_t kv_width = config.num_kv_heads * config.head_dim;
+  std::vector<CausalLm::LinearSlot> slots;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const std::string path = hf.layer + std::to_string(layer) + ".";
+    slots.push_back({path + hf.q, hidden, q_width});
+    slots.push_back({path + hf.k, hidden, kv_width});
+    slots.push_back({path + hf.v, hidden, kv_width});
+    slots.push_back({path + hf.o, q_width, hidden});
+    slots.push_back({path + hf.gate, hidden, inner});
+    slots.push_back({path + hf.up, hidden, inner});
+    slots.push_back({path + hf.down, inner, hidden});
+  }
+  return slots;
+}
+
+// The rows of one forward(), chunk after chunk, chunks of the same adapter side by side.
+struct Step {
+  std::vector<int32_t> tokens;     // [T]
+  std::vector<int32_t> positions;  // [T]
+  std::vector<nn::SequenceSpan> sequences;
+  std::vector<nn::AdapterSpan> adapters;
+  std::vector<int64_t> logit_rows;  // rows whose logits are asked for, in the caller's order
+};
+
+void check_chunk(const SequenceChunk& chunk, const CausalLmConfig& config) {
+  QUARRY_CHECK(chunk.cache != nullptr && chunk.num_tokens > 0, ErrorCode::kInvalidArgument,
+               "a chunk needs a cache and at least one token, got ", chunk.num_tokens);
+  for (int64_t i = 0; i < chunk.num_tokens; ++i) {
+    QUARRY_CHECK(chunk.tokens[i] >= 0 && chunk.tokens[i] < config.vocab_size,
+                 ErrorCode::kInvalidArgument, "token ", chunk.tokens[i],
+                 " is outside the vocabulary of ", config.vocab_size);
+  }
+}
+
+Step plan_step(const std::vector<SequenceChunk>& chunks, const CausalLmConfig& config) {
+  for (const SequenceChunk& chunk : chunks) check_chunk(chunk, config);
+  for (const SequenceChunk& chunk : chunks) chunk.cache->reserve(chunk.num_tokens);
+  std::vector<size_t> order(chunks.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return std::less<>()(chunks[a].adapter, chunks[b].adapter);
+  });
+  Step step;
+  std::vector<int64_t> first_row(chunks.size());
+  for (size_t index : order) {
+    const SequenceChunk& chunk = chunks[index];
+    const int64_t begin = static_cast<int64_t>(step.tokens.size());
+    const int64_t end = begin + chunk.num_tokens;
+    first_row[index] = begin;
+    step.tokens.insert(step.tokens.end(), chunk.tokens, chunk.tokens + chunk.num_tokens);
+    for (int64_t i = 0; i < chunk.num_tokens; ++i) {
+      step.positions.push_back(static_cast<int32_t>(chunk.cache->length() + i));
+    }
+    step.sequences.push_back({begin, chunk.num_tokens, chunk.cache});
+    if (chunk.adapter == nullptr) continue;
+    if (!step.adapters.empty() && step.adapters.back().adapter == chunk.adapter) {
+      step.adapters.back().end = end;
+    } else {
+      step.adapters.push_back({begin, end, chunk.adapter});
+    }
+  }
+  for (size_t index = 0; index < chunks.size(); ++index) {
+    const int64_t last = first_row[index] + chunks[index].num_tokens - 1;
+    for (int64_t row = chunks[index].all_logits ? first_row[index] : last; row <= last; ++row) {
+      step.logit_rows.push_back(row);
+    }
+  }
+  return step;
+}
+
+class Llama final : public CausalLm {
+ public:
+  Llama(const TensorSource& source, const LlamaPlan& plan, kernels::Precision precision);
+
+  const CausalLmConfig& config() const override { return config_; }
+  const std::vector<LinearSlot>& linear_slots() const override { return slots_; }
+  std::unique_ptr<KvCache> make_cache() const override;
+  std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const override;
+
+ private:
+  Tensor run_layer(const LlamaLayer& layer, int64_t number, const Step& step, Tensor x) const;
+
+  CausalLmConfig config_;
+  kernels::Precision precision_;
+  std::vector<LinearSlot> slots_;
+  std::shared_ptr<const kernels::PackedMatrix> head_;  // [V, E]
+  std::unique_ptr<nn::Embedding> embedding_;
+  std::vector<LlamaLayer> layers_;
+  Tensor final_norm_;  // [E]
+  // Scratch of the one thread that runs forward().
+  mutable nn::RopeTable rope_;
+  mutable nn::Workspace workspace_;
+};
+
+Llama::Llama(const TensorSource& source, const LlamaPlan& plan, kernels::Precision precision)
+    : config_(plan.config),
+      precision_(precision),
+      slots_(make_slots(plan.config)),
+      rope_(plan.inv_freq) {
+  const std::vector<int64_t> table_shape = {config_.vocab_size, config_.hidden_size};
+  const TensorView& table =
+      nn::get_checked(source, plan.names.embedding + std::string(".weight"), table_shape);
+  const TensorView& head =
+      plan.tied_head
+          ? table
+          : nn::get_checked(source, plan.names.head + std::string(".weight"), table_shape);
+  head_ = kernels::pack_matrix(head.type, head.data, config_.vocab_size, config_.hidden_size,
+                               precision);
+  embedding_ = plan.tied_head ? std::make_unique<nn::Embedding>(head_)
+                              : std::make_unique<nn::Embedding>(table);
+  final_norm_ =
+      nn::load_vector(source, plan.names.final_norm + std::string(".weight"), config_.hidden_size);
+  layers_.reserve(static_cast<size_t>(config_.num_layers));
+  for (int64_t number = 0; number < config_.num_layers; ++number) {
+    layers_.push_back(load_layer(source, plan, number, precision));
+  }
+}
+
+std::unique_ptr<KvCache> Llama::make_cache() const {
+  const auto type = precision_ == kernels::Precision::kExact ? KvCache::ElementType::kFloat
+                                                             : KvCache::ElementType::kHalf;
+  return std::make_unique<KvCache>(config_.num_layers, config_.num_kv_heads * config_.head_dim,
+                                   config_.max_seq_len, type);
+}
+
+// x [T, E] -> [T, E]
+Tensor Llama::run_layer(const LlamaLayer& layer, int64_t number, const Step& step, Tensor x) const {
+  const float epsilon = static_cast<float>(config_.norm_epsilon);
+  const nn::AttentionHeads heads{config_.num_heads, config_.num_kv_heads, config_.head_dim};
+
+  Tensor h = nn::rms_norm(x, layer.attention_norm, epsilon, workspace_);
+  Tensor qkv = layer.qkv.forward(h, step.adapters, workspace_);
+  rope_.apply(qkv, step.positions, heads.num_heads + heads.num_kv_heads, heads.head_dim);
+  h = nn::cached_attention(qkv, heads, number, step.sequences, workspace_);
+  h = layer.o.forward(h, step.adapters, workspace_);
+  x = nn::add(x, h, workspace_);
+
+  h = nn::rms_norm(x, layer.mlp_norm, epsilon, workspace_);
+  h = layer.gate_up.forward(h, step.adapters, workspace_);
+  h = nn::swiglu(h, workspace_);
+  h = layer.down.forward(h, step.adapters, workspace_);
+  return nn::add(x, h, workspace_);
+}
+
+std::vector<float> Llama::forward(const std::vector<SequenceChunk>& chunks) const {
+  if (chunks.empty()) return {};
+  const at::NoGradGuard no_grad;
+  const Step step = plan_step(chunks, config_);
+  Tensor x = embedding_->forward(step.tokens, workspace_);
+  for (size_t number = 0; number < layers_.size(); ++number) {
+    x = run_layer(layers_[number], static_cast<int64_t>(number), step, std::move(x));
+  }
+  for (const nn::SequenceSpan& sequence : step.sequences) {
+    sequence.cache->advance(sequence.num_tokens);
+  }
+  x = nn::select_rows(x, step.logit_rows, workspace_);
+  x = nn::rms_norm(x, final_norm_, static_cast<float>(config_.norm_epsilon), workspace_);
+  std::vector<float> logits(static_cast<size_t>(x.size(0) * config_.vocab_size));
+  kernels::matmul(*head_, x.data_ptr<float>(), x.size(0), config_.hidden_size, logits.data(),
+                  config_.vocab_size);
+  return logits;
+}
+
+}  // namespace
+
+std::unique_ptr<CausalLm> make_llama(const CausalLmSource& source, kernels::Precision precision) {
+  const LlamaPlan plan = source.gguf != nullptr
+                             ? plan_from_gguf(*source.gguf)
+                             : plan_from_config(*source.config, source.description);
+  return std::make_unique<Llama>(*source.tensors, plan, precision);
+}
+
+}  // namespace quarry

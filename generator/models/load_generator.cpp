@@ -1,0 +1,136 @@
+#include <algorithm>
+
+#include "data/core/error.h"
+#include "data/core/json.h"
+#include "generator/models/config_values.h"
+#include "generator/models/families.h"
+#include "generator/models/folder_text.h"
+#include "generator/nn/kv_cache.h"
+#include "generator/weights/gguf_file.h"
+#include "generator/weights/gguf_tokenizer.h"
+#include "generator/weights/model_catalog.h"
+#include "generator/weights/safetensors_file.h"
+
+namespace quarry {
+namespace {
+
+// Ends of a turn or of a text in the chat formats of the families that we run.
+constexpr const char* kEndTokens[] = {"<|im_end|>", "<|eot_id|>",    "<|end_of_text|>",
+                                      "<|eom_id|>", "<|endoftext|>", "<end_of_turn>",
+                                      "</s>"};
+
+[[noreturn]] void throw_unknown_family(const std::string& source, const std::string& found,
+                                       const char* CausalLmFamily::*name) {
+  std::string known;
+  for (const CausalLmFamily& family : causal_lm_families()) {
+    known += (known.empty() ? "" : ", ") + std::string(family.*name);
+  }
+  throw_error(ErrorCode::kInvalidArgument, source, ": generator family '", found,
+              "' is not supported (known: ", known, ")");
+}
+
+void add_stop_token(std::vector<int32_t>& stop_tokens, int64_t id, int64_t vocab_size) {
+  if (id < 0 || id >= vocab_size) return;
+  const int32_t token = static_cast<int32_t>(id);
+  if (std::find(stop_tokens.begin(), stop_tokens.end(), token) == stop_tokens.end()) {
+    stop_tokens.push_back(token);
+  }
+}
+
+void add_end_tokens(LoadedGenerator& loaded) {
+  for (const char* token : kEndTokens) {
+    const int32_t id = loaded.tokenizer->token_id(token);
+    if (id >= 0 && loaded.tokenizer->is_special(id)) {
+      add_stop_token(loaded.stop_tokens, id, loaded.model->config().vocab_size);
+    }
+  }
+}
+
+void load_gguf(const ModelLocation& location, kernels::Precision precision,
+               LoadedGenerator& loaded) {
+  const std::unique_ptr<GgufFile> file = GgufFile::open(location.path);
+  const std::string architecture = file->get_string("general.architecture");
+  for (const CausalLmFamily& family : causal_lm_families()) {
+    if (architecture != family.gguf_architecture) continue;
+    CausalLmSource source;
+    source.tensors = file.get();
+    source.gguf = file.get();
+    source.description = file->description();
+    loaded.model = family.make(source, precision);
+  }
+  if (loaded.model == nullptr) {
+    throw_unknown_family(file->description(), architecture, &CausalLmFamily::gguf_architecture);
+  }
+  const GgufTokenizerData data = read_gguf_tokenizer(*file);
+  loaded.tokenizer = make_gguf_tokenizer(data);
+  const auto token_text = [&](int32_t id) {
+    const bool known = id >= 0 && id < static_cast<int32_t>(data.tokens.size());
+    return known ? data.tokens[static_cast<size_t>(id)] : std::string();
+  };
+  const std::string chat_template = read_gguf_chat_template(*file);
+  if (!chat_template.empty()) {
+    loaded.chat_template = std::make_unique<ChatTemplate>(chat_template, token_text(data.bos_id),
+                                                          token_text(data.eos_id));
+  }
+  const int64_t vocab_size = loaded.model->config().vocab_size;
+  add_stop_token(loaded.stop_tokens, data.eos_id, vocab_size);
+  for (const char* key : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+    add_stop_token(loaded.stop_tokens, file->find_int(key).value_or(-1), vocab_size);
+  }
+}
+
+std::string folder_architecture(const Json& config, const std::string& source) {
+  const auto it = config.find("architectures");
+  QUARRY_CHECK(it != config.end() && it->is_array() && !it->empty() && it->front().is_string(),
+               ErrorCode::kCorruptData, source, ": 'architectures' does not name a model class");
+  return it->front().get<std::string>();
+}
+
+void load_folder(const ModelLocation& location, kernels::Precision precision,
+                 LoadedGenerator& loaded) {
+  const std::filesystem::path config_path = location.path / "config.json";
+  const Json config = read_json_file(config_path);
+  const ConfigValues values(config, config_path.string());
+  const std::string architecture = folder_architecture(config, values.source());
+  const auto& families = causal_lm_families();
+  const auto family = std::find_if(families.begin(), families.end(), [&](const auto& candidate) {
+    return architecture == candidate.hf_class;
+  });
+  if (family == families.end()) {
+    throw_unknown_family(values.source(), architecture, &CausalLmFamily::hf_class);
+  }
+  const std::unique_ptr<SafetensorsFile> tensors = SafetensorsFile::open(location.path);
+  CausalLmSource source;
+  source.tensors = tensors.get();
+  source.config = &config;
+  source.description = values.source();
+  loaded.model = family->make(source, precision);
+  loaded.tokenizer = load_tokenizer(location.path);
+  loaded.chat_template = load_folder_chat_template(location.path);
+  for (int64_t id : folder_end_tokens(location.path)) {
+    add_stop_token(loaded.stop_tokens, id, loaded.model->config().vocab_size);
+  }
+}
+
+}  // namespace
+
+LoadedGenerator load_generator(const std::string& model, kernels::Precision precision) {
+  const ModelLocation location = resolve_model(model);
+  LoadedGenerator loaded;
+  loaded.name = location.name;
+  loaded.path = location.path;
+  if (location.kind == ModelLocation::Kind::kGgufFile) {
+    load_gguf(location, precision, loaded);
+  } else {
+    load_folder(location, precision, loaded);
+  }
+  QUARRY_CHECK(loaded.tokenizer->vocab_size() <= loaded.model->config().vocab_size,
+               ErrorCode::kCorruptData, location.path.string(), ": the tokenizer knows ",
+               loaded.tokenizer->vocab_size(), " tokens, the model ",
+               loaded.model->config().vocab_size);
+  add_end_tokens(loaded);
+  loaded.content_hash = model_content_hash(location);
+  return loaded;
+}
+
+}  // namespace quarry
