@@ -155,14 +155,14 @@ void GgufBuilder::set_int32s(const std::string& key, const std::vector<int32_t>&
   set_raw(key, static_cast<uint32_t>(ValueType::kArray), array_bytes(ValueType::kInt32, values));
 }
 
-void GgufBuilder::add_tensor(const std::string& name, WeightType type,
-                             const std::vector<int64_t>& shape, const std::string& data) {
+void GgufBuilder::add_encoded_tensor(const std::string& name, WeightType type,
+                                     const std::vector<int64_t>& shape, const std::string& data) {
   add_raw_tensor(name, {shape.rbegin(), shape.rend()}, gguf::ggml_type(type), std::nullopt, data);
 }
 
 void GgufBuilder::add_tensor(const std::string& name, WeightType type,
                              const std::vector<int64_t>& shape, const std::vector<float>& values) {
-  add_tensor(name, type, shape, encode(type, values));
+  add_encoded_tensor(name, type, shape, encode(type, values));
 }
 
 void GgufBuilder::add_raw_tensor(const std::string& name, const std::vector<uint64_t>& extents,

@@ -29,8 +29,8 @@ class GgufBuilder {
   void set_raw(const std::string& key, uint32_t value_type, const std::string& bytes);
 
   // `shape` outermost first. `data` are the encoded bytes.
-  void add_tensor(const std::string& name, WeightType type, const std::vector<int64_t>& shape,
-                  const std::string& data);
+  void add_encoded_tensor(const std::string& name, WeightType type,
+                          const std::vector<int64_t>& shape, const std::string& data);
   // Encodes float32 values as `type` (dense, Q4_0, Q4_1 or Q8_0).
   void add_tensor(const std::string& name, WeightType type, const std::vector<int64_t>& shape,
                   const std::vector<float>& values);
