@@ -45,6 +45,16 @@ std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, i
 void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
             int64_t ldy);
 
+// matmul of one x by several weights with the same k (q, k and v; gate and up): x is prepared and
+// the threads are woken once for all of them. Throws kInvalidArgument when the k differ. The
+// results are those of matmul, bit for bit.
+struct MatmulTarget {
+  const PackedMatrix* weight = nullptr;
+  float* y = nullptr;  // [m, weight->n()], row stride ldy
+  int64_t ldy = 0;
+};
+void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx);
+
 // The plain twin of matmul for tests: same rounding steps (block-quantized activations for kFast),
 // no SIMD, one thread.
 void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,

@@ -1,0 +1,17 @@
+#include <stdint.h>
+
+#include "generator/kernels/attention_body.h"
+#include "generator/kernels/vec_avx512.h"
+
+namespace quarry::kernels::avx512 {
+
+void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
+                    const float* k, const float* v, float* out, float* scratch) {
+  attention_task_body<VecAvx512, 6, 4>(shape, task, q, k, v, out, scratch);
+}
+void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
+                    const uint16_t* k, const uint16_t* v, float* out, float* scratch) {
+  attention_task_body<VecAvx512, 6, 4>(shape, task, q, k, v, out, scratch);
+}
+
+}  // namespace quarry::kernels::avx512

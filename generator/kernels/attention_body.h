@@ -1,0 +1,291 @@
+#pragma once
+
+#include "generator/kernels/attention_twins.h"
+#include "generator/kernels/vec_math.h"
+
+// Attention on a vector type V of vec_*.h with an online softmax over tiles of keys (Milakov &
+// Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). Included once by each
+// attention*.cpp.
+//
+// What makes a row's result independent of the other rows: tiles start at key 0, a score is one
+// chain of multiply-adds over the head's dimensions, an output one chain over the keys, and a
+// masked key adds exactly 0.
+namespace quarry::kernels {
+namespace {
+
+template <typename V>
+inline V load_any(const float* p) {
+  return V::load(p);
+}
+template <typename V>
+inline V load_any(const uint16_t* p) {
+  return V::load_half(p);
+}
+
+// `count` elements of one cached head row to float32, padded with 0 to whole vectors.
+template <typename V, typename T>
+inline void widen_row(const T* row, int64_t count, float* out) {
+  int64_t d = 0;
+  for (; d + V::kWidth <= count; d += V::kWidth) load_any<V>(row + d).store(out + d);
+  if (d < count) {
+    T rest[V::kWidth] = {};
+    for (int64_t i = d; i < count; ++i) rest[i - d] = row[i];
+    load_any<V>(rest).store(out + d);
+  }
+}
+
+// Where the parts of the scratch lie.
+struct AttentionScratch {
+  int64_t padded;  // head_dim rounded up to kHeadPad
+  float* q;        // [rows][padded], scaled
+  float* out;      // [rows][padded], sum of p v so far
+  float* maximum;  // [rows]
+  float* sum;      // [rows]
+  float* k;        // [padded][kKeyTile]: the tile transposed
+  float* v;        // [kKeyTile][padded]
+  float* scores;   // [rows of one pass][kKeyTile]
+};
+
+inline AttentionScratch split_scratch(float* scratch, int64_t rows, int64_t head_dim) {
+  AttentionScratch s = {};
+  s.padded = (head_dim + kHeadPad - 1) / kHeadPad * kHeadPad;
+  s.k = scratch;
+  s.v = s.k + s.padded * kKeyTile;
+  s.scores = s.v + s.padded * kKeyTile;
+  s.q = s.scores + 8 * kKeyTile;
+  s.out = s.q + rows * s.padded;
+  s.maximum = s.out + rows * s.padded;
+  s.sum = s.maximum + rows;
+  return s;
+}
+
+// Transposes keys [0, count) into s.k; the columns past them become 0.
+template <typename V, typename T>
+void load_key_tile(const AttentionScratch& s, const T* k, int64_t ldk, int64_t count,
+                   int64_t head_dim) {
+  float rows[V::kWidth][V::kWidth];
+  for (int64_t key = 0; key < kKeyTile; key += V::kWidth) {
+    for (int64_t d = 0; d < head_dim; d += V::kWidth) {
+      V block[V::kWidth];
+      if (key + V::kWidth <= count && d + V::kWidth <= head_dim) {
+        for (int i = 0; i < V::kWidth; ++i) block[i] = load_any<V>(k + (key + i) * ldk + d);
+      } else {
+        for (int i = 0; i < V::kWidth; ++i) {
+          V::zero().store(rows[i]);
+          const int64_t rest = head_dim - d < V::kWidth ? head_dim - d : V::kWidth;
+          if (key + i < count) widen_row<V>(k + (key + i) * ldk + d, rest, rows[i]);
+          block[i] = V::load(rows[i]);
+        }
+      }
+      transpose_block(block, s.k + d * kKeyTile + key, kKeyTile);
+    }
+  }
+}
+
+template <typename V, typename T>
+void load_value_tile(const AttentionScratch& s, const T* v, int64_t ldk, int64_t count,
+                     int64_t head_dim) {
+  for (int64_t key = 0; key < count; ++key) {
+    widen_row<V>(v + key * ldk, head_dim, s.v + key * s.padded);
+  }
+}
+
+// scores[r][key] = q[r] . k[key] for the whole tile.
+template <typename V, int kRows, int kVectors>
+inline void score_rows(const AttentionScratch& s, int64_t row, int64_t head_dim) {
+  for (int64_t key = 0; key < kKeyTile; key += kVectors * V::kWidth) {
+    V total[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kVectors; ++i) total[r][i] = V::zero();
+    }
+    for (int64_t d = 0; d < head_dim; ++d) {
+      V keys[kVectors];
+      for (int i = 0; i < kVectors; ++i) {
+        keys[i] = V::load(s.k + d * kKeyTile + key + i * V::kWidth);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const V value = V::set1(s.q[(row + r) * s.padded + d]);
+        for (int i = 0; i < kVectors; ++i) total[r][i] = fma(keys[i], value, total[r][i]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kVectors; ++i) {
+        total[r][i].store(s.scores + r * kKeyTile + key + i * V::kWidth);
+      }
+    }
+  }
+}
+
+// Keys [begin, end) of this tile that a row sees.
+struct Visible {
+  int64_t begin;
+  int64_t end;
+};
+
+// Turns a row of scores into probabilities relative to the new maximum (0 where masked) and
+// rescales what the row has so far.
+template <typename V>
+inline void softmax_row(const AttentionScratch& s, int64_t row, float* scores, Visible visible) {
+  const float minus_infinity = -__builtin_inff();
+  if (visible.begin >= visible.end) {
+    for (int64_t i = 0; i < kKeyTile; i += V::kWidth) V::zero().store(scores + i);
+    return;
+  }
+  for (int64_t i = 0; i < visible.begin; ++i) scores[i] = minus_infinity;
+  for (int64_t i = visible.end; i < kKeyTile; ++i) scores[i] = minus_infinity;
+  V largest = V::load(scores);
+  for (int64_t i = V::kWidth; i < kKeyTile; i += V::kWidth) {
+    largest = max(largest, V::load(scores + i));
+  }
+  const float tile_maximum = largest.largest();
+  const float old_maximum = s.maximum[row];
+  const float new_maximum = tile_maximum > old_maximum ? tile_maximum : old_maximum;
+  // -inf - -inf is NaN: scores that are all -inf count as 0 apart.
+  const V shift = V::set1(new_maximum == minus_infinity ? 0.0f : new_maximum);
+  V total = V::zero();
+  for (int64_t i = 0; i < kKeyTile; i += V::kWidth) {
+    const V p = vexp(V::load(scores + i) - shift);
+    p.store(scores + i);
+    total = total + p;
+  }
+  if (new_maximum != old_maximum) {
+    float factors[V::kWidth];
+    vexp(V::set1(old_maximum) - shift).store(factors);
+    const V factor = V::set1(factors[0]);
+    float* out = s.out + row * s.padded;
+    for (int64_t d = 0; d < s.padded; d += V::kWidth) (V::load(out + d) * factor).store(out + d);
+    s.sum[row] *= factors[0];
+    s.maximum[row] = new_maximum;
+  }
+  s.sum[row] += total.sum();
+}
+
+// out[row + r] += sum over the keys [begin, end) of the tile of p v.
+template <typename V, int kRows, int kVectors>
+inline void accumulate_columns(const AttentionScratch& s, int64_t row, int64_t d, Visible keys) {
+  V total[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < kVectors; ++i) {
+      total[r][i] = V::load(s.out + (row + r) * s.padded + d + i * V::kWidth);
+    }
+  }
+  for (int64_t key = keys.begin; key < keys.end; ++key) {
+    V values[kVectors];
+    for (int i = 0; i < kVectors; ++i) {
+      values[i] = V::load(s.v + key * s.padded + d + i * V::kWidth);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const V p = V::set1(s.scores[r * kKeyTile + key]);
+      for (int i = 0; i < kVectors; ++i) total[r][i] = fma(values[i], p, total[r][i]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < kVectors; ++i) {
+      total[r][i].store(s.out + (row + r) * s.padded + d + i * V::kWidth);
+    }
+  }
+}
+
+template <typename V, int kRows, int kVectors>
+inline void accumulate_rows(const AttentionScratch& s, int64_t row, Visible keys) {
+  int64_t d = 0;
+  for (; d + kVectors * V::kWidth <= s.padded; d += kVectors * V::kWidth) {
+    accumulate_columns<V, kRows, kVectors>(s, row, d, keys);
+  }
+  for (; d < s.padded; d += V::kWidth) accumulate_columns<V, kRows, 1>(s, row, d, keys);
+}
+
+inline Visible visible_keys(const AttentionShape& shape, int64_t query, int64_t tile) {
+  int64_t begin = 0;
+  int64_t end = shape.num_keys;
+  if (shape.causal) {
+    end = shape.num_keys - shape.num_queries + query + 1;
+    if (shape.window > 0 && end > shape.window) begin = end - shape.window;
+  }
+  begin = begin > tile ? begin - tile : 0;
+  end = end - tile < kKeyTile ? end - tile : kKeyTile;
+  return {begin, end > begin ? end : begin};
+}
+
+// kRows rows of the task against the tile that is loaded.
+template <typename V, int kRows, int kVectors>
+void attend_rows(const AttentionShape& shape, const AttentionTask& task, const AttentionScratch& s,
+                 int64_t row, int64_t tile) {
+  const int64_t group = task.head_end - task.head_begin;
+  Visible seen[kRows];
+  Visible all = {kKeyTile, 0};
+  for (int r = 0; r < kRows; ++r) {
+    seen[r] = visible_keys(shape, task.query_begin + (row + r) / group, tile);
+    if (seen[r].begin >= seen[r].end) continue;
+    all.begin = seen[r].begin < all.begin ? seen[r].begin : all.begin;
+    all.end = seen[r].end > all.end ? seen[r].end : all.end;
+  }
+  if (all.begin >= all.end) return;
+  score_rows<V, kRows, kVectors>(s, row, shape.head_dim);
+  for (int r = 0; r < kRows; ++r) {
+    softmax_row<V>(s, row + r, s.scores + r * kKeyTile, seen[r]);
+  }
+  accumulate_rows<V, kRows, kVectors>(s, row, all);
+}
+
+template <typename V>
+void begin_rows(const AttentionShape& shape, const AttentionTask& task, const AttentionScratch& s,
+                const float* q) {
+  const int64_t group = task.head_end - task.head_begin;
+  const int64_t rows = group * (task.query_end - task.query_begin);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* source = q + (task.query_begin + row / group) * shape.ldq +
+                          (task.head_begin + row % group) * shape.head_dim;
+    float* target = s.q + row * s.padded;
+    for (int64_t d = 0; d < shape.head_dim; ++d) target[d] = source[d] * shape.scale;
+    for (int64_t d = 0; d < s.padded; d += V::kWidth) V::zero().store(s.out + row * s.padded + d);
+    s.maximum[row] = -__builtin_inff();
+    s.sum[row] = 0.0f;
+  }
+}
+
+inline void end_rows(const AttentionShape& shape, const AttentionTask& task,
+                     const AttentionScratch& s, float* out) {
+  const int64_t group = task.head_end - task.head_begin;
+  const int64_t rows = group * (task.query_end - task.query_begin);
+  for (int64_t row = 0; row < rows; ++row) {
+    float* target = out + (task.query_begin + row / group) * shape.ldo +
+                    (task.head_begin + row % group) * shape.head_dim;
+    const float inverse = 1.0f / s.sum[row];
+    for (int64_t d = 0; d < shape.head_dim; ++d) target[d] = s.out[row * s.padded + d] * inverse;
+  }
+}
+
+// kRows x kVectors: the register tile.
+template <typename V, int kRows, int kVectors, typename T>
+void attention_task_body(const AttentionShape& shape, const AttentionTask& task, const float* q,
+                         const T* k, const T* v, float* out, float* scratch) {
+  const int64_t rows = (task.head_end - task.head_begin) * (task.query_end - task.query_begin);
+  const AttentionScratch s = split_scratch(scratch, rows, shape.head_dim);
+  begin_rows<V>(shape, task, s, q);
+  int64_t first_key = 0;
+  int64_t last_key = shape.num_keys;
+  if (shape.causal) {
+    const int64_t past = shape.num_keys - shape.num_queries;
+    last_key = past + task.query_end;
+    if (shape.window > 0 && past + task.query_begin + 1 > shape.window) {
+      first_key = past + task.query_begin + 1 - shape.window;
+    }
+  }
+  for (int64_t tile = first_key / kKeyTile * kKeyTile; tile < last_key; tile += kKeyTile) {
+    const int64_t count = last_key - tile < kKeyTile ? last_key - tile : kKeyTile;
+    const int64_t offset = tile * shape.ldk + task.kv_head * shape.head_dim;
+    load_key_tile<V>(s, k + offset, shape.ldk, count, shape.head_dim);
+    load_value_tile<V>(s, v + offset, shape.ldk, count, shape.head_dim);
+    int64_t row = 0;
+    for (; row + kRows <= rows; row += kRows) {
+      attend_rows<V, kRows, kVectors>(shape, task, s, row, tile);
+    }
+    for (; row + 3 <= rows; row += 3) attend_rows<V, 3, kVectors>(shape, task, s, row, tile);
+    for (; row < rows; ++row) attend_rows<V, 1, kVectors>(shape, task, s, row, tile);
+  }
+  end_rows(shape, task, s, out);
+}
+
+}  // namespace
+}  // namespace quarry::kernels

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <stdint.h>
+
+#include "generator/kernels/attention.h"
+
+// The versions that attention.cpp chooses from.
+namespace quarry::kernels {
+
+// Keys per tile. Tiles start at key 0 whatever the queries are, so that a query's rounding does
+// not depend on which other queries share the call.
+constexpr int64_t kKeyTile = 64;
+// Widest vector of any version; head rows in scratch are padded to it.
+constexpr int64_t kHeadPad = 16;
+
+// Queries [query_begin, query_end) of the heads [head_begin, head_end), all of one kv head: their
+// (query, head) pairs are the rows of one small matrix product (Ainslie et al. 2023, sec. 2.2).
+struct AttentionTask {
+  int64_t kv_head;
+  int64_t head_begin;
+  int64_t head_end;
+  int64_t query_begin;
+  int64_t query_end;
+};
+
+// Floats of scratch for a task of `rows` rows: q, out, running maximum and sum; the tile of K
+// transposed, the tile of V, and the scores of a few rows.
+inline int64_t attention_scratch_floats(int64_t rows, int64_t head_dim) {
+  const int64_t padded = (head_dim + kHeadPad - 1) / kHeadPad * kHeadPad;
+  return rows * (2 * padded + 2) + 2 * padded * kKeyTile + 8 * kKeyTile + 64;
+}
+
+#define QUARRY_DECLARE_ATTENTION                                                              \
+  void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
+                      const float* k, const float* v, float* out, float* scratch);            \
+  void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
+                      const uint16_t* k, const uint16_t* v, float* out, float* scratch);
+
+namespace portable {
+QUARRY_DECLARE_ATTENTION
+}
+namespace avx2 {
+QUARRY_DECLARE_ATTENTION
+}
+namespace avx512 {
+QUARRY_DECLARE_ATTENTION
+}
+#undef QUARRY_DECLARE_ATTENTION
+
+}  // namespace quarry::kernels

@@ -1,0 +1,209 @@
+#include "generator/kernels/matmul.h"
+
+#include <algorithm>
+
+#include "data/core/cpu_isa.h"
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/kernels/packed_strips.h"
+
+namespace quarry::kernels {
+namespace {
+
+// The functions of one instruction set.
+struct Twins {
+  decltype(&portable::quantize_row) quantize_row;
+  decltype(&portable::bfloat16_row) bfloat16_row;
+  decltype(&portable::integer_tile) integer_tile;
+  decltype(&portable::bfloat16_tile) bfloat16_tile;
+  decltype(&portable::float_tile) float_tile;
+};
+
+constexpr Twins kPortableTwins = {portable::quantize_row, portable::bfloat16_row,
+                                  portable::integer_tile, portable::bfloat16_tile,
+                                  portable::float_tile};
+constexpr Twins kAvx2Twins = {avx2::quantize_row, avx2::bfloat16_row, avx2::integer_tile,
+                              avx2::bfloat16_tile, avx2::float_tile};
+constexpr Twins kAvx512Twins = {avx512::quantize_row, avx512::bfloat16_row, avx512::integer_tile,
+                                avx512::bfloat16_tile, avx512::float_tile};
+
+const Twins& twins() {
+  switch (cpu_isa()) {
+    case CpuIsa::kAvx512:
+      return kAvx512Twins;
+    case CpuIsa::kAvx2:
+      return kAvx2Twins;
+    case CpuIsa::kPortable:
+      break;
+  }
+  return kPortableTwins;
+}
+
+// Activation rows that share a pass over the weights: 192 rows x 1536 k x 2 bytes stay in L2.
+constexpr int64_t kRowTile = 192;
+// Strips that one piece of a many-row call works on; a multiple of the strips that a tile takes at
+// once.
+constexpr int64_t kStripTile = 4;
+// Bytes of weights that a thread should have to read before a second one is worth waking.
+constexpr int64_t kGrainBytes = 24 * 1024;
+constexpr int64_t kGrainMultiplies = 256 * 1024;
+
+bool is_integer(Layout layout) { return layout == Layout::kNibbles || layout == Layout::kBytes; }
+
+// Two matrices that can share one prepared x.
+bool same_activations(const MatrixView& a, const MatrixView& b) {
+  if (is_integer(a.layout) && is_integer(b.layout)) return a.block == b.block;
+  return a.layout == b.layout;
+}
+
+// x in the form that w's layout multiplies; the bytes live in `buffer`.
+ActivationView prepare_activations(const Twins& twins, const MatrixView& w, const float* x,
+                                   int64_t m, int64_t ldx, AlignedBuffer* buffer) {
+  ActivationView view = {};
+  if (w.layout == Layout::kF32) {
+    view.codes = reinterpret_cast<const uint8_t*>(x);
+    view.row_bytes = ldx * static_cast<int64_t>(sizeof(float));
+    return view;
+  }
+  const int64_t row_bytes = (w.k * 2 + 63) / 64 * 64;
+  uint8_t* codes = buffer->reserve(m * (row_bytes + w.blocks * 8));
+  float* scales = reinterpret_cast<float*>(codes + m * row_bytes);
+  float* sums = scales + m * w.blocks;
+  parallel_for(m, std::max<int64_t>(1, 32768 / w.k), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      if (w.layout == Layout::kBF16) {
+        twins.bfloat16_row(x + row * ldx, w.k,
+                           reinterpret_cast<uint16_t*>(codes + row * row_bytes));
+      } else {
+        twins.quantize_row(x + row * ldx, w.k, w.block, codes + row * row_bytes,
+                           scales + row * w.blocks, sums + row * w.blocks);
+      }
+    }
+  });
+  view.codes = codes;
+  view.row_bytes = row_bytes;
+  view.scales = scales;
+  view.sums = sums;
+  return view;
+}
+
+void run_tile(const Twins& twins, const MatrixView& w, const ActivationView& x,
+              const TileRange& range, float* y, int64_t ldy) {
+  thread_local AlignedBuffer scratch;
+  uint8_t* bytes = scratch.reserve(tile_scratch_bytes(w));
+  if (w.layout == Layout::kF32) {
+    twins.float_tile(w, x, range, y, ldy, bytes);
+  } else if (w.layout == Layout::kBF16) {
+    twins.bfloat16_tile(w, x, range, y, ldy, bytes);
+  } else {
+    twins.integer_tile(w, x, range, y, ldy, bytes);
+  }
+}
+
+// Work is cut into units of (row tile, strip tile), row tiles outermost, and each thread takes a
+// run of units: within a run the activations stay in cache and the weights stream.
+struct Plan {
+  int64_t row_tiles = 0;
+  int64_t rows_per_tile = 0;
+  int64_t strips_per_unit = 0;
+  std::vector<int64_t> first_unit;  // of each target within a row tile, and the end
+};
+
+Plan make_plan(const MatmulTarget* targets, int64_t count, int64_t m) {
+  Plan plan;
+  plan.row_tiles = (m + kRowTile - 1) / kRowTile;
+  plan.rows_per_tile = (m + plan.row_tiles - 1) / plan.row_tiles;
+  plan.strips_per_unit = m == 1 ? 2 : kStripTile;
+  plan.first_unit.resize(static_cast<size_t>(count) + 1);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t strips = view_of(*targets[i].weight).strips;
+    plan.first_unit[i + 1] =
+        plan.first_unit[i] + (strips + plan.strips_per_unit - 1) / plan.strips_per_unit;
+  }
+  return plan;
+}
+
+// Runs units [begin, end) of one row tile.
+void run_units(const Twins& twins, const Plan& plan, const MatmulTarget* targets, int64_t count,
+               const ActivationView& x, int64_t m, int64_t row_tile, int64_t begin, int64_t end) {
+  TileRange range = {};
+  range.row_begin = row_tile * plan.rows_per_tile;
+  range.row_end = std::min(m, range.row_begin + plan.rows_per_tile);
+  for (int64_t i = 0; i < count; ++i) {
+    const MatrixView& w = view_of(*targets[i].weight);
+    const int64_t first = std::max(begin, plan.first_unit[i]) - plan.first_unit[i];
+    const int64_t last = std::min(end, plan.first_unit[i + 1]) - plan.first_unit[i];
+    if (first >= last) continue;
+    range.strip_begin = first * plan.strips_per_unit;
+    range.strip_end = std::min(w.strips, last * plan.strips_per_unit);
+    run_tile(twins, w, x, range, targets[i].y, targets[i].ldy);
+  }
+}
+
+// Units that a thread should have at least.
+int64_t unit_grain(const Plan& plan, const MatrixView& w, int64_t m) {
+  const int64_t unit_bytes = plan.strips_per_unit * (w.strip_bytes + w.blocks * 64);
+  const int64_t unit_multiplies = plan.rows_per_tile * plan.strips_per_unit * kStripRows * w.k;
+  const int64_t by_bytes = (kGrainBytes + unit_bytes - 1) / unit_bytes;
+  const int64_t by_work = (kGrainMultiplies + unit_multiplies - 1) / unit_multiplies;
+  return m == 1 ? by_bytes : std::min(by_bytes, by_work);
+}
+
+// All targets take the same prepared activations.
+void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, int64_t m,
+                    int64_t ldx) {
+  thread_local AlignedBuffer buffer;
+  const Twins& chosen = twins();
+  const MatrixView& first = view_of(*targets[0].weight);
+  const ActivationView activations = prepare_activations(chosen, first, x, m, ldx, &buffer);
+  const Plan plan = make_plan(targets, count, m);
+  const int64_t units = plan.first_unit.back();
+  parallel_for(units * plan.row_tiles, unit_grain(plan, first, m), [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t row_tile = begin / units;
+      const int64_t stop = std::min(end, (row_tile + 1) * units);
+      run_units(chosen, plan, targets, count, activations, m, row_tile, begin - row_tile * units,
+                stop - row_tile * units);
+      begin = stop;
+    }
+  });
+}
+
+}  // namespace
+
+void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
+            int64_t ldy) {
+  if (m <= 0) return;
+  const MatmulTarget target = {&weight, y, ldy};
+  multiply_group(&target, 1, x, m, ldx);
+}
+
+void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m,
+                  int64_t ldx) {
+  if (m <= 0) return;
+  for (const MatmulTarget& target : targets) {
+    QUARRY_CHECK(target.weight->k() == targets[0].weight->k(), ErrorCode::kInvalidArgument,
+                 "matmul_group: weights with ", target.weight->k(), " and ", targets[0].weight->k(),
+                 " in_features cannot share x");
+  }
+  const int64_t count = static_cast<int64_t>(targets.size());
+  for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+    const MatrixView& first = view_of(*targets[begin].weight);
+    for (end = begin + 1; end < count; ++end) {
+      if (!same_activations(first, view_of(*targets[end].weight))) break;
+    }
+    multiply_group(targets.data() + begin, end - begin, x, m, ldx);
+  }
+}
+
+void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
+                      int64_t ldy) {
+  if (m <= 0) return;
+  AlignedBuffer buffer;
+  const MatrixView& w = view_of(weight);
+  const ActivationView activations = prepare_activations(kPortableTwins, w, x, m, ldx, &buffer);
+  const TileRange range = {0, m, 0, w.strips};
+  run_tile(kPortableTwins, w, activations, range, y, ldy);
+}
+
+}  // namespace quarry::kernels

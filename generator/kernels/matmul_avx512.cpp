@@ -1,0 +1,361 @@
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "generator/kernels/matmul_dense_body.h"
+#include "generator/kernels/matmul_twins.h"
+#include "generator/kernels/vec_avx512.h"
+
+// Integer layouts by VNNI: the unsigned codes of 16 rows x 4 k against four signed activation
+// bytes, broadcast. Quantized rows here are, per block, `block` high bytes then `block` low bytes.
+namespace quarry::kernels::avx512 {
+namespace {
+
+constexpr int kRowsAtOnce = 6;
+
+inline __m512i load_codes(const uint8_t* p) {
+  return _mm512_load_si512(reinterpret_cast<const void*>(p));
+}
+inline __m512i broadcast4(const uint8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+inline __m512 load_halves(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline __mmask16 column_mask(int64_t columns) {
+  return columns >= kStripRows ? 0xffff : static_cast<__mmask16>((uint32_t{1} << columns) - 1);
+}
+
+inline __m512 offsets_of(const MatrixView& w, int64_t slot, __m512 scales) {
+  return w.offsets != nullptr ? load_halves(w.offsets + slot)
+                              : _mm512_mul_ps(scales, _mm512_set1_ps(-w.center));
+}
+
+// The vectors of one block of a strip, nibbles widened to bytes.
+template <Layout kLayout, int kVectors>
+inline void load_block(const uint8_t* codes, __m512i* vectors) {
+  if (kLayout == Layout::kBytes) {
+    for (int j = 0; j < kVectors; ++j) vectors[j] = load_codes(codes + 64 * j);
+  } else {
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int j = 0; j < kVectors / 2; ++j) {
+      const __m512i both = load_codes(codes + 64 * j);
+      vectors[j] = _mm512_and_si512(both, low);
+      vectors[j + kVectors / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+  }
+}
+
+// One row of x by kStrips strips, straight from the packed codes.
+template <Layout kLayout, int kVectors, int kStrips>
+void integer_gemv(const MatrixView& w, const uint8_t* x, const float* scales, const float* sums,
+                  int64_t strip, float* y) {
+  constexpr int kBlockBytes = (kLayout == Layout::kNibbles ? 32 : 64) * kVectors;
+  __m512 total[kStrips];
+  for (int s = 0; s < kStrips; ++s) total[s] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < w.blocks; ++b) {
+    const uint8_t* values = x + b * 8 * kVectors;
+    const __m512 scale_x = _mm512_set1_ps(scales[b]);
+    const __m512 sum_x = _mm512_set1_ps(sums[b]);
+    for (int s = 0; s < kStrips; ++s) {
+      __m512i codes[kVectors];
+      load_block<kLayout, kVectors>(w.codes + (strip + s) * w.strip_bytes + b * kBlockBytes, codes);
+      __m512i high = _mm512_setzero_si512();
+      __m512i low = _mm512_setzero_si512();
+      for (int j = 0; j < kVectors; ++j) {
+        high = _mm512_dpbusd_epi32(high, codes[j], broadcast4(values + 4 * j));
+        if (kActivationTerms == 2) {
+          low = _mm512_dpbusd_epi32(low, codes[j], broadcast4(values + 4 * (kVectors + j)));
+        }
+      }
+      if (kActivationTerms == 2) high = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+      const int64_t slot = ((strip + s) * w.blocks + b) * kStripRows;
+      const __m512 scale_w = load_halves(w.scales + slot);
+      total[s] =
+          _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(scale_w, scale_x), total[s]);
+      total[s] = _mm512_fmadd_ps(offsets_of(w, slot, scale_w), sum_x, total[s]);
+    }
+  }
+  for (int s = 0; s < kStrips; ++s) {
+    const int64_t column = (strip + s) * kStripRows;
+    _mm512_mask_storeu_ps(y + column, column_mask(w.n - column), total[s]);
+  }
+}
+
+// Up to two strips with bytes for codes and float32 scales, [blocks][16] each.
+struct Panel {
+  const uint8_t* codes[2];
+  const float* scales[2];
+  const float* offsets[2];
+};
+
+template <int kVectors>
+void unpack_nibbles(const uint8_t* source, int64_t blocks, uint8_t* out) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    __m512i codes[kVectors];
+    load_block<Layout::kNibbles, kVectors>(source + b * 32 * kVectors, codes);
+    for (int j = 0; j < kVectors; ++j) {
+      _mm512_store_si512(reinterpret_cast<void*>(out + (b * kVectors + j) * 64), codes[j]);
+    }
+  }
+}
+
+Panel make_panel(const MatrixView& w, int64_t strip, int count, uint8_t* scratch) {
+  Panel panel = {};
+  const int64_t code_bytes = w.k * kStripRows;
+  const int64_t scale_count = w.blocks * kStripRows;
+  float* floats = reinterpret_cast<float*>(scratch + 2 * code_bytes);
+  for (int s = 0; s < count; ++s) {
+    const uint8_t* source = w.codes + (strip + s) * w.strip_bytes;
+    panel.codes[s] = source;
+    if (w.layout == Layout::kNibbles) {
+      unpack_nibbles<8>(source, w.blocks, scratch + s * code_bytes);
+      panel.codes[s] = scratch + s * code_bytes;
+    }
+    float* scales = floats + 2 * s * scale_count;
+    float* offsets = scales + scale_count;
+    for (int64_t i = 0; i < scale_count; i += kStripRows) {
+      const int64_t slot = (strip + s) * scale_count + i;
+      const __m512 scale = load_halves(w.scales + slot);
+      _mm512_store_ps(scales + i, scale);
+      _mm512_store_ps(offsets + i, offsets_of(w, slot, scale));
+    }
+    panel.scales[s] = scales;
+    panel.offsets[s] = offsets;
+  }
+  return panel;
+}
+
+// kRows rows of x by kStrips strips of a panel.
+template <int kVectors, int kRows, int kStrips>
+inline void integer_micro(const Panel& panel, int64_t blocks, const uint8_t* x, int64_t row_bytes,
+                          const float* scales, const float* sums, __m512 (*total)[kStrips]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kStrips; ++s) total[r][s] = _mm512_setzero_ps();
+  }
+  for (int64_t b = 0; b < blocks; ++b) {
+    __m512i dot[kRows][kStrips];
+    for (int r = 0; r < kRows; ++r) {
+      for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_setzero_si512();
+    }
+    for (int term = 0; term < kActivationTerms; ++term) {
+      if (term == 1) {
+        for (int r = 0; r < kRows; ++r) {
+          for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_slli_epi32(dot[r][s], 8);
+        }
+      }
+      const uint8_t* values = x + (2 * b + term) * 4 * kVectors;
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) {
+        __m512i codes[kStrips];
+        for (int s = 0; s < kStrips; ++s) {
+          codes[s] = load_codes(panel.codes[s] + (b * kVectors + j) * 64);
+        }
+        for (int r = 0; r < kRows; ++r) {
+          const __m512i value = broadcast4(values + r * row_bytes + 4 * j);
+          for (int s = 0; s < kStrips; ++s) {
+            dot[r][s] = _mm512_dpbusd_epi32(dot[r][s], codes[s], value);
+          }
+        }
+      }
+    }
+    for (int s = 0; s < kStrips; ++s) {
+      const __m512 scale_w = _mm512_load_ps(panel.scales[s] + b * kStripRows);
+      const __m512 offset_w = _mm512_load_ps(panel.offsets[s] + b * kStripRows);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * blocks + b]));
+        total[r][s] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][s]), scale, total[r][s]);
+        total[r][s] = _mm512_fmadd_ps(offset_w, _mm512_set1_ps(sums[r * blocks + b]), total[r][s]);
+      }
+    }
+  }
+}
+
+template <int kVectors, int kRows, int kStrips>
+void integer_rows(const MatrixView& w, const Panel& panel, const ActivationView& x, int64_t row,
+                  int64_t strip, float* y, int64_t ldy) {
+  __m512 total[kRows][kStrips];
+  integer_micro<kVectors, kRows, kStrips>(panel, w.blocks, x.codes + row * x.row_bytes, x.row_bytes,
+                                          x.scales + row * w.blocks, x.sums + row * w.blocks,
+                                          total);
+  for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kStrips; ++s) {
+      const int64_t column = (strip + s) * kStripRows;
+      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column), total[r][s]);
+    }
+  }
+}
+
+template <int kVectors, int kStrips>
+void integer_panel_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,
+                        int64_t strip, float* y, int64_t ldy, uint8_t* scratch) {
+  const Panel panel = make_panel(w, strip, kStrips, scratch);
+  int64_t row = range.row_begin;
+  for (; row + kRowsAtOnce <= range.row_end; row += kRowsAtOnce) {
+    integer_rows<kVectors, kRowsAtOnce, kStrips>(w, panel, x, row, strip, y, ldy);
+  }
+  switch (range.row_end - row) {
+    case 5:
+      return integer_rows<kVectors, 5, kStrips>(w, panel, x, row, strip, y, ldy);
+    case 4:
+      return integer_rows<kVectors, 4, kStrips>(w, panel, x, row, strip, y, ldy);
+    case 3:
+      return integer_rows<kVectors, 3, kStrips>(w, panel, x, row, strip, y, ldy);
+    case 2:
+      return integer_rows<kVectors, 2, kStrips>(w, panel, x, row, strip, y, ldy);
+    case 1:
+      return integer_rows<kVectors, 1, kStrips>(w, panel, x, row, strip, y, ldy);
+    default:
+      return;
+  }
+}
+
+template <Layout kLayout, int kVectors>
+void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                     int64_t ldy, uint8_t* scratch) {
+  const bool one_row = range.row_end - range.row_begin == 1;
+  const uint8_t* codes = x.codes + range.row_begin * x.row_bytes;
+  const float* scales = x.scales + range.row_begin * w.blocks;
+  const float* sums = x.sums + range.row_begin * w.blocks;
+  float* out = y + range.row_begin * ldy;
+  int64_t strip = range.strip_begin;
+  for (; strip + 2 <= range.strip_end; strip += 2) {
+    if (one_row) {
+      integer_gemv<kLayout, kVectors, 2>(w, codes, scales, sums, strip, out);
+    } else {
+      integer_panel_tile<kVectors, 2>(w, x, range, strip, y, ldy, scratch);
+    }
+  }
+  if (strip == range.strip_end) return;
+  if (one_row) {
+    integer_gemv<kLayout, kVectors, 1>(w, codes, scales, sums, strip, out);
+  } else {
+    integer_panel_tile<kVectors, 1>(w, x, range, strip, y, ldy, scratch);
+  }
+}
+
+// One block of 16 * kVectors elements.
+template <int kVectors>
+inline void quantize_block(const float* x, uint8_t* codes, float* scale, float* sum) {
+  __m512 values[kVectors];
+  __m512 largest = _mm512_setzero_ps();
+  __mmask16 special = 0;  // infinities and NaN
+  for (int v = 0; v < kVectors; ++v) {
+    values[v] = _mm512_loadu_ps(x + 16 * v);
+    special = static_cast<__mmask16>(special | _mm512_fpclass_ps_mask(values[v], 0x99));
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(values[v]));
+  }
+  const float amax = _mm512_reduce_max_ps(largest);
+  float inverse = amax > 0.0f ? static_cast<float>(kActivationMax) / amax : 0.0f;
+  if (special != 0 || !(inverse <= 3.402823466e+38f)) inverse = 0.0f;
+  *scale = special != 0 ? __builtin_nanf("") : amax / static_cast<float>(kActivationMax);
+  __m512i total = _mm512_setzero_si512();
+  for (int v = 0; v < kVectors; ++v) {
+    const __m512i value =
+        inverse > 0.0f ? _mm512_cvtps_epi32(_mm512_mul_ps(values[v], _mm512_set1_ps(inverse)))
+                       : _mm512_setzero_si512();
+    total = _mm512_add_epi32(total, value);
+    __m512i high = value;
+    if (kActivationTerms == 2) {
+      high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
+      const __m512i low = _mm512_sub_epi32(value, _mm512_slli_epi32(high, 8));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * (kVectors + v)),
+                       _mm512_cvtepi32_epi8(low));
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * v), _mm512_cvtepi32_epi8(high));
+  }
+  *sum = *scale * static_cast<float>(_mm512_reduce_add_epi32(total));
+}
+
+// kRows rows by kStrips strips, pairs of k.
+template <int kRows, int kStrips>
+inline void bfloat16_micro(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
+                           float* y, int64_t ldy) {
+  __m512 total[kRows][kStrips];
+  for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kStrips; ++s) total[r][s] = _mm512_setzero_ps();
+  }
+  const uint8_t* values = x.codes + row * x.row_bytes;
+  const uint8_t* codes = w.codes + strip * w.strip_bytes;
+  const int64_t pairs = (w.k + 1) / 2;
+  for (int64_t j = 0; j < pairs; ++j) {
+    __m512bh weights[kStrips];
+    for (int s = 0; s < kStrips; ++s) {
+      weights[s] = reinterpret_cast<__m512bh>(load_codes(codes + s * w.strip_bytes + 64 * j));
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const __m512bh value =
+          reinterpret_cast<__m512bh>(broadcast4(values + r * x.row_bytes + 4 * j));
+      for (int s = 0; s < kStrips; ++s) {
+        total[r][s] = _mm512_dpbf16_ps(total[r][s], weights[s], value);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kStrips; ++s) {
+      const int64_t column = (strip + s) * kStripRows;
+      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column), total[r][s]);
+    }
+  }
+}
+
+template <int kRows, int kStrips>
+void bfloat16_rows(const MatrixView& w, const ActivationView& x, const TileRange& range,
+                   int64_t strip, float* y, int64_t ldy) {
+  int64_t row = range.row_begin;
+  for (; row + kRows <= range.row_end; row += kRows) {
+    bfloat16_micro<kRows, kStrips>(w, x, row, strip, y, ldy);
+  }
+  for (; row + 4 <= range.row_end; row += 4) bfloat16_micro<4, kStrips>(w, x, row, strip, y, ldy);
+  for (; row < range.row_end; ++row) bfloat16_micro<1, kStrips>(w, x, row, strip, y, ldy);
+}
+
+}  // namespace
+
+void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
+                  float* sums) {
+  for (int64_t b = 0; b < k / block; ++b) {
+    if (block == 32) {
+      quantize_block<2>(x + 32 * b, codes + 64 * b, scales + b, sums + b);
+    } else {
+      quantize_block<1>(x + 16 * b, codes + 32 * b, scales + b, sums + b);
+    }
+  }
+}
+
+void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
+  for (int64_t i = 0; i < k; i += 16) {
+    const __mmask16 mask = column_mask(k - i);
+    const __m256bh half = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i));
+    _mm256_mask_storeu_epi16(out + i, mask, reinterpret_cast<__m256i>(half));
+  }
+  if (k % 2 == 1) out[k] = 0;
+}
+
+void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                  int64_t ldy, uint8_t* scratch) {
+  if (w.layout == Layout::kNibbles) {
+    integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.block == 32) {
+    integer_tile_as<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
+  } else {
+    integer_tile_as<Layout::kBytes, 4>(w, x, range, y, ldy, scratch);
+  }
+}
+
+void bfloat16_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                   int64_t ldy, uint8_t*) {
+  int64_t strip = range.strip_begin;
+  for (; strip + 2 <= range.strip_end; strip += 2) {
+    bfloat16_rows<12, 2>(w, x, range, strip, y, ldy);
+  }
+  if (strip < range.strip_end) bfloat16_rows<12, 1>(w, x, range, strip, y, ldy);
+}
+
+void float_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                int64_t ldy, uint8_t*) {
+  float_tile_body<VecAvx512, 12, 2>(w, x, range, y, ldy);
+}
+
+}  // namespace quarry::kernels::avx512

@@ -1,0 +1,121 @@
+#include <cmath>
+#include <cstring>
+
+#include "generator/kernels/matmul_twins.h"
+#include "generator/quant/half.h"
+
+// The plain versions: no SIMD, one output at a time. matmul_reference runs them.
+namespace quarry::kernels::portable {
+namespace {
+
+using quant::half_to_float;
+
+// Code of element `i` of block `b` in row `lane` of a strip.
+int code_at(const MatrixView& w, const uint8_t* strip, int64_t b, int64_t i, int64_t lane) {
+  if (w.layout == Layout::kBytes) return strip[b * 16 * w.block + 64 * (i / 4) + 4 * lane + i % 4];
+  const int pair = strip[b * 256 + 64 * ((i % 16) / 4) + 4 * lane + i % 4];
+  return i < 16 ? pair & 15 : pair >> 4;
+}
+
+float integer_dot(const MatrixView& w, int64_t strip, int64_t lane, const ActivationView& x,
+                  int64_t row) {
+  const uint8_t* codes = w.codes + strip * w.strip_bytes;
+  const int16_t* values = reinterpret_cast<const int16_t*>(x.codes + row * x.row_bytes);
+  float y = 0.0f;
+  for (int64_t b = 0; b < w.blocks; ++b) {
+    int32_t total = 0;
+    for (int64_t i = 0; i < w.block; ++i) {
+      total += code_at(w, codes, b, i, lane) * values[b * w.block + i];
+    }
+    const int64_t slot = (strip * w.blocks + b) * kStripRows + lane;
+    const float scale = half_to_float(w.scales[slot]);
+    const float offset = w.offsets == nullptr ? -w.center * scale : half_to_float(w.offsets[slot]);
+    y += static_cast<float>(total) * (scale * x.scales[row * w.blocks + b]);
+    y += offset * x.sums[row * w.blocks + b];
+  }
+  return y;
+}
+
+float bfloat16_dot(const MatrixView& w, int64_t strip, int64_t lane, const ActivationView& x,
+                   int64_t row) {
+  const uint16_t* codes = reinterpret_cast<const uint16_t*>(w.codes + strip * w.strip_bytes);
+  const uint16_t* values = reinterpret_cast<const uint16_t*>(x.codes + row * x.row_bytes);
+  float y = 0.0f;
+  for (int64_t j = 0; j < w.k; ++j) {
+    const uint16_t weight = codes[(j / 2) * 2 * kStripRows + 2 * lane + j % 2];
+    y += quant::bfloat16_to_float(weight) * quant::bfloat16_to_float(values[j]);
+  }
+  return y;
+}
+
+float float_dot(const MatrixView& w, int64_t strip, int64_t lane, const ActivationView& x,
+                int64_t row) {
+  const float* codes = reinterpret_cast<const float*>(w.codes + strip * w.strip_bytes);
+  const float* values = reinterpret_cast<const float*>(x.codes + row * x.row_bytes);
+  float y = 0.0f;
+  for (int64_t j = 0; j < w.k; ++j) y += codes[j * kStripRows + lane] * values[j];
+  return y;
+}
+
+template <typename Dot>
+void for_each_output(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                     int64_t ldy, const Dot& dot) {
+  for (int64_t row = range.row_begin; row < range.row_end; ++row) {
+    for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
+      for (int64_t lane = 0; lane < kStripRows && strip * kStripRows + lane < w.n; ++lane) {
+        y[row * ldy + strip * kStripRows + lane] = dot(w, strip, lane, x, row);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
+                  float* sums) {
+  int16_t* out = reinterpret_cast<int16_t*>(codes);
+  for (int64_t b = 0; b < k / block; ++b) {
+    const float* values = x + b * block;
+    float largest = 0.0f;
+    bool finite = true;
+    for (int64_t i = 0; i < block; ++i) {
+      finite = finite && std::isfinite(values[i]);
+      largest = std::fmax(largest, std::fabs(values[i]));
+    }
+    const float inverse =
+        finite && largest > 0.0f ? static_cast<float>(kActivationMax) / largest : 0.0f;
+    // A block so small that the quotient overflows counts as 0.
+    const bool usable = inverse > 0.0f && std::isfinite(inverse);
+    scales[b] = finite ? largest / static_cast<float>(kActivationMax) : std::nanf("");
+    int32_t total = 0;
+    for (int64_t i = 0; i < block; ++i) {
+      const int32_t value =
+          usable ? static_cast<int32_t>(std::nearbyint(values[i] * inverse)) : int32_t{0};
+      out[b * block + i] = static_cast<int16_t>(value);
+      total += value;
+    }
+    sums[b] = scales[b] * static_cast<float>(total);
+  }
+}
+
+void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
+  for (int64_t i = 0; i < k; ++i) out[i] = quant::float_to_bfloat16(x[i]);
+  if (k % 2 == 1) out[k] = 0;
+}
+
+void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                  int64_t ldy, uint8_t*) {
+  for_each_output(w, x, range, y, ldy, integer_dot);
+}
+
+void bfloat16_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                   int64_t ldy, uint8_t*) {
+  for_each_output(w, x, range, y, ldy, bfloat16_dot);
+}
+
+void float_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                int64_t ldy, uint8_t*) {
+  for_each_output(w, x, range, y, ldy, float_dot);
+}
+
+}  // namespace quarry::kernels::portable
