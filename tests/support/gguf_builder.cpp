@@ -120,6 +120,14 @@ void write_file(const std::filesystem::path& path, const std::string& bytes) {
   QUARRY_CHECK(out.good(), ErrorCode::kUnavailable, path.string(), ": cannot write");
 }
 
+void overwrite_byte(const std::filesystem::path& path, size_t position, char value) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(static_cast<std::streamoff>(position));
+  file.put(value);
+  file.flush();
+  QUARRY_CHECK(file.good(), ErrorCode::kUnavailable, path.string(), ": cannot write");
+}
+
 void GgufBuilder::set_raw(const std::string& key, uint32_t value_type, const std::string& bytes) {
   values_.push_back({key, value_type, bytes});
 }

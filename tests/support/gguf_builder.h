@@ -69,5 +69,7 @@ std::string string_bytes(const std::string& text);
 std::string encode(WeightType type, const std::vector<float>& values);
 
 void write_file(const std::filesystem::path& path, const std::string& bytes);
+// Changes one byte of a file in place.
+void overwrite_byte(const std::filesystem::path& path, size_t position, char value);
 
 }  // namespace quarry::test
