@@ -1,0 +1,71 @@
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "data/core/json.h"
+#include "data/core/paths.h"
+#include "generator/weights/printable.h"
+#include "generator/weights/safetensors_file.h"
+
+namespace quarry {
+namespace {
+
+// Checks one tensor and returns its bytes.
+int64_t checked_bytes(const TensorToWrite& tensor, const std::string& file) {
+  const WeightTypeTraits& traits = weight_type_traits(tensor.type);
+  QUARRY_CHECK(traits.block_size == 1, ErrorCode::kInvalidArgument, file, ": tensor ",
+               printable(tensor.name), " has type ", traits.name,
+               ", which safetensors cannot hold");
+  int64_t count = 1;
+  for (const int64_t extent : tensor.shape) {
+    QUARRY_CHECK(extent >= 0, ErrorCode::kInvalidArgument, file, ": tensor ",
+                 printable(tensor.name), " has extent ", extent);
+    count *= extent;
+  }
+  return weight_bytes(tensor.type, count);
+}
+
+}  // namespace
+
+void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<const TensorToWrite*> order;
+  std::set<std::string> names;
+  for (const TensorToWrite& tensor : tensors) {
+    QUARRY_CHECK(tensor.name != "__metadata__" && names.insert(tensor.name).second,
+                 ErrorCode::kInvalidArgument, path.string(), ": tensor name ",
+                 printable(tensor.name), " is taken");
+    order.push_back(&tensor);
+  }
+  std::sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
+    const int64_t wide_a = weight_type_traits(a->type).bytes_per_block;
+    const int64_t wide_b = weight_type_traits(b->type).bytes_per_block;
+    return wide_a != wide_b ? wide_a > wide_b : a->name < b->name;
+  });
+
+  OrderedJson header = OrderedJson::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  int64_t at = 0;
+  for (const TensorToWrite* tensor : order) {
+    const int64_t end = at + checked_bytes(*tensor, path.string());
+    header[tensor->name] = {{"dtype", weight_type_traits(tensor->type).name},
+                            {"shape", tensor->shape},
+                            {"data_offsets", {at, end}}};
+    at = end;
+  }
+  std::string text = dump_json(header);
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+
+  const uint64_t header_bytes = text.size();
+  std::string bytes(sizeof(header_bytes), '\0');
+  std::memcpy(bytes.data(), &header_bytes, sizeof(header_bytes));
+  bytes += text;
+  bytes.reserve(bytes.size() + static_cast<size_t>(at));
+  for (const TensorToWrite* tensor : order) {
+    const auto count = static_cast<size_t>(checked_bytes(*tensor, path.string()));
+    if (count > 0) bytes.append(static_cast<const char*>(tensor->data), count);
+  }
+  write_file_atomically(path, bytes);
+}
+
+}  // namespace quarry
