@@ -34,6 +34,22 @@ Pooling read_pooling(const std::filesystem::path& path) {
   return mean ? Pooling::kMean : Pooling::kCls;
 }
 
+// sentence-transformers kept the limit in its own file until it moved to the tokenizer's; 0: none.
+int64_t read_max_tokens(const std::filesystem::path& folder) {
+  const std::filesystem::path own = folder / "sentence_bert_config.json";
+  if (std::filesystem::exists(own)) {
+    const Json json = read_json_file(own);
+    const ConfigValues values(json, own.string());
+    if (values.has("max_seq_length")) return values.size("max_seq_length");
+  }
+  const std::filesystem::path tokenizer = folder / "tokenizer_config.json";
+  if (!std::filesystem::exists(tokenizer)) return 0;
+  const Json json = read_json_file(tokenizer);
+  const double limit = ConfigValues(json, tokenizer.string()).number_or("model_max_length", 0.0);
+  // transformers writes 1e30 for "no limit".
+  return limit >= 1.0 && limit < 1e9 ? static_cast<int64_t>(limit) : 0;
+}
+
 EncoderFolder read_modules(const std::filesystem::path& folder) {
   EncoderFolder result;
   result.transformer = folder;
@@ -58,11 +74,7 @@ EncoderFolder read_modules(const std::filesystem::path& folder) {
                    type, "' is not supported (Transformer, Pooling, Normalize)");
     }
   }
-  const std::filesystem::path limits = result.transformer / "sentence_bert_config.json";
-  if (std::filesystem::exists(limits)) {
-    const Json json = read_json_file(limits);
-    result.max_tokens = ConfigValues(json, limits.string()).size_or("max_seq_length", 0);
-  }
+  result.max_tokens = read_max_tokens(result.transformer);
   return result;
 }
 

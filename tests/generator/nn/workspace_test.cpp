@@ -1,0 +1,53 @@
+#include "generator/nn/workspace.h"
+
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+
+namespace quarry::nn {
+namespace {
+
+TEST(Workspace, MemoryOfADroppedTensorIsUsedAgain) {
+  const at::NoGradGuard no_grad;
+  Workspace workspace;
+  Tensor a = workspace.empty(3, 5);
+  const float* memory = a.data_ptr<float>();
+  Tensor b = workspace.empty(3, 5);
+  EXPECT_NE(b.data_ptr<float>(), memory);
+  a = Tensor();
+  const int64_t bytes = workspace.bytes();
+  Tensor c = workspace.empty(2, 7);
+  EXPECT_EQ(c.data_ptr<float>(), memory);
+  EXPECT_EQ(c.sizes(), at::IntArrayRef({2, 7}));
+  EXPECT_TRUE(c.is_contiguous());
+  EXPECT_EQ(workspace.bytes(), bytes);
+}
+
+TEST(Workspace, AViewKeepsItsMemory) {
+  const at::NoGradGuard no_grad;
+  Workspace workspace;
+  Tensor a = workspace.empty(4, 4);
+  const float* memory = a.data_ptr<float>();
+  const Tensor view = a.narrow(0, 1, 2);
+  a = Tensor();
+  EXPECT_NE(workspace.empty(4, 4).data_ptr<float>(), memory);
+}
+
+TEST(Workspace, GrowsWhenAskedForMore) {
+  const at::NoGradGuard no_grad;
+  Workspace workspace;
+  workspace.empty(1, 10);
+  const Tensor large = workspace.empty(100, 1000);
+  EXPECT_EQ(large.numel(), 100000);
+  EXPECT_LT(workspace.bytes(), 2 * 100000 * 4);
+  EXPECT_EQ(workspace.empty(0, 8).numel(), 0);
+}
+
+TEST(Workspace, WithGradientsOnEveryTensorIsFresh) {
+  Workspace workspace;
+  Tensor a = workspace.empty(3, 5);
+  EXPECT_EQ(a.use_count(), 1u);
+  EXPECT_EQ(workspace.bytes(), 0);
+}
+
+}  // namespace
+}  // namespace quarry::nn
