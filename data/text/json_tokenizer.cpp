@@ -1,0 +1,108 @@
+#include <utility>
+
+#include "data/text/component_json.h"
+#include "data/text/pipeline_tokenizer.h"
+
+namespace quarry {
+namespace {
+
+struct Surroundings {
+  std::vector<int32_t> prefix;
+  std::vector<int32_t> suffix;
+};
+
+// ("[SEP]", 102) as BertProcessing and RobertaProcessing write it.
+int32_t read_token_pair(const Json& config, const char* field, const std::string& source) {
+  const Json pair = require_field<Json>(config, field, source);
+  QUARRY_CHECK(pair.is_array() && pair.size() == 2 && pair[1].is_number_integer(),
+               ErrorCode::kCorruptData, source, ": post-processor field \"", field, "\" is ",
+               dump_json(pair), ", wanted [token, id]");
+  return pair[1].get<int32_t>();
+}
+
+// The single-sequence template: special tokens around one $A.
+Surroundings read_template(const Json& config, const std::string& source) {
+  Surroundings around;
+  const Json specials = field_or<Json>(config, "special_tokens", Json::object(), source);
+  bool behind = false;
+  for (const Json& item : require_field<Json>(config, "single", source)) {
+    if (item.contains("Sequence")) {
+      QUARRY_CHECK(!behind, ErrorCode::kInvalidArgument, source,
+                   ": TemplateProcessing repeats its sequence, which is not supported");
+      behind = true;
+      continue;
+    }
+    const auto name =
+        require_field<std::string>(require_field<Json>(item, "SpecialToken", source), "id", source);
+    const auto special = require_field<Json>(specials, name.c_str(), source);
+    for (const auto id : require_field<std::vector<int32_t>>(special, "ids", source)) {
+      (behind ? around.suffix : around.prefix).push_back(id);
+    }
+  }
+  return around;
+}
+
+Surroundings read_post_processor(const Json& config, const std::string& source) {
+  Surroundings around;
+  if (config.is_null()) return around;
+  const auto type = require_field<std::string>(config, "type", source);
+  if (type == "ByteLevel") return around;  // only moves offsets
+  if (type == "TemplateProcessing") return read_template(config, source);
+  if (type == "BertProcessing" || type == "RobertaProcessing") {
+    around.prefix.push_back(read_token_pair(config, "cls", source));
+    around.suffix.push_back(read_token_pair(config, "sep", source));
+    return around;
+  }
+  QUARRY_CHECK(type == "Sequence", ErrorCode::kInvalidArgument, source, ": post-processor \"", type,
+               "\" is not supported; known: Sequence, ByteLevel, TemplateProcessing, "
+               "BertProcessing, RobertaProcessing");
+  for (const Json& part : require_field<Json>(config, "processors", source)) {
+    Surroundings outer = read_post_processor(part, source);
+    outer.prefix.insert(outer.prefix.end(), around.prefix.begin(), around.prefix.end());
+    around.prefix = std::move(outer.prefix);
+    around.suffix.insert(around.suffix.end(), outer.suffix.begin(), outer.suffix.end());
+  }
+  return around;
+}
+
+std::vector<AddedToken> read_added_tokens(const Json& config, const std::string& source) {
+  std::vector<AddedToken> tokens;
+  for (const Json& item : field_or<Json>(config, "added_tokens", Json::array(), source)) {
+    AddedToken token;
+    token.content = require_field<std::string>(item, "content", source);
+    token.id = require_field<int32_t>(item, "id", source);
+    token.special = field_or(item, "special", false, source);
+    token.single_word = field_or(item, "single_word", false, source);
+    token.lstrip = field_or(item, "lstrip", false, source);
+    token.rstrip = field_or(item, "rstrip", false, source);
+    token.normalized = field_or(item, "normalized", !token.special, source);
+    QUARRY_CHECK(token.id >= 0 && token.id < (1 << 24), ErrorCode::kCorruptData, source,
+                 ": added token \"", token.content, "\" has the id ", token.id);
+    tokens.push_back(std::move(token));
+  }
+  return tokens;
+}
+
+Json component(const Json& config, const char* name) {
+  const auto found = config.find(name);
+  return found == config.end() ? Json() : *found;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_json_tokenizer(const Json& config, const std::string& source) {
+  QUARRY_CHECK(config.is_object() && config.contains("model"), ErrorCode::kCorruptData, source,
+               ": not a tokenizer.json: the object \"model\" is missing");
+  TokenizerParts parts;
+  parts.added_tokens = read_added_tokens(config, source);
+  parts.normalizer = make_normalizer(component(config, "normalizer"), source);
+  parts.pre_tokenizer = make_pre_tokenizer(component(config, "pre_tokenizer"), source);
+  parts.model = make_token_model(config["model"], source);
+  parts.decoder = make_token_decoder(component(config, "decoder"), source);
+  Surroundings around = read_post_processor(component(config, "post_processor"), source);
+  parts.prefix_ids = std::move(around.prefix);
+  parts.suffix_ids = std::move(around.suffix);
+  return make_pipeline_tokenizer(std::move(parts));
+}
+
+}  // namespace quarry
