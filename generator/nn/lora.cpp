@@ -1,0 +1,135 @@
+#include "generator/nn/lora.h"
+
+#include <cmath>
+#include <set>
+
+#include "data/core/error.h"
+#include "generator/nn/lora_config.h"
+#include "generator/weights/printable.h"
+#include "generator/weights/safetensors_file.h"
+
+namespace quarry {
+namespace {
+
+constexpr const char* kPrefix = "base_model.model.";
+constexpr const char* kSuffixA = ".lora_A.weight";
+constexpr const char* kSuffixB = ".lora_B.weight";
+constexpr const char* kOutputHead = "lm_head";
+
+std::unique_ptr<SafetensorsFile> open_weights(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "adapter_model.safetensors";
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) {
+    QUARRY_CHECK(!std::filesystem::exists(folder / "adapter_model.bin", ignored),
+                 ErrorCode::kInvalidArgument, folder.string(),
+                 ": holds adapter_model.bin, a Python pickle, which can run any code and is not "
+                 "read; save the adapter as safetensors (PEFT's save_pretrained does)");
+    throw_error(ErrorCode::kNotFound, folder.string(), ": holds no adapter_model.safetensors");
+  }
+  return SafetensorsFile::open(path);
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (const int64_t extent : shape) {
+    text += (text.size() > 1 ? ", " : "") + std::to_string(extent);
+  }
+  return text + "]";
+}
+
+// Float values of a tensor of exactly this shape.
+std::vector<float> read_matrix(const SafetensorsFile& file, const std::string& name, int64_t rows,
+                               int64_t columns) {
+  const TensorView& tensor = file.get(name);
+  QUARRY_CHECK(tensor.type == WeightType::kF32 || tensor.type == WeightType::kF16 ||
+                   tensor.type == WeightType::kBF16,
+               ErrorCode::kInvalidArgument, file.description(), ": tensor ", printable(name),
+               " has dtype ", weight_type_traits(tensor.type).name, ", wanted F32, F16 or BF16");
+  const std::vector<int64_t> wanted = {rows, columns};
+  QUARRY_CHECK(tensor.shape == wanted, ErrorCode::kInvalidArgument, file.description(), ": tensor ",
+               printable(name), " has shape ", shape_text(tensor.shape),
+               ", this model and rank want ", shape_text(wanted));
+  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
+  dequantize(tensor.type, tensor.data, values.data(), tensor.num_elements());
+  for (const float value : values) {
+    QUARRY_CHECK(std::isfinite(value), ErrorCode::kCorruptData, file.description(), ": tensor ",
+                 printable(name), " holds a value that is not finite");
+  }
+  return values;
+}
+
+// Why a tensor that no targeted Linear took is in the file.
+[[noreturn]] void refuse_tensor(const SafetensorsFile& file, const std::string& name,
+                                const LoraConfig& config,
+                                const std::vector<CausalLm::LinearSlot>& slots) {
+  const std::string what = file.description() + ": tensor " + printable(name);
+  const std::string prefix = kPrefix;
+  const std::string suffix_a = kSuffixA;
+  const bool is_pair =
+      name.size() > prefix.size() + suffix_a.size() &&
+      name.compare(0, prefix.size(), prefix) == 0 &&
+      (name.compare(name.size() - suffix_a.size(), suffix_a.size(), suffix_a) == 0 ||
+       name.compare(name.size() - suffix_a.size(), suffix_a.size(), kSuffixB) == 0);
+  QUARRY_CHECK(
+      is_pair, ErrorCode::kInvalidArgument, what,
+      " is neither base_model.model.<module>.lora_A.weight nor .lora_B.weight; embeddings, "
+      "biases, DoRA and saved modules are not supported");
+  const std::string path =
+      name.substr(prefix.size(), name.size() - prefix.size() - suffix_a.size());
+  for (const CausalLm::LinearSlot& slot : slots) {
+    QUARRY_CHECK(slot.path != path, ErrorCode::kCorruptData, what, " adapts '", path,
+                 "', which target_modules ", config.target_text(), " leaves out");
+  }
+  throw_error(ErrorCode::kInvalidArgument, what, " adapts ", printable(path),
+              ", which this model does not have", slots.empty() ? "" : "; it has for instance '",
+              slots.empty() ? "" : slots.front().path + "'", " (made for another base model?)");
+}
+
+}  // namespace
+
+std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& folder,
+                                               const std::vector<CausalLm::LinearSlot>& slots) {
+  std::error_code ignored;
+  QUARRY_CHECK(std::filesystem::is_directory(folder, ignored), ErrorCode::kNotFound,
+               folder.string(), ": no such adapter folder");
+  const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
+  const std::unique_ptr<SafetensorsFile> file = open_weights(folder);
+  auto adapter = std::make_unique<LoraAdapter>();
+  adapter->warnings_ = config.warnings();
+
+  std::set<std::string> taken;
+  for (const CausalLm::LinearSlot& slot : slots) {
+    if (!config.targets(slot.path, slot.path == kOutputHead)) continue;
+    const std::string name_a = kPrefix + slot.path + kSuffixA;
+    const std::string name_b = kPrefix + slot.path + kSuffixB;
+    QUARRY_CHECK(
+        file->find(name_a) != nullptr, ErrorCode::kCorruptData, file->description(), ": holds no ",
+        printable(name_a),
+        file->find(name_b) != nullptr ? ", only its lora_B" : ", which the adapter targets");
+    QUARRY_CHECK(file->find(name_b) != nullptr, ErrorCode::kCorruptData, file->description(),
+                 ": holds no ", printable(name_b), ", only its lora_A");
+    LoraWeights weights;
+    weights.rank = config.rank(slot.path);
+    weights.scale = static_cast<float>(config.scale(slot.path));
+    weights.a = read_matrix(*file, name_a, weights.rank, slot.in_features);
+    weights.b = read_matrix(*file, name_b, slot.out_features, weights.rank);
+    weights.pack();
+    adapter->weights_.emplace(slot.path, std::move(weights));
+    taken.insert(name_a);
+    taken.insert(name_b);
+  }
+  for (const TensorView& tensor : file->tensors()) {
+    if (taken.count(tensor.name) == 0) refuse_tensor(*file, tensor.name, config, slots);
+  }
+  for (const auto& [name, dtype] : file->unreadable()) refuse_tensor(*file, name, config, slots);
+  QUARRY_CHECK(!adapter->weights_.empty(), ErrorCode::kInvalidArgument, folder.string(),
+               ": target_modules ", config.target_text(), " match no Linear of this model");
+  return adapter;
+}
+
+const LoraWeights* LoraAdapter::find(const std::string& linear_path) const {
+  const auto it = weights_.find(linear_path);
+  return it == weights_.end() ? nullptr : &it->second;
+}
+
+}  // namespace quarry

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "data/core/json.h"
+
+namespace quarry {
+
+// A Python regular expression of a PEFT configuration, run by PCRE2 with a bounded number of steps.
+// Immutable; safe from many threads.
+class PeftPattern {
+ public:
+  // Throws kInvalidArgument, prefixed by `source`, when the text is not a pattern.
+  PeftPattern(const std::string& text, const std::string& source);
+  // re.fullmatch. Throws kInvalidArgument when matching takes too many steps.
+  bool matches(const std::string& subject) const;
+
+ private:
+  std::string source_;
+  std::shared_ptr<const void> code_;  // pcre2_code
+};
+
+// adapter_config.json of a PEFT LoRA adapter, as far as it changes what an adapter computes. The
+// matching rules are PEFT's (https://github.com/huggingface/peft, tuners/tuners_utils.py).
+// Immutable after load().
+class LoraConfig {
+ public:
+  // Throws kNotFound, kCorruptData; kInvalidArgument naming a key that changes the maths and is not
+  // supported.
+  static LoraConfig load(const std::filesystem::path& path);
+
+  // Whether the adapter changes the Linear of this module path. `is_output_head`: of the language
+  // model, which "all-linear" leaves alone.
+  bool targets(const std::string& path, bool is_output_head) const;
+  int64_t rank(const std::string& path) const;
+  // alpha / r, or alpha / sqrt(r) with rsLoRA.
+  double scale(const std::string& path) const;
+  // For messages: what target_modules says.
+  const std::string& target_text() const { return target_text_; }
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+ private:
+  // Module names, a pattern, or neither.
+  struct ModuleSelector {
+    std::vector<std::string> names;
+    std::optional<PeftPattern> pattern;
+    bool selects(const std::string& path) const;
+    bool names_exactly(const std::string& path) const;
+  };
+  using NumberByPattern = std::vector<std::pair<PeftPattern, double>>;
+
+  explicit LoraConfig(const std::filesystem::path& path);
+  void refuse_unsupported() const;
+  void read_numbers();
+  void read_targets();
+  void read_layers();
+  void warn_of_unknown_keys();
+  // Null for an absent key or JSON null.
+  const OrderedJson* find(const char* key) const;
+  [[noreturn]] void throw_value(const char* key, const OrderedJson& value,
+                                const char* wanted) const;
+  bool read_bool(const char* key, bool default_value) const;
+  double read_number(const char* key, double default_value) const;
+  NumberByPattern read_number_by_pattern(const char* key) const;
+  ModuleSelector read_selector(const char* key) const;
+  bool is_in_layers(const std::string& path) const;
+
+  std::string source_;
+  OrderedJson json_;  // file order: the first pattern that matches wins
+  double rank_ = 8;
+  double alpha_ = 8;
+  bool use_rslora_ = false;
+  NumberByPattern rank_pattern_;
+  NumberByPattern alpha_pattern_;
+  bool all_linear_ = false;
+  ModuleSelector targets_;
+  ModuleSelector excluded_;
+  std::optional<std::vector<int64_t>> layers_;
+  std::vector<std::string> layers_patterns_;  // names of module lists: "layers", "h"
+  std::string target_text_;
+  std::vector<std::string> warnings_;
+};
+
+}  // namespace quarry
