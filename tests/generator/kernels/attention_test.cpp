@@ -1,0 +1,214 @@
+#include "generator/kernels/attention.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/quant/half.h"
+#include "tests/generator/kernels/kernel_test_util.h"
+
+namespace quarry::kernels {
+namespace {
+
+AttentionShape make_shape(int64_t queries, int64_t keys, int64_t heads, int64_t kv_heads,
+                          int64_t head_dim) {
+  AttentionShape shape;
+  shape.num_queries = queries;
+  shape.num_keys = keys;
+  shape.num_heads = heads;
+  shape.num_kv_heads = kv_heads;
+  shape.head_dim = head_dim;
+  shape.ldq = heads * head_dim;
+  shape.ldk = kv_heads * head_dim;
+  shape.ldo = heads * head_dim;
+  shape.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  return shape;
+}
+
+std::vector<double> attend_in_double(const AttentionShape& s, const std::vector<float>& q,
+                                     const std::vector<float>& k, const std::vector<float>& v) {
+  std::vector<double> out;
+  for (int64_t t = 0; t < s.num_queries; ++t) {
+    const int64_t end = s.causal ? s.num_keys - s.num_queries + t + 1 : s.num_keys;
+    const int64_t begin = s.causal && s.window > 0 ? std::max<int64_t>(0, end - s.window) : 0;
+    for (int64_t h = 0; h < s.num_heads; ++h) {
+      const int64_t kv = h / (s.num_heads / s.num_kv_heads) * s.head_dim;
+      std::vector<double> p;
+      double largest = -1e300;
+      for (int64_t key = begin; key < end; ++key) {
+        double score = 0.0;
+        for (int64_t d = 0; d < s.head_dim; ++d) {
+          score += double{q[t * s.ldq + h * s.head_dim + d]} * k[key * s.ldk + kv + d];
+        }
+        p.push_back(score * s.scale);
+        largest = std::max(largest, p.back());
+      }
+      double total = 0.0;
+      for (double& value : p) total += value = std::exp(value - largest);
+      for (int64_t d = 0; d < s.head_dim; ++d) {
+        double sum = 0.0;
+        for (int64_t key = begin; key < end; ++key) sum += p[key - begin] * v[key * s.ldk + kv + d];
+        out.push_back(sum / total);
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<uint16_t> to_half(const std::vector<float>& x) {
+  std::vector<uint16_t> out;
+  for (const float value : x) out.push_back(quant::float_to_half(value));
+  return out;
+}
+
+std::vector<float> from_half(const std::vector<uint16_t>& x) {
+  std::vector<float> out;
+  for (const uint16_t value : x) out.push_back(quant::half_to_float(value));
+  return out;
+}
+
+class Attention : public testing::TestWithParam<CpuIsa> {
+ protected:
+  Attention() : scoped_(GetParam()) {}
+
+ private:
+  ScopedIsa scoped_;
+};
+
+std::string isa_name(const testing::TestParamInfo<CpuIsa>& info) {
+  return cpu_isa_name(info.param);
+}
+INSTANTIATE_TEST_SUITE_P(Isa, Attention, testing::ValuesIn(runnable_isas()), isa_name);
+
+void expect_parity(const AttentionShape& shape, uint32_t seed) {
+  const auto q = random_floats(shape.num_queries * shape.ldq, seed, 1.5f);
+  const auto k_half = to_half(random_floats(shape.num_keys * shape.ldk, seed + 1, 1.5f));
+  const auto v_half = to_half(random_floats(shape.num_keys * shape.ldk, seed + 2));
+  const auto k = from_half(k_half);
+  const auto v = from_half(v_half);
+  const std::vector<double> expected = attend_in_double(shape, q, k, v);
+  std::vector<float> out(expected.size(), -77.0f);
+  attention(shape, q.data(), k.data(), v.data(), out.data());
+  for (size_t i = 0; i < out.size(); ++i) {
+    ASSERT_NEAR(out[i], expected[i], 5e-6)
+        << "T " << shape.num_queries << " S " << shape.num_keys << " H " << shape.num_heads << " D "
+        << shape.head_dim << " window " << shape.window << " i " << i;
+  }
+  std::vector<float> from_halves(expected.size(), -77.0f);
+  attention(shape, q.data(), k_half.data(), v_half.data(), from_halves.data());
+  ASSERT_EQ(out, from_halves);  // the same numbers in another type
+}
+
+TEST_P(Attention, MatchesDoubleAtOddSizes) {
+  for (const int64_t head_dim : {1, 8, 15, 32, 64, 67, 256}) {
+    for (const auto& [heads, kv_heads] : {std::pair<int64_t, int64_t>{3, 1}, {4, 4}, {6, 2}}) {
+      for (const auto& [queries, keys] :
+           {std::pair<int64_t, int64_t>{1, 1}, {1, 63}, {1, 130}, {5, 5}, {37, 66}}) {
+        AttentionShape shape = make_shape(queries, keys, heads, kv_heads, head_dim);
+        expect_parity(shape, static_cast<uint32_t>(head_dim + keys));
+        shape.causal = false;
+        expect_parity(shape, static_cast<uint32_t>(head_dim + keys));
+      }
+    }
+  }
+}
+
+TEST_P(Attention, MatchesDoubleWithAWindow) {
+  for (const int64_t window : {1, 3, 64, 65, 100}) {
+    for (const int64_t queries : {1, 9, 150}) {
+      AttentionShape shape = make_shape(queries, 200, 4, 2, 16);
+      shape.window = window;
+      expect_parity(shape, static_cast<uint32_t>(window));
+    }
+  }
+}
+
+TEST_P(Attention, ChunksEqualTheWholeBitForBit) {
+  const int64_t keys = 203;
+  for (const int64_t window : {0, 70}) {
+    AttentionShape whole = make_shape(keys, keys, 6, 2, 64);
+    whole.window = window;
+    const auto q = random_floats(keys * whole.ldq, 1);
+    const auto k = to_half(random_floats(keys * whole.ldk, 2));
+    const auto v = to_half(random_floats(keys * whole.ldk, 3));
+    std::vector<float> expected(q.size());
+    attention(whole, q.data(), k.data(), v.data(), expected.data());
+    for (const int64_t chunk : {1, 7, 64, 100}) {
+      std::vector<float> out(q.size());
+      for (int64_t begin = 0; begin < keys; begin += chunk) {
+        AttentionShape part = whole;
+        part.num_queries = std::min(chunk, keys - begin);
+        part.num_keys = begin + part.num_queries;
+        attention(part, q.data() + begin * whole.ldq, k.data(), v.data(),
+                  out.data() + begin * whole.ldo);
+      }
+      ASSERT_EQ(out, expected) << "chunk " << chunk << " window " << window;
+    }
+  }
+}
+
+TEST_P(Attention, ThreadsDoNotChangeTheResult) {
+  const AttentionShape shape = make_shape(90, 300, 8, 1, 64);
+  const auto q = random_floats(shape.num_queries * shape.ldq, 1);
+  const auto k = random_floats(shape.num_keys * shape.ldk, 2);
+  const auto v = random_floats(shape.num_keys * shape.ldk, 3);
+  const int threads = num_threads();
+  std::vector<std::vector<float>> results;
+  for (const int count : {1, 2, 5}) {
+    set_num_threads(count);
+    results.emplace_back(q.size());
+    attention(shape, q.data(), k.data(), v.data(), results.back().data());
+  }
+  set_num_threads(threads);
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_EQ(results[0], results[2]);
+}
+
+TEST_P(Attention, StridesAreKept) {
+  AttentionShape shape = make_shape(5, 9, 4, 2, 8);
+  shape.ldq += 7;
+  shape.ldk += 5;
+  shape.ldo += 3;
+  const auto q = random_floats(shape.num_queries * shape.ldq, 1);
+  const auto k = random_floats(shape.num_keys * shape.ldk, 2);
+  const auto v = random_floats(shape.num_keys * shape.ldk, 3);
+  const std::vector<double> expected = attend_in_double(shape, q, k, v);
+  std::vector<float> out(static_cast<size_t>(shape.num_queries * shape.ldo), -77.0f);
+  attention(shape, q.data(), k.data(), v.data(), out.data());
+  for (int64_t t = 0; t < shape.num_queries; ++t) {
+    for (int64_t i = 0; i < shape.ldo; ++i) {
+      if (i < 32) {
+        ASSERT_NEAR(out[t * shape.ldo + i], expected[t * 32 + i], 2e-6);
+      } else {
+        ASSERT_EQ(out[t * shape.ldo + i], -77.0f);
+      }
+    }
+  }
+}
+
+TEST_P(Attention, LargeScoresDoNotOverflow) {
+  AttentionShape shape = make_shape(1, 80, 1, 1, 16);
+  shape.scale = 100.0f;
+  std::vector<float> q(16, 3.0f);
+  std::vector<float> k(80 * 16, -3.0f);
+  for (int i = 0; i < 16; ++i) k[70 * 16 + i] = 3.0f;
+  const auto v = random_floats(80 * 16, 3);
+  std::vector<float> out(16);
+  attention(shape, q.data(), k.data(), v.data(), out.data());
+  for (int i = 0; i < 16; ++i) EXPECT_EQ(out[i], v[70 * 16 + i]);
+}
+
+TEST(AttentionShapeCheck, BadShapesThrow) {
+  float x[8] = {};
+  EXPECT_THAT([&] { attention(make_shape(2, 1, 1, 1, 4), x, x, x, x); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("2 queries, 1 keys")));
+  EXPECT_THAT([&] { attention(make_shape(1, 1, 3, 2, 1), x, x, x, x); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("3 heads, 2 kv heads")));
+}
+
+}  // namespace
+}  // namespace quarry::kernels

@@ -1,0 +1,360 @@
+#include "generator/kernels/matmul.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/quant/half.h"
+#include "tests/generator/kernels/kernel_test_util.h"
+
+namespace quarry::kernels {
+namespace {
+
+const WeightType kAllTypes[] = {WeightType::kF32,  WeightType::kF16,  WeightType::kBF16,
+                                WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ5_0,
+                                WeightType::kQ5_1, WeightType::kQ8_0, WeightType::kQ4_K,
+                                WeightType::kQ5_K, WeightType::kQ6_K};
+
+bool is_dense(WeightType type) { return weight_type_traits(type).block_size == 1; }
+
+// Byte offsets of the fp16 fields of a block.
+std::vector<int64_t> half_fields(WeightType type) {
+  switch (type) {
+    case WeightType::kQ4_0:
+    case WeightType::kQ5_0:
+    case WeightType::kQ8_0:
+      return {0};
+    case WeightType::kQ6_K:
+      return {208};
+    default:
+      return {0, 2};
+  }
+}
+
+// Random bytes of [n, k] weights whose scales are of a size that models have.
+std::vector<uint8_t> random_weights(WeightType type, int64_t n, int64_t k, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0.0f, 0.05f);
+  const int64_t count = n * k;
+  std::vector<uint8_t> bytes(static_cast<size_t>(weight_bytes(type, count)));
+  if (is_dense(type)) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float value = normal(generator);
+      const uint16_t half =
+          type == WeightType::kF16 ? quant::float_to_half(value) : quant::float_to_bfloat16(value);
+      if (type == WeightType::kF32) {
+        std::memcpy(bytes.data() + 4 * i, &value, 4);
+      } else {
+        std::memcpy(bytes.data() + 2 * i, &half, 2);
+      }
+    }
+    return bytes;
+  }
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(generator());
+  const WeightTypeTraits& traits = weight_type_traits(type);
+  for (int64_t b = 0; b < count / traits.block_size; ++b) {
+    for (const int64_t field : half_fields(type)) {
+      const uint16_t half = quant::float_to_half(0.1f * normal(generator));
+      std::memcpy(bytes.data() + b * traits.bytes_per_block + field, &half, 2);
+    }
+  }
+  return bytes;
+}
+
+// What the kernels approximate, and the size of the terms that were added up.
+struct Expected {
+  std::vector<double> values;
+  std::vector<double> magnitudes;
+};
+
+Expected multiply_in_double(WeightType type, const std::vector<uint8_t>& bytes, int64_t n,
+                            int64_t k, const std::vector<float>& x, int64_t m) {
+  std::vector<float> w(static_cast<size_t>(n * k));
+  dequantize(type, bytes.data(), w.data(), n * k);
+  Expected expected;
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t i = 0; i < n; ++i) {
+      double total = 0.0;
+      double magnitude = 0.0;
+      for (int64_t j = 0; j < k; ++j) {
+        const double product = static_cast<double>(w[i * k + j]) * x[r * k + j];
+        total += product;
+        magnitude += std::fabs(product);
+      }
+      expected.values.push_back(total);
+      expected.magnitudes.push_back(magnitude);
+    }
+  }
+  return expected;
+}
+
+double relative_tolerance(WeightType type, Precision precision) {
+  if (precision == Precision::kExact) return 2e-6;
+  if (is_dense(type)) return 8e-3;  // both factors rounded to bfloat16
+  // Scales of the K formats are products that pack_matrix rounds to fp16.
+  const bool rounded_scales =
+      type == WeightType::kQ4_K || type == WeightType::kQ5_K || type == WeightType::kQ6_K;
+  return rounded_scales ? 1e-3 : 2e-4;
+}
+
+struct Case {
+  WeightType type;
+  Precision precision;
+};
+
+std::string case_name(const testing::TestParamInfo<Case>& info) {
+  return std::string(weight_type_traits(info.param.type).name) +
+         (info.param.precision == Precision::kExact ? "_exact" : "_fast");
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const WeightType type : kAllTypes) {
+    cases.push_back({type, Precision::kExact});
+    cases.push_back({type, Precision::kFast});
+  }
+  return cases;
+}
+
+class MatmulParity : public testing::TestWithParam<Case> {
+ protected:
+  // k values that the type allows.
+  std::vector<int64_t> depths() const {
+    if (is_dense(GetParam().type)) return {1, 2, 15, 17, 67};
+    const int64_t block = weight_type_traits(GetParam().type).block_size;
+    return {block, 3 * block};
+  }
+};
+
+TEST_P(MatmulParity, EveryIsaMatchesDoubleAndReferenceAtOddSizes) {
+  const auto [type, precision] = GetParam();
+  for (const int64_t k : depths()) {
+    for (const int64_t n : {1, 15, 16, 17, 31, 67}) {
+      const auto bytes = random_weights(type, n, k, static_cast<uint32_t>(n + k));
+      const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+      for (const int64_t m : {1, 2, 5, 13}) {
+        const auto x = random_floats(m * k, static_cast<uint32_t>(m));
+        const Expected expected = multiply_in_double(type, bytes, n, k, x, m);
+        std::vector<float> reference(static_cast<size_t>(m * n));
+        matmul_reference(*weight, x.data(), m, k, reference.data(), n);
+        for (const CpuIsa isa : runnable_isas()) {
+          const ScopedIsa scoped(isa);
+          std::vector<float> y(static_cast<size_t>(m * n), -77.0f);
+          matmul(*weight, x.data(), m, k, y.data(), n);
+          for (size_t i = 0; i < y.size(); ++i) {
+            const double size = expected.magnitudes[i] + 1e-7;
+            ASSERT_NEAR(y[i], expected.values[i], size * relative_tolerance(type, precision))
+                << cpu_isa_name(isa) << " n " << n << " k " << k << " m " << m << " i " << i;
+            ASSERT_NEAR(y[i], reference[i], size * 2e-5)
+                << cpu_isa_name(isa) << " n " << n << " k " << k << " m " << m << " i " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulParity, RowsDoNotDependOnTheBatchNorOnTheThreads) {
+  const auto [type, precision] = GetParam();
+  const int64_t k = is_dense(type) ? 67 : 2 * weight_type_traits(type).block_size;
+  const int64_t n = 133;
+  const int64_t m = 211;  // more than one row tile
+  const auto bytes = random_weights(type, n, k, 5);
+  const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+  const auto x = random_floats(m * k, 6);
+  const int threads = num_threads();
+  for (const CpuIsa isa : runnable_isas()) {
+    const ScopedIsa scoped(isa);
+    std::vector<float> together(static_cast<size_t>(m * n));
+    set_num_threads(3);
+    matmul(*weight, x.data(), m, k, together.data(), n);
+    set_num_threads(1);
+    for (const int64_t count : {1, 2, 3, 7}) {
+      std::vector<float> few(static_cast<size_t>(count * n));
+      for (int64_t r = 0; r + count <= m; r += 29) {
+        matmul(*weight, x.data() + r * k, count, k, few.data(), n);
+        ASSERT_EQ(std::memcmp(few.data(), together.data() + r * n, few.size() * sizeof(float)), 0)
+            << cpu_isa_name(isa) << " row " << r << " count " << count;
+      }
+    }
+  }
+  set_num_threads(threads);
+}
+
+TEST_P(MatmulParity, StridesAreKeptAndNothingElseIsWritten) {
+  const auto [type, precision] = GetParam();
+  const int64_t k = is_dense(type) ? 31 : weight_type_traits(type).block_size;
+  const int64_t n = 19;
+  const int64_t m = 9;
+  const int64_t ldx = k + 5;
+  const int64_t ldy = n + 3;
+  const auto bytes = random_weights(type, n, k, 9);
+  const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+  const auto x = random_floats(m * ldx, 10);
+  std::vector<float> packed_x;
+  for (int64_t r = 0; r < m; ++r) {
+    packed_x.insert(packed_x.end(), x.begin() + r * ldx, x.begin() + r * ldx + k);
+  }
+  for (const CpuIsa isa : runnable_isas()) {
+    const ScopedIsa scoped(isa);
+    std::vector<float> packed_y(static_cast<size_t>(m * n));
+    matmul(*weight, packed_x.data(), m, k, packed_y.data(), n);
+    std::vector<float> y(static_cast<size_t>(m * ldy), -77.0f);
+    matmul(*weight, x.data(), m, ldx, y.data(), ldy);
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t i = 0; i < ldy; ++i) {
+        const float wanted = i < n ? packed_y[r * n + i] : -77.0f;
+        ASSERT_EQ(y[r * ldy + i], wanted) << cpu_isa_name(isa) << " row " << r << " column " << i;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulParity, DecodeRowGivesTheFormatsValues) {
+  const auto [type, precision] = GetParam();
+  const int64_t k = is_dense(type) ? 67 : 2 * weight_type_traits(type).block_size;
+  const int64_t n = 21;
+  const auto bytes = random_weights(type, n, k, 12);
+  std::vector<float> expected(static_cast<size_t>(n * k));
+  dequantize(type, bytes.data(), expected.data(), n * k);
+  const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+  std::vector<float> row(static_cast<size_t>(k));
+  for (int64_t i = 0; i < n; ++i) {
+    decode_row(*weight, i, row.data());
+    for (int64_t j = 0; j < k; ++j) {
+      const float wanted = expected[i * k + j];
+      // fp16 rounding of the K formats' scale and offset, bfloat16 of dense weights.
+      const float tolerance =
+          precision == Precision::kExact ? 0.0f : 4e-3f * std::fabs(wanted) + 4e-4f;
+      ASSERT_NEAR(row[j], wanted, tolerance) << "row " << i << " column " << j;
+    }
+  }
+  EXPECT_GT(weight->bytes(), 0);
+  EXPECT_EQ(weight->n(), n);
+  EXPECT_EQ(weight->k(), k);
+}
+
+INSTANTIATE_TEST_SUITE_P(AllTypes, MatmulParity, testing::ValuesIn(all_cases()), case_name);
+
+TEST(Matmul, Q8RowsOfOneValueAreExact) {
+  // x = 127 * 256 quantizes without rounding, so integers come out exactly.
+  const int64_t k = 64;
+  std::vector<uint8_t> bytes(static_cast<size_t>(weight_bytes(WeightType::kQ8_0, k)));
+  int64_t total = 0;
+  for (int64_t b = 0; b < 2; ++b) {
+    const uint16_t one = quant::float_to_half(1.0f);
+    std::memcpy(bytes.data() + 34 * b, &one, 2);
+    for (int64_t i = 0; i < 32; ++i) {
+      bytes[34 * b + 2 + i] = static_cast<uint8_t>(static_cast<int8_t>(i * 4 - 128 + b));
+      total += i * 4 - 128 + b;
+    }
+  }
+  const auto weight = pack_matrix(WeightType::kQ8_0, bytes.data(), 1, k, Precision::kFast);
+  const std::vector<float> x(static_cast<size_t>(k), 127.0f * 256.0f);
+  for (const CpuIsa isa : runnable_isas()) {
+    const ScopedIsa scoped(isa);
+    float y = 0.0f;
+    matmul(*weight, x.data(), 1, k, &y, 1);
+    EXPECT_EQ(y, static_cast<float>(total) * 127.0f * 256.0f) << cpu_isa_name(isa);
+  }
+}
+
+TEST(Matmul, ZeroTinyAndNonFiniteRows) {
+  const int64_t k = 64;
+  const int64_t n = 17;
+  for (const WeightType type : {WeightType::kQ4_1, WeightType::kQ8_0, WeightType::kF32}) {
+    const auto bytes = random_weights(type, n, k, 3);
+    const auto weight = pack_matrix(type, bytes.data(), n, k, Precision::kFast);
+    for (const CpuIsa isa : runnable_isas()) {
+      const ScopedIsa scoped(isa);
+      std::vector<float> x(static_cast<size_t>(3 * k), 0.0f);
+      for (int64_t j = 0; j < k; ++j) x[k + j] = 1e-42f;  // 127 / amax would be infinite
+      x[2 * k + 5] = std::numeric_limits<float>::quiet_NaN();
+      std::vector<float> y(static_cast<size_t>(3 * n), -77.0f);
+      matmul(*weight, x.data(), 3, k, y.data(), n);
+      for (int64_t i = 0; i < n; ++i) {
+        EXPECT_EQ(y[i], 0.0f) << cpu_isa_name(isa);
+        EXPECT_NEAR(y[n + i], 0.0f, 1e-38f) << cpu_isa_name(isa);
+        EXPECT_TRUE(std::isnan(y[2 * n + i])) << cpu_isa_name(isa);
+      }
+    }
+  }
+}
+
+TEST(Matmul, NoRowsIsNothing) {
+  const auto bytes = random_weights(WeightType::kQ4_0, 16, 32, 3);
+  const auto weight = pack_matrix(WeightType::kQ4_0, bytes.data(), 16, 32, Precision::kFast);
+  float y = -77.0f;
+  matmul(*weight, nullptr, 0, 32, &y, 16);
+  EXPECT_EQ(y, -77.0f);
+}
+
+TEST(MatmulGroup, EqualsSingleCallsBitForBit) {
+  const int64_t k = 256;
+  struct Member {
+    WeightType type;
+    int64_t n;
+  };
+  // A run of shared activations, another block size, dense ones in between.
+  const std::vector<Member> members = {{WeightType::kQ4_1, 67}, {WeightType::kQ8_0, 16},
+                                       {WeightType::kQ4_K, 33}, {WeightType::kQ6_K, 48},
+                                       {WeightType::kF32, 20},  {WeightType::kQ4_0, 1}};
+  for (const CpuIsa isa : runnable_isas()) {
+    const ScopedIsa scoped(isa);
+    for (const int64_t m : {1, 8}) {
+      const auto x = random_floats(m * k, 4);
+      std::vector<std::unique_ptr<PackedMatrix>> weights;
+      std::vector<std::vector<float>> results(members.size());
+      std::vector<MatmulTarget> targets;
+      for (size_t i = 0; i < members.size(); ++i) {
+        const auto bytes = random_weights(members[i].type, members[i].n, k, 20);
+        weights.push_back(
+            pack_matrix(members[i].type, bytes.data(), members[i].n, k, Precision::kFast));
+        results[i].resize(static_cast<size_t>(m * members[i].n));
+        targets.push_back({weights[i].get(), results[i].data(), members[i].n});
+      }
+      matmul_group(targets, x.data(), m, k);
+      for (size_t i = 0; i < members.size(); ++i) {
+        std::vector<float> single(results[i].size());
+        matmul(*weights[i], x.data(), m, k, single.data(), members[i].n);
+        EXPECT_EQ(single, results[i]) << cpu_isa_name(isa) << " member " << i << " m " << m;
+      }
+    }
+  }
+}
+
+TEST(MatmulGroup, DifferentDepthsThrow) {
+  const auto bytes = random_weights(WeightType::kQ4_0, 1, 64, 3);
+  const auto a = pack_matrix(WeightType::kQ4_0, bytes.data(), 1, 64, Precision::kFast);
+  const auto b = pack_matrix(WeightType::kQ4_0, bytes.data(), 1, 32, Precision::kFast);
+  float y[2];
+  const std::vector<MatmulTarget> targets = {{a.get(), y, 1}, {b.get(), y + 1, 1}};
+  const std::vector<float> x(64, 1.0f);
+  EXPECT_THAT(
+      [&] { matmul_group(targets, x.data(), 1, 64); },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("with 32 and 64 in_features cannot share")));
+}
+
+TEST(PackMatrix, DepthThatIsNoMultipleOfTheBlockThrows) {
+  const std::vector<uint8_t> bytes(1024);
+  EXPECT_THAT([&] { pack_matrix(WeightType::kQ4_K, bytes.data(), 2, 128, Precision::kFast); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("shape [2, 128] of type Q4_K")));
+  EXPECT_THAT([&] { pack_matrix(WeightType::kF32, bytes.data(), 0, 4, Precision::kFast); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("want n >= 1")));
+}
+
+TEST(DecodeRow, RowOutOfRangeThrows) {
+  const auto bytes = random_weights(WeightType::kF32, 2, 4, 3);
+  const auto weight = pack_matrix(WeightType::kF32, bytes.data(), 2, 4, Precision::kFast);
+  float row[4];
+  EXPECT_THAT([&] { decode_row(*weight, 2, row); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("row 2 of a matrix with 2 rows")));
+}
+
+}  // namespace
+}  // namespace quarry::kernels
