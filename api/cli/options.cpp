@@ -2,6 +2,7 @@
 
 #include "data/core/error.h"
 #include "data/store/passage_store.h"
+#include "retriever/vector_sync.h"
 
 namespace quarry::cli {
 
@@ -94,7 +95,7 @@ OpenedIndex open_index(const std::string& index, const std::string& override_mod
   if (needs_embedder) {
     std::string model = override_model;
     if (model.empty()) {
-      const auto store = PassageStore::open(std::filesystem::path(index) / "quarry.db",
+      const auto store = PassageStore::open(std::filesystem::path(index) / kStoreFileName,
                                             PassageStore::Mode::kReadOnly);
       model = store->manifest().embedder_name;
     }

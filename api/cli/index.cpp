@@ -1,0 +1,273 @@
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "api/cli/command.h"
+#include "api/cli/options.h"
+#include "data/core/error.h"
+#include "data/core/progress.h"
+#include "data/store/passage_store.h"
+#include "indexer/build.h"
+#include "indexer/embedder_adapter.h"
+#include "retriever/vector_index.h"
+#include "retriever/vector_sync.h"
+
+namespace quarry::cli {
+namespace {
+
+struct IndexArguments {
+  IndexOptions options;
+  std::string index;
+  std::vector<std::string> paths;
+  std::string embedder;
+  std::string vectors = "auto";
+  bool as_json = false;
+};
+
+VectorSyncOptions sync_options(const std::string& kind) {
+  VectorSyncOptions options;
+  if (kind != "auto") options.kind = parse_vector_index_kind(kind);
+  return options;
+}
+
+std::unique_ptr<Progress> progress_for(const CommandContext& context) {
+  if (context.quiet) return std::make_unique<SilentProgress>();
+  return make_progress(
+      std::cerr, ::isatty(STDERR_FILENO) != 0 ? ProgressStyle::kTerminal : ProgressStyle::kLines);
+}
+
+OrderedJson to_json(const IndexReport& report) {
+  OrderedJson json;
+  json["documents_added"] = report.documents_added;
+  json["documents_updated"] = report.documents_changed;
+  json["documents_removed"] = report.documents_removed;
+  json["documents_unchanged"] = report.documents_unchanged;
+  json["passages_embedded"] = report.passages_embedded;
+  json["skipped"] = report.skipped;
+  json["skips"] = OrderedJson::array();
+  for (const Skip& skip : report.skips) {
+    json["skips"].push_back({{"uri", skip.uri}, {"reason", skip.reason}});
+  }
+  json["warnings"] = report.warnings;
+  json["cancelled"] = report.cancelled;
+  json["seconds"] = report.seconds;
+  json["embed_seconds"] = report.embed_seconds;
+  json["documents"] = report.stats.documents;
+  json["passages"] = report.stats.passages;
+  return json;
+}
+
+void print_report(const IndexReport& report, const CommandContext& context) {
+  constexpr size_t kShown = 20;
+  if (!context.quiet) {
+    for (size_t i = 0; i < report.warnings.size() && i < kShown; ++i) {
+      std::cerr << "warning: " << report.warnings[i] << "\n";
+    }
+    for (size_t i = 0; i < report.skips.size() && i < kShown; ++i) {
+      std::cerr << "skipped: " << report.skips[i].uri << ": " << report.skips[i].reason << "\n";
+    }
+    if (report.skips.size() > kShown || report.warnings.size() > kShown) {
+      std::cerr << "help: --json lists every skipped file and warning\n";
+    }
+  }
+  std::printf(
+      "%lld added, %lld updated, %lld removed, %lld unchanged, %lld skipped; %lld passages "
+      "embedded "
+      "in %.1f s; the index holds %lld documents, %lld passages\n",
+      static_cast<long long>(report.documents_added),
+      static_cast<long long>(report.documents_changed),
+      static_cast<long long>(report.documents_removed),
+      static_cast<long long>(report.documents_unchanged), static_cast<long long>(report.skipped),
+      static_cast<long long>(report.passages_embedded), report.seconds,
+      static_cast<long long>(report.stats.documents),
+      static_cast<long long>(report.stats.passages));
+}
+
+void finish(const IndexReport& report, const IndexArguments& arguments, CommandContext& context) {
+  if (arguments.as_json) {
+    print_json(to_json(report));
+  } else {
+    print_report(report, context);
+  }
+  if (report.cancelled) {
+    std::cerr << "interrupted: what is committed stays; the same command goes on from there\n";
+    context.exit_code = kExitInterrupted;
+  }
+}
+
+// The embedder of an existing index unless another one is named.
+std::string embedder_of(const IndexArguments& arguments) {
+  if (!arguments.embedder.empty()) return arguments.embedder;
+  const std::filesystem::path store = store_path(arguments.index);
+  if (!std::filesystem::exists(store)) return kDefaultEmbedder;
+  return PassageStore::open(store, PassageStore::Mode::kReadOnly)->manifest().embedder_name;
+}
+
+void build(IndexArguments arguments, Missing missing, CommandContext& context) {
+  arguments.options.index = arguments.index;
+  arguments.options.paths.assign(arguments.paths.begin(), arguments.paths.end());
+  arguments.options.missing = missing;
+  const auto embedder = Embedder::load(embedder_of(arguments));
+  const EmbedderAdapter adapter(*embedder);
+  const auto progress = progress_for(context);
+  const IndexReport report = build_store(arguments.options, adapter, *progress, *context.cancel);
+  sync_vector_index(arguments.index, sync_options(arguments.vectors));
+  finish(report, arguments, context);
+}
+
+void remove(const IndexArguments& arguments, CommandContext& context) {
+  RemoveOptions options;
+  options.index = arguments.index;
+  options.targets = arguments.paths;
+  const IndexReport report = remove_documents(options, *context.cancel);
+  sync_vector_index(arguments.index, sync_options(arguments.vectors));
+  finish(report, arguments, context);
+}
+
+void info(const IndexArguments& arguments) {
+  const auto store = PassageStore::open(store_path(arguments.index), PassageStore::Mode::kReadOnly);
+  const StoreManifest& manifest = store->manifest();
+  const StoreStats stats = store->stats();
+  const std::vector<Source> sources = load_sources(*store);
+  OrderedJson json;
+  json["index"] = arguments.index;
+  json["documents"] = stats.documents;
+  json["passages"] = stats.passages;
+  json["text_bytes"] = stats.text_bytes;
+  json["generation"] = stats.generation;
+  json["embedder"] = manifest.embedder_name;
+  json["embedder_hash"] = manifest.embedder_hash;
+  json["dim"] = manifest.dim;
+  json["chunk_tokens"] = manifest.chunk_tokens;
+  json["chunk_overlap_tokens"] = manifest.chunk_overlap_tokens;
+  json["created_at"] = manifest.created_at;
+  json["format_version"] = manifest.format_version;
+  json["sources"] = OrderedJson::array();
+  for (const Source& source : sources) json["sources"].push_back(source.path);
+  if (arguments.as_json) {
+    print_json(json);
+    return;
+  }
+  for (const auto& [key, value] : json.items()) {
+    std::printf("%-22s %s\n", key.c_str(),
+                value.is_string() ? value.get<std::string>().c_str() : dump_json(value).c_str());
+  }
+}
+
+void verify(const IndexArguments& arguments, CommandContext& context) {
+  std::vector<std::string> problems;
+  {
+    const auto store =
+        PassageStore::open(store_path(arguments.index), PassageStore::Mode::kReadOnly);
+    problems = store->verify();
+    const SyncedVectors vectors = open_vectors(arguments.index, *store);
+    const int64_t passages = store->stats().passages;
+    if (vectors.index->size() != passages) {
+      problems.push_back(concat("vector index: holds ", vectors.index->size(),
+                                " vectors, the store ", passages, " passages"));
+    }
+  }
+  if (arguments.as_json) {
+    print_json({{"index", arguments.index}, {"sound", problems.empty()}, {"problems", problems}});
+  } else if (problems.empty()) {
+    std::cout << arguments.index << ": sound\n";
+  } else {
+    for (const std::string& problem : problems)
+      std::cout << arguments.index << ": " << problem << "\n";
+  }
+  if (!problems.empty()) context.exit_code = kExitCorrupt;
+}
+
+void add_build_flags(CLI::App& command, IndexArguments& arguments) {
+  command
+      .add_option("--include", arguments.options.include,
+                  "Only files that match this glob, e.g. '*.md' (repeatable)")
+      ->take_all()
+      ->expected(1);
+  command
+      .add_option("--exclude", arguments.options.exclude,
+                  "No files or folders that match this glob (repeatable)")
+      ->take_all()
+      ->expected(1);
+  command.add_option(
+      "--embedder", arguments.embedder,
+      "Embedder: short name or Hugging Face folder (default: all-MiniLM-L6-v2, or the "
+      "one the index was made with)");
+  command
+      .add_option("--chunk-tokens", arguments.options.chunk_tokens,
+                  "Longest passage in the embedder's tokens; 0: as long as it reads, at most 250")
+      ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--chunk-overlap", arguments.options.chunk_overlap_tokens,
+                  "Tokens that neighbouring passages share (default 0)")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--title-field", arguments.options.reader.title_field,
+                     "Title field of JSONL records and CSV columns");
+  command.add_option("--text-field", arguments.options.reader.text_field,
+                     "Text field of JSONL records and CSV columns");
+  command.add_option("--id-field", arguments.options.reader.id_field,
+                     "Id field of JSONL records and CSV columns");
+  command
+      .add_option("--vectors", arguments.vectors,
+                  "Vector index: flat (exact), hnsw (graph), auto (graph from 50,000 passages)")
+      ->check(CLI::IsMember({"auto", "flat", "hnsw"}))
+      ->capture_default_str();
+}
+
+CLI::App* add_verb(CLI::App& index, const std::string& name, const std::string& help,
+                   IndexArguments& arguments) {
+  CLI::App* verb = index.add_subcommand(name, help);
+  verb->add_option("INDEX", arguments.index, "Index folder")->required();
+  verb->add_flag("--json", arguments.as_json, "Print JSON");
+  return verb;
+}
+
+}  // namespace
+
+void add_index_command(CLI::App& app, CommandContext& context) {
+  auto arguments = std::make_shared<IndexArguments>();
+  CLI::App* index =
+      app.add_subcommand("index", "Make and keep indexes: build, add, rm, info, verify");
+  index->require_subcommand(1);
+  index->footer(
+      "Examples\n"
+      "  quarry index build notes.idx ~/notes --include '*.md' --include '*.pdf'\n"
+      "  quarry index build notes.idx            look again: new, changed and removed files\n"
+      "  quarry index add notes.idx ~/more/paper.pdf\n"
+      "  quarry index rm notes.idx ~/notes/old.md\n"
+      "  quarry index verify notes.idx");
+
+  CLI::App* build_verb =
+      add_verb(*index, "build",
+               "Bring an index in step with files and folders; makes it when missing", *arguments);
+  build_verb->add_option("PATH", arguments->paths,
+                         "Files and folders (default: those the index was built from)");
+  add_build_flags(*build_verb, *arguments);
+  build_verb->footer(
+      "Unchanged files are not embedded again; files that are gone are removed.\n"
+      "Reads txt, Markdown, HTML, reStructuredText, JSONL, CSV, TSV and PDF (with pdftotext).\n"
+      "Example\n  quarry index build notes.idx ~/notes --exclude 'drafts'");
+  build_verb->callback([arguments, &context] { build(*arguments, Missing::kRemove, context); });
+
+  CLI::App* add = add_verb(*index, "add", "Add files and folders; removes nothing", *arguments);
+  add->add_option("PATH", arguments->paths, "Files and folders")->required();
+  add_build_flags(*add, *arguments);
+  add->callback([arguments, &context] { build(*arguments, Missing::kKeep, context); });
+
+  CLI::App* rm = add_verb(*index, "rm", "Remove documents by path or uri", *arguments);
+  rm->add_option("TARGET", arguments->paths, "Path (with all below it) or document uri")
+      ->required();
+  rm->callback([arguments, &context] { remove(*arguments, context); });
+
+  CLI::App* info_verb = add_verb(*index, "info", "Tell what an index holds", *arguments);
+  info_verb->callback([arguments] { info(*arguments); });
+
+  CLI::App* verify_verb =
+      add_verb(*index, "verify", "Read everything and report each problem; exit status 5 if any",
+               *arguments);
+  verify_verb->callback([arguments, &context] { verify(*arguments, context); });
+}
+
+}  // namespace quarry::cli
