@@ -26,6 +26,10 @@ add_library(quarry_httplib INTERFACE)
 target_include_directories(quarry_httplib SYSTEM INTERFACE "${HTTPLIB_INCLUDE_DIR}")
 if(HTTPLIB_LIBRARY)
   target_link_libraries(quarry_httplib INTERFACE "${HTTPLIB_LIBRARY}")
+  # A compiled httplib lays out its classes by these macros: use the ones it was built with.
+  pkg_check_modules(httplib QUIET cpp-httplib)
+  target_compile_options(quarry_httplib INTERFACE ${httplib_CFLAGS_OTHER})
+  target_link_libraries(quarry_httplib INTERFACE OpenSSL::SSL)
 endif()
 target_link_libraries(quarry_httplib INTERFACE Threads::Threads)
 

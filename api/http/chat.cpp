@@ -1,0 +1,288 @@
+// POST /v1/chat/completions: an answer from the documents (or, with retrieval off, from the model
+// alone), whole or as server-sent events.
+#include <memory>
+
+#include "api/http/generation.h"
+#include "api/http/sources.h"
+#include "api/http/sse.h"
+
+namespace quarry::http {
+namespace {
+
+struct ChatRequest {
+  std::vector<ChatMessage> messages;
+  GenerationParameters parameters;
+  std::string model;  // as it is named in the response
+  std::string adapter;
+  bool retrieve = true;
+  AskOptions ask;
+};
+
+// What is known before the first token.
+struct ChatPlan {
+  std::string id = make_id("chatcmpl-");
+  int64_t created = unix_seconds();
+  std::string model;
+  bool retrieve = true;
+  bool include_usage = false;
+  Pipeline::Prepared prepared;
+  std::unique_ptr<Generation> generation;  // null: the documents hold no answer
+};
+
+struct ChatResult {
+  std::string text;
+  const char* finish_reason = "stop";
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+};
+
+std::string read_content(const Json& message, const std::string& where) {
+  const Fields fields(message, where + ".");
+  const Json* content = fields.find("content");
+  if (content == nullptr) throw bad_request(where, "'" + where + ".content' is missing");
+  if (content->is_string()) return content->get<std::string>();
+  if (!content->is_array()) fields.fail("content", "a string or an array of text parts");
+  std::string text;
+  for (const Json& part : *content) {
+    const bool is_text = part.is_object() && part.value("type", Json()) == Json("text") &&
+                         part.contains("text") && part["text"].is_string();
+    if (!is_text) fields.fail("content", "text parts only, {\"type\": \"text\", \"text\": ...}");
+    text += part["text"].get<std::string>();
+  }
+  return text;
+}
+
+std::vector<ChatMessage> read_messages(const Fields& fields) {
+  const Json* list = fields.find("messages");
+  if (list == nullptr) throw bad_request("messages", "'messages' is missing");
+  if (!list->is_array() || list->empty()) fields.fail("messages", "a non-empty array");
+  std::vector<ChatMessage> messages;
+  for (size_t i = 0; i < list->size(); ++i) {
+    const Json& item = (*list)[i];
+    const std::string where = concat("messages[", i, "]");
+    if (!item.is_object()) throw bad_request(where, "'" + where + "' is not an object");
+    const Fields message(item, where + ".");
+    std::string role = message.string("role").value_or("");
+    if (role == "developer") role = "system";  // OpenAI's newer name
+    if (role != "system" && role != "user" && role != "assistant") {
+      throw bad_request(where + ".role", "'" + where + ".role' is '" + role +
+                                             "', expected system, user or assistant");
+    }
+    messages.push_back({role, read_content(item, where)});
+  }
+  if (messages.back().role != "user") {
+    throw bad_request(
+        "messages", "the last message has the role '" + messages.back().role + "', expected user");
+  }
+  return messages;
+}
+
+void refuse_unsupported(const Fields& fields) {
+  const std::string no_tools = "this server does not call tools";
+  fields.only_empty("tools", no_tools);
+  fields.only_empty("functions", no_tools);
+  fields.only_false("logprobs");
+  fields.only_zero("top_logprobs");
+  const Json* choice = fields.find("tool_choice");
+  if (choice != nullptr && *choice != "none" && *choice != "auto") {
+    fields.fail("tool_choice", "none: " + no_tools);
+  }
+  const Json* format = fields.find("response_format");
+  if (format != nullptr && !(format->is_object() && format->value("type", Json()) == "text")) {
+    fields.fail("response_format", "{\"type\": \"text\"}");
+  }
+}
+
+// `retrieval`: true, false or {"enabled", "top_k", "mode", "filter", "min_relevance", ...}.
+void read_retrieval(const Fields& fields, bool has_index, ChatRequest& chat) {
+  chat.retrieve = has_index;
+  const Json* value = fields.find("retrieval");
+  if (value == nullptr) return;
+  if (value->is_boolean()) {
+    chat.retrieve = value->get<bool>();
+  } else if (value->is_object()) {
+    const Fields retrieval(*value, "retrieval.");
+    chat.retrieve = retrieval.boolean("enabled").value_or(true);
+    chat.ask.search = read_search_options(retrieval, chat.ask.search);
+    chat.ask.min_relevance =
+        retrieval.number("min_relevance", -1.0, 1e6).value_or(chat.ask.min_relevance);
+  } else {
+    fields.fail("retrieval", "true, false or an object");
+  }
+  if (chat.retrieve && !has_index) {
+    throw bad_request("retrieval", "this server was started without an index");
+  }
+}
+
+ChatRequest read_chat_request(const ServerContext& context, const Json& body) {
+  const Fields fields(body);
+  ChatRequest chat;
+  chat.model = fields.string("model").value_or("");
+  chat.adapter = context.adapter_of(chat.model);
+  if (chat.model.empty()) chat.model = context.base_model;
+  refuse_unsupported(fields);
+  chat.messages = read_messages(fields);
+  chat.ask = context.options.ask;
+  chat.parameters = read_generation_parameters(fields, chat.ask, chat.ask.max_tokens);
+  read_retrieval(fields, context.pipeline.retriever() != nullptr, chat);
+  chat.ask.max_tokens = chat.parameters.max_tokens;
+  chat.ask.sampling = chat.parameters.sampling;
+  chat.ask.stop = chat.parameters.stop;
+  chat.ask.adapter = chat.adapter;
+  return chat;
+}
+
+std::vector<int32_t> render_prompt(const LoadedGenerator& generator,
+                                   const std::vector<ChatMessage>& messages) {
+  if (generator.chat_template == nullptr) {
+    throw bad_request("model",
+                      "model '" + generator.name + "' has no chat template; use /v1/completions");
+  }
+  return generator.tokenizer->encode(generator.chat_template->render(messages, true),
+                                     Tokenizer::SpecialTokens::kParse);
+}
+
+// Searches and renders the prompt. What cannot fit even without passages is refused here, so that
+// the client hears about its own text.
+Pipeline::Prepared prepare(const ServerContext& context, const ChatRequest& chat) {
+  const LoadedGenerator& generator = *context.pipeline.engine().generator();
+  int64_t bytes = 0;
+  for (const ChatMessage& message : chat.messages) {
+    bytes += static_cast<int64_t>(message.content.size());
+  }
+  Pipeline::Prepared prepared;
+  const bool could_be_too_long = bytes >= generator.model->config().max_seq_len;
+  if (!chat.retrieve || could_be_too_long) {
+    prepared.prompt = render_prompt(generator, chat.messages);
+    prepared.relevant = true;
+    check_context_length(context, "messages", static_cast<int64_t>(prepared.prompt.size()));
+  }
+  return chat.retrieve ? context.pipeline.prepare(chat.messages, chat.ask) : std::move(prepared);
+}
+
+std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
+                                    const ChatRequest& chat) {
+  auto plan = std::make_shared<ChatPlan>();
+  plan->model = chat.model;
+  plan->retrieve = chat.retrieve;
+  plan->include_usage = chat.parameters.include_usage;
+  plan->prepared = prepare(context, chat);
+  if (!plan->prepared.relevant) return plan;
+  check_context_length(context, "messages", static_cast<int64_t>(plan->prepared.prompt.size()));
+  GenerateRequest request;
+  request.prompt = std::move(plan->prepared.prompt);
+  request.max_tokens = chat.parameters.max_tokens;
+  request.stop = chat.parameters.stop;
+  request.sampling = chat.parameters.sampling;
+  request.adapter = chat.adapter;
+  plan->generation = std::make_unique<Generation>(context, exchange, std::move(request));
+  return plan;
+}
+
+// Beside OpenAI's fields: whether the documents answered, and every passage in the prompt.
+OrderedJson retrieval_json(const ChatPlan& plan) {
+  if (!plan.retrieve) return nullptr;
+  OrderedJson retrieval;
+  retrieval["answered"] = plan.prepared.relevant;
+  retrieval["search_seconds"] = plan.prepared.search_seconds;
+  retrieval["citations"] = citations_json(plan.prepared.citations);
+  return retrieval;
+}
+
+OrderedJson annotations_of(const ChatPlan& plan, const std::string& text) {
+  return plan.prepared.relevant ? annotations_json(text, plan.prepared.citations)
+                                : OrderedJson::array();
+}
+
+ChatResult run(ChatPlan& plan, const std::function<void(const std::string&)>& on_text,
+               const std::function<void()>& on_idle) {
+  ChatResult result;
+  if (plan.generation == nullptr) {
+    result.text = kNotInDocuments;
+    if (on_text) on_text(result.text);
+    return result;
+  }
+  GenerateResult generated = plan.generation->wait(on_text, on_idle);
+  result.text = std::move(generated.text);
+  result.finish_reason = openai_finish_reason(generated.finish_reason);
+  result.prompt_tokens = generated.prompt_tokens;
+  result.completion_tokens = generated.completion_tokens;
+  return result;
+}
+
+OrderedJson chunk_json(const ChatPlan& plan, OrderedJson delta, const OrderedJson& finish_reason) {
+  OrderedJson choice;
+  choice["index"] = 0;
+  choice["delta"] = std::move(delta);
+  choice["logprobs"] = nullptr;
+  choice["finish_reason"] = finish_reason;
+  OrderedJson chunk;
+  chunk["id"] = plan.id;
+  chunk["object"] = "chat.completion.chunk";
+  chunk["created"] = plan.created;
+  chunk["model"] = plan.model;
+  chunk["choices"] = OrderedJson::array({std::move(choice)});
+  if (plan.include_usage) chunk["usage"] = nullptr;
+  return chunk;
+}
+
+void stream_chat(ChatPlan& plan, SseWriter& writer) {
+  OrderedJson first = chunk_json(plan, {{"role", "assistant"}, {"content", ""}}, nullptr);
+  first["retrieval"] = retrieval_json(plan);
+  writer.event(first);
+  const ChatResult result = run(
+      plan,
+      [&](const std::string& text) {
+        writer.event(chunk_json(plan, {{"content", text}}, nullptr));
+      },
+      [&] { writer.ping(); });
+  if (plan.retrieve) {
+    writer.event(chunk_json(plan, {{"annotations", annotations_of(plan, result.text)}}, nullptr));
+  }
+  writer.event(chunk_json(plan, OrderedJson::object(), result.finish_reason));
+  if (plan.include_usage) {
+    OrderedJson last = chunk_json(plan, OrderedJson::object(), nullptr);
+    last["choices"] = OrderedJson::array();
+    last["usage"] = usage_json(result.prompt_tokens, result.completion_tokens);
+    writer.event(last);
+  }
+  writer.done();
+}
+
+OrderedJson completion_json(const ChatPlan& plan, const ChatResult& result) {
+  OrderedJson message;
+  message["role"] = "assistant";
+  message["content"] = result.text;
+  message["refusal"] = nullptr;
+  message["annotations"] = annotations_of(plan, result.text);
+  OrderedJson choice;
+  choice["index"] = 0;
+  choice["message"] = std::move(message);
+  choice["logprobs"] = nullptr;
+  choice["finish_reason"] = result.finish_reason;
+  OrderedJson body;
+  body["id"] = plan.id;
+  body["object"] = "chat.completion";
+  body["created"] = plan.created;
+  body["model"] = plan.model;
+  body["choices"] = OrderedJson::array({std::move(choice)});
+  body["usage"] = usage_json(result.prompt_tokens, result.completion_tokens);
+  body["retrieval"] = retrieval_json(plan);
+  return body;
+}
+
+}  // namespace
+
+void handle_chat(ServerContext& context, Exchange& exchange, const httplib::Request& request,
+                 httplib::Response& response) {
+  const ChatRequest chat = read_chat_request(context, parse_body(request.body));
+  const std::shared_ptr<ChatPlan> plan = make_plan(context, exchange, chat);
+  if (chat.parameters.stream) {
+    stream_events(exchange, response, [plan](SseWriter& writer) { stream_chat(*plan, writer); });
+    return;
+  }
+  const ChatResult result = run(*plan, nullptr, nullptr);
+  write_json(completion_json(*plan, result), response);
+}
+
+}  // namespace quarry::http
