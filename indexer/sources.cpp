@@ -1,0 +1,76 @@
+#include "indexer/sources.h"
+
+#include <algorithm>
+
+#include "data/core/json.h"
+#include "indexer/walk.h"
+
+namespace quarry {
+namespace {
+
+constexpr const char* kSetting = "sources";
+
+}  // namespace
+
+bool is_under(const std::string& uri, const std::string& path) {
+  if (uri.compare(0, path.size(), path) != 0) return false;
+  return uri.size() == path.size() || path == "/" || uri[path.size()] == '/' ||
+         uri[path.size()] == '#';
+}
+
+std::vector<Source> load_sources(const PassageStore& store) {
+  std::vector<Source> sources;
+  const std::optional<std::string> text = store.setting(kSetting);
+  if (!text) return sources;
+  const Json root = parse_json(*text, "sources of the index", ErrorCode::kCorruptData);
+  try {
+    for (const Json& entry : root) {
+      Source source;
+      source.path = entry.at("path").get<std::string>();
+      source.include = entry.at("include").get<std::vector<std::string>>();
+      source.exclude = entry.at("exclude").get<std::vector<std::string>>();
+      sources.push_back(std::move(source));
+    }
+  } catch (const Json::exception& error) {
+    throw_error(ErrorCode::kCorruptData, "sources of the index are damaged: ", error.what());
+  }
+  return sources;
+}
+
+void save_sources(PassageStore& store, const std::vector<Source>& sources) {
+  OrderedJson root = OrderedJson::array();
+  for (const Source& source : sources) {
+    root.push_back(
+        {{"path", source.path}, {"include", source.include}, {"exclude", source.exclude}});
+  }
+  store.put_setting(kSetting, dump_json(root));
+}
+
+SourcePlan plan_sources(const PassageStore& store, const IndexOptions& options) {
+  SourcePlan plan;
+  plan.remembered = load_sources(store);
+  if (options.paths.empty()) {
+    QUARRY_CHECK(!plan.remembered.empty(), ErrorCode::kNotFound, options.index.string(),
+                 ": no paths given and none remembered: name the files or folders to index");
+    plan.chosen = plan.remembered;
+    return plan;
+  }
+  for (const std::filesystem::path& path : options.paths) {
+    Source source;
+    source.path = normal_path(path).string();
+    source.include = options.include;
+    source.exclude = options.exclude;
+    const auto same = [&source](const Source& other) { return other.path == source.path; };
+    if (std::any_of(plan.chosen.begin(), plan.chosen.end(), same)) continue;
+    const auto known = std::find_if(plan.remembered.begin(), plan.remembered.end(), same);
+    if (known == plan.remembered.end()) {
+      plan.remembered.push_back(source);
+    } else {
+      *known = source;
+    }
+    plan.chosen.push_back(std::move(source));
+  }
+  return plan;
+}
+
+}  // namespace quarry
