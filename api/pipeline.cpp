@@ -1,0 +1,112 @@
+#include "api/pipeline.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "api/relevance.h"
+#include "data/core/error.h"
+#include "data/text/unicode.h"
+#include "data/text/utf8.h"
+#include "generator/prompt.h"
+
+namespace quarry {
+
+const char* const kNotInDocuments = "I found nothing in the documents that answers this question.";
+
+namespace {
+
+// Fewer content words than this hardly say what is asked for ("And in Italy?").
+constexpr size_t kFewContentWords = 3;
+
+// The last user message; a short follow-up is put behind the question before it.
+std::string search_query(const std::vector<ChatMessage>& messages) {
+  std::vector<const std::string*> questions;
+  for (const ChatMessage& message : messages) {
+    if (message.role == "user") questions.push_back(&message.content);
+  }
+  QUARRY_CHECK(!questions.empty(), ErrorCode::kInvalidArgument,
+               "the messages hold no user message, so there is no question");
+  const std::string& last = *questions.back();
+  if (questions.size() == 1 || count_content_words(last) >= kFewContentWords) return last;
+  return *questions[questions.size() - 2] + " " + last;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+Pipeline::Pipeline(std::shared_ptr<Retriever> retriever, std::shared_ptr<const Embedder> embedder,
+                   std::shared_ptr<Engine> engine)
+    : retriever_(std::move(retriever)),
+      embedder_(std::move(embedder)),
+      engine_(std::move(engine)) {}
+
+std::vector<Hit> Pipeline::search(const std::string& query, const SearchOptions& options) const {
+  QUARRY_CHECK(retriever_ != nullptr, ErrorCode::kUnavailable,
+               "no index is open: nothing to search");
+  const std::string text = repair_utf8(query);
+  const auto [begin, end] = trimmed_range(text);
+  QUARRY_CHECK(begin < end, ErrorCode::kInvalidArgument, "the query is empty");
+  std::vector<float> vector;
+  if (options.mode != SearchMode::kLexical) {
+    QUARRY_CHECK(embedder_ != nullptr, ErrorCode::kUnavailable,
+                 "no embedder is loaded: only lexical search works");
+    engine_->run([&] { vector = embedder_->embed_query(text); });
+  }
+  return retriever_->search(text, vector.empty() ? nullptr : vector.data(), options);
+}
+
+Pipeline::Prepared Pipeline::prepare(const std::vector<ChatMessage>& messages,
+                                     const AskOptions& options) const {
+  const LoadedGenerator* generator = engine_->generator();
+  QUARRY_CHECK(generator != nullptr, ErrorCode::kUnavailable,
+               "no generator is loaded: only search works");
+  const std::string query = search_query(messages);
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<Hit> hits = search(query, options.search);
+  Prepared prepared;
+  prepared.search_seconds = seconds_since(start);
+  const double min_relevance =
+      options.min_relevance < 0.0 ? kDefaultMinRelevance : options.min_relevance;
+  prepared.relevant = !hits.empty() && relevance(query, hits) >= min_relevance;
+  if (!prepared.relevant) return prepared;
+  const int64_t context = generator->model->config().max_seq_len;
+  RagPromptOptions prompt_options;
+  // A caller that asks for more tokens than half of the context gets what the prompt leaves.
+  prompt_options.max_tokens = context - std::clamp(options.max_tokens, int64_t{1}, context / 2);
+  RagPrompt prompt =
+      build_rag_prompt(*generator, default_rag_template(), messages, hits, prompt_options);
+  prepared.citations = std::move(prompt.citations);
+  prepared.prompt = std::move(prompt.tokens);
+  return prepared;
+}
+
+Answer Pipeline::ask(const std::vector<ChatMessage>& messages, const AskOptions& options,
+                     const Engine::OnText& on_text) const {
+  Prepared prepared = prepare(messages, options);
+  Answer answer;
+  answer.search_seconds = prepared.search_seconds;
+  if (!prepared.relevant) {
+    answer.answered = false;
+    answer.text = kNotInDocuments;
+    if (on_text) on_text(answer.text);
+    return answer;
+  }
+  GenerateRequest request;
+  request.prompt = std::move(prepared.prompt);
+  request.max_tokens = options.max_tokens;
+  request.stop = options.stop;
+  request.sampling = options.sampling;
+  request.adapter = options.adapter;
+  answer.generation = engine_->submit(std::move(request), on_text).result.get();
+  QUARRY_CHECK(answer.generation.finish_reason != FinishReason::kError, ErrorCode::kInternal,
+               "the generator failed: ", answer.generation.error);
+  answer.text = answer.generation.text;
+  answer.citations = std::move(prepared.citations);
+  return answer;
+}
+
+}  // namespace quarry
