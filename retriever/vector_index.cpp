@@ -49,6 +49,7 @@ std::unique_ptr<faiss::Index> make_faiss_index(VectorIndexKind kind, int64_t dim
   auto graph = std::make_unique<faiss::IndexHNSWFlat>(static_cast<int>(dim), kHnswLinks,
                                                       faiss::METRIC_INNER_PRODUCT);
   graph->hnsw.efConstruction = kHnswBuildBreadth;
+  graph->hnsw.efSearch = kHnswSearchBreadth;
   return graph;
 }
 
