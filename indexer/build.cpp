@@ -88,16 +88,15 @@ class EmbedStage {
   EmbedStage(const PassageEmbedder& embedder, int64_t batch, DocumentQueue& out)
       : embedder_(embedder), batch_(std::max<int64_t>(batch, 1)), out_(out) {}
 
-  // False when the writer takes no more.
-  bool add(IndexedDocument&& item) {
+  void add(IndexedDocument&& item) {
     waiting_passages_ += static_cast<int64_t>(item.passages.size());
     item.vectors.reserve(item.passages.size() * static_cast<size_t>(embedder_.dim()));
     waiting_.push_back({std::move(item), 0});
-    return true;
   }
   bool batch_is_full() const { return waiting_passages_ >= batch_; }
   bool is_empty() const { return waiting_passages_ == 0; }
 
+  // False when the writer takes no more.
   bool embed_batch() {
     std::vector<std::string> texts;
     for (const Waiting& waiting : waiting_) {
@@ -213,8 +212,11 @@ class StoreBuild {
     report.embed_seconds = embed_seconds_;
     report.cancelled = cancel_.cancelled();
     if (!report.cancelled && options_.missing == Missing::kRemove) {
-      report.documents_removed = remove_missing(reader);
+      remove_missing(reader);
     }
+    report.documents_added = committed_.added;
+    report.documents_changed = committed_.changed;
+    report.documents_removed = committed_.removed;
     report.stats = store_->stats();
     report.seconds = seconds_since(start);
     progress_.finish();
@@ -261,6 +263,7 @@ class StoreBuild {
     write_stage.rethrow();
     if (embed_error) std::rethrow_exception(embed_error);
     read_stage.rethrow();
+    committed_ = writer.committed();
   }
 
   void embed_all(const CorpusReader& reader, DocumentQueue& in, DocumentQueue& out) {
@@ -270,7 +273,7 @@ class StoreBuild {
     while (going_on && !cancel_.cancelled()) {
       IndexedDocument item;
       const Pop pop = in.pop(item, kWait);
-      if (pop == Pop::kItem) going_on = embed.add(std::move(item));
+      if (pop == Pop::kItem) embed.add(std::move(item));
       while (going_on && !cancel_.cancelled() &&
              (embed.batch_is_full() || (pop == Pop::kEnd && !embed.is_empty()))) {
         going_on = embed.embed_batch();
@@ -300,19 +303,18 @@ class StoreBuild {
     });
   }
 
-  int64_t remove_missing(const CorpusReader& reader) {
+  void remove_missing(const CorpusReader& reader) {
     StoreWriter writer(*store_, options_);
-    int64_t removed = 0;
     for (const Source& source : plan_.chosen) {
       for (const auto& [uri, hash] : store_->list_documents(source.path)) {
         if (!is_under(uri, source.path) || reader.still_there(uri) || is_kept_elsewhere(uri)) {
           continue;
         }
-        removed += writer.remove(uri) ? 1 : 0;
+        writer.remove(uri);
       }
     }
     writer.commit();
-    return removed;
+    committed_.removed = writer.committed().removed;
   }
 
   const IndexOptions& options_;
@@ -326,6 +328,7 @@ class StoreBuild {
   ChunkOptions chunk_options_;
   int64_t passages_embedded_ = 0;
   double embed_seconds_ = 0.0;
+  StoreWriter::Counts committed_;
 };
 
 }  // namespace

@@ -131,7 +131,6 @@ bool CorpusReader::take(ParsedDocument&& parsed, BoundedQueue<IndexedDocument>& 
     return going_on();
   }
   seen_.insert(fingerprint(uri));
-  ++(store_.content_hash(uri) ? report_.documents_changed : report_.documents_added);
   item.document = std::move(parsed.document);
   const int64_t bytes = item.bytes();
   if (!queue.push(std::move(item), bytes)) ended_ = true;

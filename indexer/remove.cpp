@@ -51,9 +51,10 @@ IndexReport remove_documents(const RemoveOptions& options, const CancelFlag& can
   IndexReport report;
   for (const std::string& uri : uris) {
     if (cancel.cancelled()) break;
-    report.documents_removed += writer.remove(uri) ? 1 : 0;
+    writer.remove(uri);
   }
   writer.commit();
+  report.documents_removed = writer.committed().removed;
   report.cancelled = cancel.cancelled();
   report.stats = store->stats();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

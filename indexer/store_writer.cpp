@@ -34,6 +34,7 @@ void StoreWriter::run(BoundedQueue<IndexedDocument>& queue) {
     if (pop == Pop::kEnd) break;
     if (pop == Pop::kItem) {
       begin_if_needed();
+      ++(store_.content_hash(item.document.uri) ? pending_.changed : pending_.added);
       store_.put_document(item.document, item.passages, item.vectors.data());
       uris_.push_back(item.document.uri);
       open_bytes_ += item.bytes();
@@ -46,7 +47,10 @@ void StoreWriter::run(BoundedQueue<IndexedDocument>& queue) {
 bool StoreWriter::remove(const std::string& uri) {
   begin_if_needed();
   const bool removed = store_.remove_document(uri);
-  if (removed) uris_.push_back(uri);
+  if (removed) {
+    uris_.push_back(uri);
+    ++pending_.removed;
+  }
   open_bytes_ += kRemovalBytes;
   commit_if_due();
   return removed;
@@ -70,6 +74,10 @@ void StoreWriter::commit() {
   if (!open_) return;
   store_.commit();
   open_ = false;
+  committed_.added += pending_.added;
+  committed_.changed += pending_.changed;
+  committed_.removed += pending_.removed;
+  pending_ = Counts();
   if (options_.on_commit) options_.on_commit(uris_);
   uris_.clear();
 }

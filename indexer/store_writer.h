@@ -25,6 +25,14 @@ class StoreWriter {
   // Commits what is open and tells on_commit.
   void commit();
 
+  // What was committed.
+  struct Counts {
+    int64_t added = 0;
+    int64_t changed = 0;
+    int64_t removed = 0;
+  };
+  const Counts& committed() const { return committed_; }
+
  private:
   void begin_if_needed();
   void commit_if_due();
@@ -34,7 +42,10 @@ class StoreWriter {
   bool open_ = false;
   int64_t open_bytes_ = 0;
   std::chrono::steady_clock::time_point opened_at_;
-  std::vector<std::string> uris_;  // of the open transaction
+  // Of the open transaction.
+  std::vector<std::string> uris_;
+  Counts pending_;
+  Counts committed_;
 };
 
 }  // namespace quarry
