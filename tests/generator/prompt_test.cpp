@@ -83,7 +83,7 @@ TEST(RagPrompt, TheLastPassageIsCutAtASentenceAndItsSpanShrinks) {
       build_rag_prompt(*generator, kForm, {{"user", "Q"}}, {}, limits(4000, 4000)).tokens.size());
   const RagPrompt prompt =
       build_rag_prompt(*generator, kForm, {{"user", "Q"}},
-                       {hit_of("T", "", text), hit_of("U", "", "Later.")}, limits(4000, bare + 40));
+                       {hit_of("T", "", text), hit_of("U", "", "Later.")}, limits(4000, bare + 45));
   ASSERT_EQ(prompt.citations.size(), 1u);
   const Passage& passage = prompt.citations[0].hit.passage;
   EXPECT_EQ(passage.text, "One is here. Two is here.");

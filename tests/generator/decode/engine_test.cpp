@@ -6,10 +6,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <thread>
 
 #include "data/core/error.h"
+#include "data/core/paths.h"
+#include "generator/weights/safetensors_file.h"
 #include "tests/generator/decode/fake_model.h"
+#include "tests/support/temporary_folder.h"
 
 namespace quarry {
 namespace {
@@ -306,6 +310,72 @@ TEST(Engine, AThrowingCallbackEndsItsRequestOnly) {
   EXPECT_EQ(failed.finish_reason, FinishReason::kError);
   EXPECT_EQ(failed.error, "callback");
   EXPECT_EQ(generate(*rig.engine, request_of("good")).finish_reason, FinishReason::kStop);
+}
+
+// A PEFT folder whose only target is the fake model's; the fake model reads `a[0]`.
+void write_adapter(const std::filesystem::path& folder, float value) {
+  std::filesystem::create_directories(folder);
+  write_file_atomically(folder / "adapter_config.json",
+                        R"({"peft_type": "LORA", "r": 1, "lora_alpha": 1,
+                            "target_modules": ["q_proj"]})");
+  const std::string path = "base_model.model.model.layers.0.self_attn.q_proj.lora_";
+  const std::vector<float> values = {value, value};
+  std::vector<TensorToWrite> tensors(2);
+  tensors[0].name = path + "A.weight";
+  tensors[0].shape = {1, 2};
+  tensors[1].name = path + "B.weight";
+  tensors[1].shape = {2, 1};
+  for (TensorToWrite& tensor : tensors) tensor.data = values.data();
+  write_safetensors(folder / "adapter_model.safetensors", tensors, {});
+}
+
+TEST(Engine, AdaptersServedTogetherAnswerAsWhenServedAlone) {
+  const test::TemporaryFolder folder;
+  Rig rig(fake::hashed_letters);
+  std::vector<std::string> expected;
+  for (const char* name : {"one", "two"}) {
+    write_adapter(folder.path() / name, expected.empty() ? 1.0f : 2.0f);
+    rig.engine->add_adapter(name, (folder.path() / name).string());
+    GenerateRequest request = request_of("adapted");
+    request.adapter = name;
+    expected.push_back(generate(*rig.engine, request).text);
+  }
+  EXPECT_THAT(rig.engine->adapters(), ElementsAre("one", "two"));
+  expected.push_back(generate(*rig.engine, request_of("adapted")).text);
+  EXPECT_NE(expected[0], expected[1]);
+  EXPECT_NE(expected[0], expected[2]);
+  rig.model->close_gate();
+  std::vector<Engine::Submitted> submitted;
+  for (const char* name : {"one", "two", ""}) {
+    GenerateRequest request = request_of("adapted");
+    request.adapter = name;
+    submitted.push_back(rig.engine->submit(request, nullptr));
+  }
+  rig.engine->remove_adapter("two");  // its running request goes on
+  rig.model->open_gate();
+  for (size_t i = 0; i < submitted.size(); ++i) {
+    EXPECT_EQ(submitted[i].result.get().text, expected[i]) << i;
+  }
+}
+
+TEST(Engine, AdapterNamesAreCheckedBeforeUse) {
+  const test::TemporaryFolder folder;
+  Rig rig(fake::hashed_letters);
+  write_adapter(folder.path(), 1.0f);
+  const std::string path = folder.path().string();
+  rig.engine->add_adapter("one", path);
+  expect_error([&] { rig.engine->add_adapter("one", path); }, ErrorCode::kInvalidArgument,
+               "adapter 'one': the name is taken");
+  expect_error([&] { rig.engine->add_adapter("fake", path); }, ErrorCode::kInvalidArgument,
+               "adapter 'fake': the name is taken");
+  expect_error([&] { rig.engine->add_adapter("", path); }, ErrorCode::kInvalidArgument,
+               "the name is empty");
+  expect_error([&] { rig.engine->add_adapter("two", path + "/none"); }, ErrorCode::kNotFound, "");
+  GenerateRequest request = request_of("x");
+  request.adapter = "two";
+  expect_error([&] { rig.engine->submit(request, nullptr); }, ErrorCode::kNotFound,
+               "no adapter is named 'two'; there are: one");
+  expect_error([&] { rig.engine->remove_adapter("two"); }, ErrorCode::kNotFound, "there are: one");
 }
 
 TEST(Engine, JobsRunBetweenStepsOnTheEngineThread) {
