@@ -48,10 +48,9 @@ bool is_word_character(utf8proc_int32_t code_point) {
 
 std::vector<std::string> lexical_words(const std::string& text) {
   std::vector<std::string> words;
-  std::unordered_set<std::string> seen;
   std::string word;
   const auto finish_word = [&] {
-    if (!word.empty() && seen.insert(word).second) words.push_back(word);
+    if (!word.empty()) words.push_back(word);
     word.clear();
   };
   const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
@@ -77,16 +76,22 @@ std::vector<std::string> lexical_words(const std::string& text) {
 }
 
 std::string lexical_query(const std::string& text) {
-  const std::vector<std::string> all = lexical_words(text);
-  std::vector<std::string> words;
-  std::copy_if(all.begin(), all.end(), std::back_inserter(words),
-               [](const std::string& word) { return stop_words().count(word) == 0; });
-  if (words.empty()) words = all;
+  std::vector<std::string> words = lexical_words(text);
+  const auto is_common = [](const std::string& word) { return stop_words().count(word) > 0; };
+  const bool only_common = std::all_of(words.begin(), words.end(), is_common);
   if (words.size() > kMaxQueryWords) words.resize(kMaxQueryWords);
+  std::unordered_set<std::string> seen;
   std::string query;
+  const auto add = [&](const std::string& phrase) {
+    if (!seen.insert(phrase).second) return;
+    query += (query.empty() ? "\"" : " OR \"") + phrase + '"';
+  };
   for (const std::string& word : words) {
-    if (!query.empty()) query += " OR ";
-    query += '"' + word + '"';
+    if (only_common || !is_common(word)) add(word);
+  }
+  for (size_t i = 0; i + 1 < words.size(); ++i) {
+    const bool both_common = is_common(words[i]) && is_common(words[i + 1]);
+    if (words[i] != words[i + 1] && !both_common) add(words[i] + ' ' + words[i + 1]);
   }
   return query;
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "data/core/error.h"
+#include "data/store/lexical_rank.h"
 
 namespace quarry {
 namespace {
@@ -122,6 +123,7 @@ void Sqlite::open(const std::string& uri, int flags) {
     // The file may be damaged or made by somebody else: no schema of its own may run code.
     sqlite3_db_config(handle_, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
     sqlite3_db_config(handle_, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+    check(register_lexical_rank(handle_), "adding the rank function");
     execute("PRAGMA cell_size_check=ON; PRAGMA foreign_keys=OFF; PRAGMA temp_store=MEMORY");
   } catch (...) {
     sqlite3_close_v2(handle_);

@@ -6,15 +6,11 @@
 
 #include "data/core/error.h"
 #include "data/store/lexical_query.h"
+#include "data/store/lexical_rank.h"
 #include "data/store/schema.h"
 
 namespace quarry {
 namespace {
-
-constexpr int64_t kMaxHits = 100000;
-
-// BM25 weights of title, heading and text, chosen on SQuAD's dev questions (tests/bench/README.md).
-constexpr const char* kRank = "bm25(2.0, 1.0, 1.0)";
 
 Sqlite::Access access_for(PassageStore::Mode mode) {
   return mode == PassageStore::Mode::kReadOnly ? Sqlite::Access::kRead : Sqlite::Access::kWrite;
@@ -50,8 +46,8 @@ SqlitePassageStore::SqlitePassageStore(const std::filesystem::path& path, Mode m
   select_vector_ = database_.prepare("SELECT vector FROM vectors WHERE passage_id = ?1");
   select_content_hash_ = database_.prepare("SELECT content_hash FROM documents WHERE uri = ?1");
   search_ = database_.prepare(
-      "SELECT rowid, rank FROM passage_fts WHERE passage_fts MATCH ?1 AND rank MATCH ?2 "
-      "ORDER BY rank LIMIT ?3");
+      concat("SELECT rowid, rank FROM passage_fts WHERE passage_fts MATCH ?1 AND rank MATCH '",
+             kLexicalRankFunction, "()' ORDER BY rank LIMIT ?2"));
   if (mode == Mode::kReadWrite) prepare_writes();
 }
 
@@ -294,7 +290,7 @@ std::vector<PassageStore::Scored> SqlitePassageStore::search_text(const std::str
   const std::string match = lexical_query(query);
   if (match.empty() || limit <= 0) return {};
   const SqliteScope scope(search_);
-  search_.bind(1, match).bind(2, kRank).bind(3, std::min(limit, kMaxHits));
+  search_.bind(1, match).bind(2, limit);
   std::vector<Scored> hits;
   while (search_.step()) hits.push_back({search_.column_int(0), -search_.column_double(1)});
   return hits;

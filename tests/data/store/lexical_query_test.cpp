@@ -7,9 +7,9 @@ namespace {
 
 using ::testing::ElementsAre;
 
-TEST(LexicalWords, SplitsAtPunctuationAndDropsRepeats) {
+TEST(LexicalWords, SplitsAtPunctuation) {
   EXPECT_THAT(lexical_words("State-of-the-art, state \"OR\" NEAR(x y)*"),
-              ElementsAre("state", "of", "the", "art", "or", "near", "x", "y"));
+              ElementsAre("state", "of", "the", "art", "state", "or", "near", "x", "y"));
 }
 
 TEST(LexicalWords, KeepsLettersBeyondAscii) {
@@ -20,8 +20,14 @@ TEST(LexicalWords, InvalidUtf8SeparatesWords) {
   EXPECT_THAT(lexical_words(std::string("ab\xff\xfe") + "cd\xc3"), ElementsAre("ab", "cd"));
 }
 
-TEST(LexicalQuery, LeavesOutCommonWords) {
-  EXPECT_EQ(lexical_query("What is the capital of France?"), "\"capital\" OR \"france\"");
+TEST(LexicalQuery, LeavesOutCommonWordsAndPairsOfThem) {
+  EXPECT_EQ(lexical_query("What is the capital of France?"),
+            "\"capital\" OR \"france\" OR \"the capital\" OR \"capital of\" OR \"of france\"");
+}
+
+TEST(LexicalQuery, RepeatedWordsAndPairsAreThereOnce) {
+  EXPECT_EQ(lexical_query("duran duran sang; Duran sang"),
+            "\"duran\" OR \"sang\" OR \"duran sang\" OR \"sang duran\"");
 }
 
 TEST(LexicalQuery, KeepsCommonWordsWhenThereIsNothingElse) {

@@ -132,6 +132,26 @@ TEST_F(PassageStoreTest, SearchRanksByBm25AndStems) {
   EXPECT_EQ(store->search_text("title", 2).size(), 2U) << "titles are searched; limit holds";
 }
 
+// The formula of lexical_rank.h by hand: 4 passages, each of 3 title tokens and its own.
+TEST_F(PassageStoreTest, SearchScoresAreBm25WithPairs) {
+  auto store = create();
+  store->begin();
+  put(*store, make_document("/a", "red fox red\nfox red\nblue sky here\ngreen tree"));
+  store->commit();
+  const auto hits = store->search_text("red fox", 10);
+  ASSERT_EQ(hits.size(), 2U);
+  const double idf_word = std::log(1.0 + (4 - 2 + 0.5) / (2 + 0.5));
+  const double idf_pair = std::log(1.0 + (4 - 1 + 0.5) / (1 + 0.5));
+  const auto term = [](double count, double tokens) {
+    const double average = (6 + 5 + 6 + 5) / 4.0;
+    return count * 1.6 / (count + 0.6 * (0.4 + 0.6 * tokens / average));
+  };
+  EXPECT_EQ(hits[0].passage_id, 1);
+  EXPECT_NEAR(hits[0].score, idf_word * (term(2, 6) + term(1, 6)) + 0.2 * idf_pair * term(1, 6),
+              1e-9);
+  EXPECT_NEAR(hits[1].score, idf_word * 2 * term(1, 5), 1e-9);
+}
+
 TEST_F(PassageStoreTest, SearchTakesOperatorsAsText) {
   auto store = create();
   store->begin();
