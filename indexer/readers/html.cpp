@@ -195,6 +195,10 @@ class TextWriter {
   }
 
   void write_heading(const GumboNode& node, int level) {
+    if (in_heading_) {  // one inside another: part of the outer
+      write_children(node);
+      return;
+    }
     break_lines(2);
     start_line();
     const size_t start = text_.size();
@@ -319,8 +323,11 @@ class HtmlReader : public Reader {
       return;
     }
     convert_page(html, *parsed);
-    // A character reference can make what no byte of the page is.
-    parsed->document.text = repair_utf8(parsed->document.text);
+    // A character reference can make what is not a character; spans of headings then move.
+    if (!is_valid_utf8(parsed->document.text)) {
+      parsed->document.text = repair_utf8(parsed->document.text);
+      parsed->headings.clear();
+    }
     if (trim(parsed->document.text).empty()) {
       sink.on_skip({SkipKind::kUnsupported, parsed->document.uri, "no text on this page"});
       return;
