@@ -181,7 +181,7 @@ class IndexRetriever : public Retriever {
     QUARRY_CHECK(options.mode == SearchMode::kLexical || query_vector != nullptr,
                  ErrorCode::kInvalidArgument, "dense search without a query vector");
     const StorePool::Lease store = stores_.lease();
-    const std::shared_lock<std::shared_mutex> lock(vectors_mutex_);
+    const std::shared_lock<std::shared_mutex> lock = lock_to_read();
     SearchInputs in{*store,  vectors_.index.get(),    query, query_vector,
                     options, !options.filter.empty(), {}};
     if (in.filtered) {
@@ -210,14 +210,21 @@ class IndexRetriever : public Retriever {
     const StorePool::Lease store = stores_.lease();
     if (embedder_ == nullptr) return;
     {
-      const std::shared_lock<std::shared_mutex> lock(vectors_mutex_);
+      const std::shared_lock<std::shared_mutex> lock = lock_to_read();
       if (store->stats().generation == vectors_.info.generation) return;
     }
+    const std::lock_guard<std::mutex> turn(turn_mutex_);
     const std::unique_lock<std::shared_mutex> lock(vectors_mutex_);
     refresh_vectors(*store, vectors_);
   }
 
  private:
+  // Waits behind a refresh that waits: shared_mutex alone lets searches that overlap keep it out.
+  std::shared_lock<std::shared_mutex> lock_to_read() const {
+    const std::lock_guard<std::mutex> turn(turn_mutex_);
+    return std::shared_lock<std::shared_mutex>(vectors_mutex_);
+  }
+
   void check_dense(const SearchOptions& options) const {
     QUARRY_CHECK(options.mode == SearchMode::kLexical || embedder_ != nullptr,
                  ErrorCode::kInvalidArgument,
@@ -228,6 +235,7 @@ class IndexRetriever : public Retriever {
   StoreManifest manifest_;
   std::shared_ptr<const Embedder> embedder_;
   mutable std::mutex embedder_mutex_;  // an Embedder is for one thread at a time
+  mutable std::mutex turn_mutex_;      // held to get vectors_mutex_
   mutable std::shared_mutex vectors_mutex_;
   SyncedVectors vectors_;  // guarded by vectors_mutex_; empty without an embedder
 };

@@ -27,7 +27,7 @@ struct SearchOptions {
   SearchMode mode = SearchMode::kHybrid;
   int64_t top_k = 10;  // 1..1000
   Fusion fusion = Fusion::kMinMax;
-  double dense_weight = 0.3;  // 0..1, min-max fusion only
+  double dense_weight = 0.5;  // 0..1, min-max fusion only
   int64_t candidates = 100;   // taken from each mode before fusion; raised to top_k
   Metadata filter;            // only passages whose document matches every pair
 };
