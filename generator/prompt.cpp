@@ -198,13 +198,16 @@ std::vector<Citation> fit_passages(const Tokenizer& tokenizer, const std::vector
 
 }  // namespace
 
+// Chosen among seven forms with the untuned default generator on 40 SQuAD dev questions and their
+// paragraph (greedy, 40 tokens): F1 15.9 and the gold answer in 38 % of the answers. "Question: "
+// with a system text that asks for brevity gave F1 11.4 to 13.4, an example in the system text
+// 12.9; without a system text, that is without a word on passages that lack the answer, 16.6.
 const std::vector<RagTemplate>& rag_templates() {
   static const std::vector<RagTemplate> templates = {
       {"passages", 1,
-       "Answer the question using only the numbered passages. Be brief. If the passages do not "
-       "hold "
-       "the answer, say that the documents do not hold it.",
-       "", "Question: ", ""},
+       "Answer from the numbered passages only. If they do not hold the answer, say that the "
+       "documents do not hold it.",
+       "", "Using the text above, answer this question in a few words: ", ""},
   };
   return templates;
 }
