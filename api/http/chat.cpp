@@ -5,6 +5,7 @@
 #include "api/http/generation.h"
 #include "api/http/sources.h"
 #include "api/http/sse.h"
+#include "generator/prompt.h"
 
 namespace quarry::http {
 namespace {
@@ -132,32 +133,23 @@ ChatRequest read_chat_request(const ServerContext& context, const Json& body) {
   return chat;
 }
 
-std::vector<int32_t> render_prompt(const LoadedGenerator& generator,
-                                   const std::vector<ChatMessage>& messages) {
-  if (generator.chat_template == nullptr) {
-    throw bad_request("model",
-                      "model '" + generator.name + "' has no chat template; use /v1/completions");
-  }
-  return generator.tokenizer->encode(generator.chat_template->render(messages, true),
-                                     Tokenizer::SpecialTokens::kParse);
-}
-
-// Searches and renders the prompt. What cannot fit even without passages is refused here, so that
-// the client hears about its own text.
+// Searches and renders the prompt. With retrieval, old turns and passages make room for the last
+// question; a question that alone is too long is refused here, before the search.
 Pipeline::Prepared prepare(const ServerContext& context, const ChatRequest& chat) {
   const LoadedGenerator& generator = *context.pipeline.engine().generator();
-  int64_t bytes = 0;
-  for (const ChatMessage& message : chat.messages) {
-    bytes += static_cast<int64_t>(message.content.size());
-  }
-  Pipeline::Prepared prepared;
-  const bool could_be_too_long = bytes >= generator.model->config().max_seq_len;
-  if (!chat.retrieve || could_be_too_long) {
-    prepared.prompt = render_prompt(generator, chat.messages);
+  if (!chat.retrieve) {
+    Pipeline::Prepared prepared;
+    prepared.prompt = render_chat(generator, chat.messages);
     prepared.relevant = true;
-    check_context_length(context, "messages", static_cast<int64_t>(prepared.prompt.size()));
+    return prepared;
   }
-  return chat.retrieve ? context.pipeline.prepare(chat.messages, chat.ask) : std::move(prepared);
+  const ChatMessage& question = chat.messages.back();
+  const int64_t most = generator.model->config().max_seq_len;
+  if (static_cast<int64_t>(question.content.size()) >= most) {  // a token has at least one byte
+    const size_t tokens = render_chat(generator, {question}).size();
+    check_context_length(context, "messages", static_cast<int64_t>(tokens));
+  }
+  return context.pipeline.prepare(chat.messages, chat.ask);
 }
 
 std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,

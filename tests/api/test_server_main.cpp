@@ -1,0 +1,48 @@
+// The HTTP server over a fake model, embedder and index, for the tests that drive it from outside.
+//   http_test_server [--api-key KEY]     prints "listening on PORT" and serves until SIGTERM.
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+
+#include "tests/api/http_rig.h"
+
+namespace {
+
+quarry::Server* running = nullptr;
+
+// Answers with one sentence that cites both passages.
+int32_t cited_answer(const std::vector<int32_t>& history, const quarry::LoraAdapter*) {
+  static const std::string kAnswer = "It was built by Watt [1], and coal burns [2].";
+  // How much of the answer the history ends with.
+  for (size_t length = kAnswer.size(); length > 0; --length) {
+    if (history.size() < length) continue;
+    bool same = true;
+    for (size_t i = 0; i < length && same; ++i) {
+      same = history[history.size() - length + i] == static_cast<unsigned char>(kAnswer[i]);
+    }
+    if (same) return length == kAnswer.size() ? quarry::fake::kEnd : kAnswer[length];
+  }
+  return kAnswer[0];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  auto model = std::make_unique<quarry::fake::Model>(cited_answer, 4096);
+  const auto engine = std::make_shared<quarry::Engine>(
+      quarry::fake::make_generator(std::move(model)), quarry::EngineOptions());
+  const quarry::Pipeline pipeline(std::make_shared<quarry::test::FakeRetriever>(),
+                                  quarry::test::fake_embedder(), engine);
+  quarry::ServerOptions options;
+  options.port = 0;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::strcmp(argv[i], "--api-key") == 0) options.api_keys.push_back(argv[i + 1]);
+  }
+  quarry::Server server(pipeline, options);
+  running = &server;
+  std::signal(SIGTERM, [](int) { running->stop(); });
+  std::printf("listening on %d\n", server.bind());
+  std::fflush(stdout);
+  server.run();
+  return 0;
+}
