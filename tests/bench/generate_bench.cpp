@@ -1,0 +1,123 @@
+// Speed of a generator: prefill of a prompt and decoding after it, one sequence or a batch.
+//   generate_bench [MODEL] [exact|fast] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ADAPTER]
+// Prints tokens a second, medians of five rounds.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise.h"
+#include "generator/models/causal_lm.h"
+#include "generator/nn/kv_cache.h"
+#include "generator/nn/lora.h"
+#include "generator/weights/model_catalog.h"
+
+namespace {
+
+using quarry::CausalLm;
+using quarry::SequenceChunk;
+
+struct Options {
+  std::string model = quarry::kDefaultGenerator;
+  std::string precision = "fast";
+  int64_t prompt_tokens = 512;
+  int64_t decode_tokens = 64;
+  int64_t batch = 1;
+  std::string adapter;
+};
+
+struct Round {
+  double prefill_seconds = 0.0;
+  double decode_seconds = 0.0;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+Round run_round(const CausalLm& model, const Options& options, const quarry::LoraAdapter* adapter) {
+  const int64_t vocab = model.config().vocab_size;
+  std::vector<int32_t> prompt;
+  for (int64_t i = 0; i < options.prompt_tokens; ++i) {
+    prompt.push_back(static_cast<int32_t>((i * 7919 + 17) % vocab));
+  }
+  std::vector<std::unique_ptr<quarry::KvCache>> caches;
+  std::vector<SequenceChunk> chunks;
+  for (int64_t i = 0; i < options.batch; ++i) {
+    caches.push_back(model.make_cache());
+    SequenceChunk chunk;
+    chunk.tokens = prompt.data();
+    chunk.num_tokens = options.prompt_tokens;
+    chunk.cache = caches.back().get();
+    chunk.adapter = adapter;
+    chunks.push_back(chunk);
+  }
+  Round round;
+  auto start = std::chrono::steady_clock::now();
+  std::vector<float> logits = model.forward(chunks);
+  round.prefill_seconds = seconds_since(start);
+  std::vector<int32_t> next(chunks.size());
+  start = std::chrono::steady_clock::now();
+  for (int64_t step = 0; step < options.decode_tokens; ++step) {
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      next[i] = static_cast<int32_t>(
+          quarry::kernels::argmax(logits.data() + static_cast<int64_t>(i) * vocab, vocab));
+      chunks[i].tokens = &next[i];
+      chunks[i].num_tokens = 1;
+    }
+    logits = model.forward(chunks);
+  }
+  round.decode_seconds = seconds_since(start);
+  return round;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void run(const Options& options) {
+  const auto precision = options.precision == "exact" ? quarry::kernels::Precision::kExact
+                                                      : quarry::kernels::Precision::kFast;
+  const auto start = std::chrono::steady_clock::now();
+  const quarry::LoadedGenerator loaded = quarry::load_generator(options.model, precision);
+  std::printf("%s, %s, %d threads, loaded in %.2f s\n", loaded.name.c_str(),
+              options.precision.c_str(), quarry::num_threads(), seconds_since(start));
+  std::unique_ptr<quarry::LoraAdapter> adapter;
+  if (!options.adapter.empty()) {
+    adapter = quarry::LoraAdapter::load(options.adapter, loaded.model->linear_slots());
+  }
+  std::vector<double> prefill;
+  std::vector<double> decode;
+  for (int round = 0; round < 5; ++round) {
+    const Round result = run_round(*loaded.model, options, adapter.get());
+    prefill.push_back(static_cast<double>(options.batch * options.prompt_tokens) /
+                      result.prefill_seconds);
+    decode.push_back(static_cast<double>(options.batch * options.decode_tokens) /
+                     result.decode_seconds);
+  }
+  std::printf("prefill %lld tokens x %lld: %.1f tok/s   decode %lld: %.1f tok/s\n",
+              static_cast<long long>(options.prompt_tokens), static_cast<long long>(options.batch),
+              median(prefill), static_cast<long long>(options.decode_tokens), median(decode));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  if (argc > 1) options.model = argv[1];
+  if (argc > 2) options.precision = argv[2];
+  if (argc > 3) options.prompt_tokens = std::stoll(argv[3]);
+  if (argc > 4) options.decode_tokens = std::stoll(argv[4]);
+  if (argc > 5) options.batch = std::stoll(argv[5]);
+  if (argc > 6) options.adapter = argv[6];
+  try {
+    run(options);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "generate_bench: %s\n", error.what());
+    return 1;
+  }
+}
