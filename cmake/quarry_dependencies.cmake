@@ -1,4 +1,9 @@
 # Third parties. All come from Debian packages or from CMAKE_PREFIX_PATH, none from the network.
+if(DEFINED ENV{QUARRY_CACHE})
+  set(QUARRY_CACHE_DIR "$ENV{QUARRY_CACHE}")
+else()
+  set(QUARRY_CACHE_DIR "$ENV{HOME}/.cache/quarry")
+endif()
 find_package(Threads REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(OpenSSL REQUIRED)
@@ -8,7 +13,6 @@ find_package(spdlog REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
-pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(gumbo REQUIRED IMPORTED_TARGET gumbo)
 
@@ -19,6 +23,7 @@ message(STATUS "LibTorch ${Torch_VERSION}")
 # FAISS: a SIMD build that scripts/setup.sh left in the cache folder, any other in
 # CMAKE_PREFIX_PATH, or Debian's generic one (3 to 6 times slower).
 include(quarry_faiss)
+include(quarry_sentencepiece)
 
 find_path(HTTPLIB_INCLUDE_DIR httplib.h REQUIRED)
 find_library(HTTPLIB_LIBRARY cpp-httplib)

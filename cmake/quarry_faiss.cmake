@@ -1,12 +1,7 @@
 # Finds FAISS and makes the target quarry_faiss.
 # Order: CMAKE_PREFIX_PATH (a user's own, newer or GPU build), the SIMD build that scripts/setup.sh
 # left under ${QUARRY_CACHE:-~/.cache/quarry}, Debian's libfaiss-dev.
-if(DEFINED ENV{QUARRY_CACHE})
-  set(_quarry_cache "$ENV{QUARRY_CACHE}")
-else()
-  set(_quarry_cache "$ENV{HOME}/.cache/quarry")
-endif()
-file(GLOB _quarry_faiss_builds "${_quarry_cache}/faiss-*/lib/cmake/faiss" "${_quarry_cache}/faiss-*/share/faiss" "${_quarry_cache}/faiss-*/lib/*/cmake/faiss")
+file(GLOB _quarry_faiss_builds "${QUARRY_CACHE_DIR}/faiss-*/lib/cmake/faiss" "${QUARRY_CACHE_DIR}/faiss-*/share/faiss" "${QUARRY_CACHE_DIR}/faiss-*/lib/*/cmake/faiss")
 find_package(BLAS REQUIRED)
 find_package(LAPACK REQUIRED)
 find_package(faiss CONFIG QUIET PATHS ${_quarry_faiss_builds})

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what Quarry needs and nothing else: Debian packages, a SIMD build of FAISS in the cache
+# Installs what Quarry needs and nothing else: Debian packages, builds of FAISS and sentencepiece in the cache
 # folder and the default models. Safe to run again: what is there is left alone.
 #   scripts/setup.sh [--no-models]
 # Environment: QUARRY_HOME (models, default ~/.local/share/quarry), QUARRY_CACHE (builds, default
@@ -32,7 +32,7 @@ install_packages() {
 }
 
 install_packages
-"$source_dir/scripts/build_faiss.sh"
+"$source_dir/scripts/build_libraries.sh"
 if [ "$with_models" = yes ]; then
   "$source_dir/scripts/fetch_models.sh"
 fi
