@@ -1,7 +1,8 @@
 // The HTTP server over a fake model, embedder and index, for the tests that drive it from outside.
-//   http_test_server [--api-key KEY]     prints "listening on PORT" and serves until SIGTERM.
+//   http_test_server [--port N] [--api-key KEY]     prints "listening on PORT"; SIGTERM ends it.
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "tests/api/http_rig.h"
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
   options.port = 0;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--api-key") == 0) options.api_keys.push_back(argv[i + 1]);
+    if (std::strcmp(argv[i], "--port") == 0) options.port = std::atoi(argv[i + 1]);
   }
   quarry::Server server(pipeline, options);
   running = &server;
