@@ -17,7 +17,7 @@ import time
 import numpy as np
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 HOME = os.environ.get("QUARRY_HOME", os.path.expanduser("~/.local/share/quarry"))
 GENERATOR = glob.glob(os.path.join(HOME, "models/smollm2-135m-instruct/*.gguf"))[0]
 ENCODER = os.path.join(HOME, "models/all-minilm-l6-v2")

@@ -2,7 +2,6 @@
 //   generate_bench [MODEL] [exact|fast] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ADAPTER]
 // Prints tokens a second, medians of five rounds.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -13,6 +12,7 @@
 #include "generator/nn/kv_cache.h"
 #include "generator/nn/lora.h"
 #include "generator/weights/model_catalog.h"
+#include "tests/bench/bench_util.h"
 
 namespace {
 
@@ -28,14 +28,28 @@ struct Options {
   std::string adapter;
 };
 
-struct Round {
-  double prefill_seconds = 0.0;
-  double decode_seconds = 0.0;
+// Wall and CPU seconds. The CPU time of one thread (OMP_NUM_THREADS=1) is what to trust on a shared
+// machine.
+struct Span {
+  double wall = 0.0;
+  double cpu = 0.0;
 };
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+class Stopwatch {
+ public:
+  Span elapsed() const {
+    return {quarry::bench::seconds_now() - wall_, quarry::bench::cpu_seconds_now() - cpu_};
+  }
+
+ private:
+  double wall_ = quarry::bench::seconds_now();
+  double cpu_ = quarry::bench::cpu_seconds_now();
+};
+
+struct Round {
+  Span prefill;
+  Span decode;
+};
 
 Round run_round(const CausalLm& model, const Options& options, const quarry::LoraAdapter* adapter) {
   const int64_t vocab = model.config().vocab_size;
@@ -55,11 +69,11 @@ Round run_round(const CausalLm& model, const Options& options, const quarry::Lor
     chunks.push_back(chunk);
   }
   Round round;
-  auto start = std::chrono::steady_clock::now();
+  const Stopwatch prefill_watch;
   std::vector<float> logits = model.forward(chunks);
-  round.prefill_seconds = seconds_since(start);
+  round.prefill = prefill_watch.elapsed();
   std::vector<int32_t> next(chunks.size());
-  start = std::chrono::steady_clock::now();
+  const Stopwatch decode_watch;
   for (int64_t step = 0; step < options.decode_tokens; ++step) {
     for (size_t i = 0; i < chunks.size(); ++i) {
       next[i] = static_cast<int32_t>(
@@ -69,7 +83,7 @@ Round run_round(const CausalLm& model, const Options& options, const quarry::Lor
     }
     logits = model.forward(chunks);
   }
-  round.decode_seconds = seconds_since(start);
+  round.decode = decode_watch.elapsed();
   return round;
 }
 
@@ -81,26 +95,29 @@ double median(std::vector<double> values) {
 void run(const Options& options) {
   const auto precision = options.precision == "exact" ? quarry::kernels::Precision::kExact
                                                       : quarry::kernels::Precision::kFast;
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch load_watch;
   const quarry::LoadedGenerator loaded = quarry::load_generator(options.model, precision);
   std::printf("%s, %s, %d threads, loaded in %.2f s\n", loaded.name.c_str(),
-              options.precision.c_str(), quarry::num_threads(), seconds_since(start));
+              options.precision.c_str(), quarry::num_threads(), load_watch.elapsed().wall);
   std::unique_ptr<quarry::LoraAdapter> adapter;
   if (!options.adapter.empty()) {
     adapter = quarry::LoraAdapter::load(options.adapter, loaded.model->linear_slots());
   }
-  std::vector<double> prefill;
-  std::vector<double> decode;
+  std::vector<double> prefill, prefill_cpu, decode, decode_cpu;  // tokens a second
+  const double num_prefill = static_cast<double>(options.batch * options.prompt_tokens);
+  const double num_decode = static_cast<double>(options.batch * options.decode_tokens);
   for (int round = 0; round < 5; ++round) {
     const Round result = run_round(*loaded.model, options, adapter.get());
-    prefill.push_back(static_cast<double>(options.batch * options.prompt_tokens) /
-                      result.prefill_seconds);
-    decode.push_back(static_cast<double>(options.batch * options.decode_tokens) /
-                     result.decode_seconds);
+    prefill.push_back(num_prefill / result.prefill.wall);
+    prefill_cpu.push_back(num_prefill / result.prefill.cpu);
+    decode.push_back(num_decode / result.decode.wall);
+    decode_cpu.push_back(num_decode / result.decode.cpu);
   }
-  std::printf("prefill %lld tokens x %lld: %.1f tok/s   decode %lld: %.1f tok/s\n",
+  std::printf("prefill %lld x %lld: %.1f tok/s (%.1f a CPU second)   ",
               static_cast<long long>(options.prompt_tokens), static_cast<long long>(options.batch),
-              median(prefill), static_cast<long long>(options.decode_tokens), median(decode));
+              median(prefill), median(prefill_cpu));
+  std::printf("decode %lld: %.1f tok/s (%.1f a CPU second)\n",
+              static_cast<long long>(options.decode_tokens), median(decode), median(decode_cpu));
 }
 
 }  // namespace
