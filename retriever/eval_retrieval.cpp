@@ -16,7 +16,7 @@ constexpr int64_t kRankCut = 10;  // of MRR and nDCG
 constexpr int64_t kMaxTopK = 1000;
 // Passages fetched for each document wanted, as a document may have several.
 constexpr int64_t kPassagesPerDocument = 3;
-constexpr size_t kBatch = 256;
+constexpr size_t kBatch = 250;
 // The one relevant key of a question whose gold is a text.
 constexpr const char* kGoldTextKey = "gold passage";
 

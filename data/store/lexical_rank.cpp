@@ -1,5 +1,6 @@
 #include "data/store/lexical_rank.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -16,7 +17,32 @@ constexpr int kAllColumns = -1;
 struct QueryStatistics {
   double average_tokens = 1.0;
   std::vector<double> weights;  // by phrase: weight * idf * (k1 + 1)
+  std::vector<int> counts;      // by phrase: scratch of one row
 };
+
+// Tokens by passage id, 0: not known yet. FTS5 looks a row's length up in a table, for thousands of
+// rows a query, which took most of the time; the ids of committed passages never mean another text.
+// One connection's, so one thread's.
+class RowLengths {
+ public:
+  int known(sqlite3_int64 row) const {
+    const bool inside = row >= 0 && row < static_cast<sqlite3_int64>(lengths_.size());
+    return inside ? lengths_[static_cast<size_t>(row)] : 0;
+  }
+  void keep(sqlite3_int64 row, int length) {
+    if (row < 0 || row >= kMostRows) return;
+    if (row >= static_cast<sqlite3_int64>(lengths_.size())) {
+      lengths_.resize(static_cast<size_t>(row) + 1 + lengths_.size() / 2);
+    }
+    lengths_[static_cast<size_t>(row)] = length;
+  }
+
+ private:
+  static constexpr sqlite3_int64 kMostRows = sqlite3_int64{1} << 24;  // 64 MiB
+  std::vector<int> lengths_;
+};
+
+void delete_lengths(void* lengths) { delete static_cast<RowLengths*>(lengths); }
 
 void delete_statistics(void* statistics) { delete static_cast<QueryStatistics*>(statistics); }
 
@@ -43,6 +69,7 @@ int make_statistics(const Fts5ExtensionApi* api, Fts5Context* context, QueryStat
     const double weight = api->xPhraseSize(context, phrase) > 1 ? kPairWeight : 1.0;
     out.weights.push_back(weight * idf * (kTermSaturation + 1.0));
   }
+  out.counts.resize(out.weights.size());
   return SQLITE_OK;
 }
 
@@ -57,15 +84,27 @@ int statistics_of(const Fts5ExtensionApi* api, Fts5Context* context, QueryStatis
   return api->xSetAuxdata(context, *out, delete_statistics);  // frees it also when it fails
 }
 
-int score_row(const Fts5ExtensionApi* api, Fts5Context* context, double& score) {
+int length_of_row(const Fts5ExtensionApi* api, Fts5Context* context, bool committed, int& tokens) {
+  auto& lengths = *static_cast<RowLengths*>(api->xUserData(context));
+  const sqlite3_int64 row = api->xRowid(context);
+  tokens = committed ? lengths.known(row) : 0;
+  if (tokens > 0) return SQLITE_OK;
+  const int result = api->xColumnSize(context, kAllColumns, &tokens);
+  if (result == SQLITE_OK && committed) lengths.keep(row, tokens);
+  return result;
+}
+
+// `committed`: no transaction is open on this connection that could be rolled back.
+int score_row(const Fts5ExtensionApi* api, Fts5Context* context, bool committed, double& score) {
   QueryStatistics* statistics = nullptr;
   int instances = 0;
   int tokens = 0;
   int result = statistics_of(api, context, &statistics);
   if (result == SQLITE_OK) result = api->xInstCount(context, &instances);
-  if (result == SQLITE_OK) result = api->xColumnSize(context, kAllColumns, &tokens);
+  if (result == SQLITE_OK) result = length_of_row(api, context, committed, tokens);
   if (result != SQLITE_OK) return result;
-  std::vector<int> counts(statistics->weights.size(), 0);
+  std::vector<int>& counts = statistics->counts;
+  std::fill(counts.begin(), counts.end(), 0);
   for (int i = 0; i < instances; ++i) {
     int phrase = 0;
     int column = 0;
@@ -89,7 +128,8 @@ void rank_function(const Fts5ExtensionApi* api, Fts5Context* context, sqlite3_co
   // SQLite is C: no exception may pass through it.
   try {
     double score = 0.0;
-    const int result = score_row(api, context, score);
+    const bool committed = sqlite3_get_autocommit(sqlite3_context_db_handle(out)) != 0;
+    const int result = score_row(api, context, committed, score);
     if (result == SQLITE_OK) {
       sqlite3_result_double(out, -score);
     } else {
@@ -113,7 +153,11 @@ int register_lexical_rank(sqlite3* database) {
   result = sqlite3_finalize(statement);
   if (result != SQLITE_OK) return result;
   if (api == nullptr) return SQLITE_ERROR;
-  return api->xCreateFunction(api, kLexicalRankFunction, nullptr, rank_function, nullptr);
+  auto lengths = std::make_unique<RowLengths>();
+  result =
+      api->xCreateFunction(api, kLexicalRankFunction, lengths.get(), rank_function, delete_lengths);
+  if (result == SQLITE_OK) lengths.release();  // FTS5's from here on
+  return result;
 }
 
 }  // namespace quarry
