@@ -14,7 +14,7 @@ namespace quarry {
 // (short passages: a word said twice says little more); a phrase of one word weighs 1, a longer one
 // 0.2. Word pairs beside words are the sequential dependence model of Metzler and Croft 2005.
 // FTS5's bm25() fixes k1 = 1.2, b = 0.75 and weighs all phrases alike, which ranks worse:
-// tests/bench/README.md.
+// tests/acceptance/retrieval.md.
 constexpr const char* kLexicalRankFunction = "quarry_bm25";
 
 // Makes the function known to a connection. Returns an SQLite result code.
