@@ -156,7 +156,7 @@ function timingText(start, firstAt, usage) {
   const now = performance.now();
   const parts = [];
   if (firstAt) parts.push("first words after " + ((firstAt - start) / 1000).toFixed(1) + " s");
-  if (usage && firstAt && usage.completion_tokens > 1) {
+  if (usage && firstAt && usage.completion_tokens > 1 && now - firstAt > 200) {
     parts.push((usage.completion_tokens / ((now - firstAt) / 1000)).toFixed(0) + " tokens/s");
   }
   parts.push(((now - start) / 1000).toFixed(1) + " s in all");
