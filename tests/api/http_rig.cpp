@@ -110,6 +110,21 @@ std::shared_ptr<const Embedder> fake_embedder() {
   return std::make_shared<const Embedder>(std::move(loaded));
 }
 
+const char* const kCitedAnswer = "It was built by Watt [1], and coal burns [2].";
+
+int32_t cited_answer(const std::vector<int32_t>& history, const LoraAdapter*) {
+  const std::string answer = kCitedAnswer;
+  // How much of the answer the history ends with.
+  for (size_t length = std::min(answer.size(), history.size()); length > 0; --length) {
+    bool same = true;
+    for (size_t i = 0; i < length && same; ++i) {
+      same = history[history.size() - length + i] == static_cast<unsigned char>(answer[i]);
+    }
+    if (same) return length == answer.size() ? fake::kEnd : answer[length];
+  }
+  return answer[0];
+}
+
 HttpRig::HttpRig(HttpRigOptions options) {
   auto model = std::make_unique<fake::Model>(options.next, options.max_seq_len);
   model_ = model.get();

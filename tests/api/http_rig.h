@@ -36,6 +36,10 @@ class FakeRetriever : public Retriever {
 // Vectors [bytes, first byte, 1] / norm.
 std::shared_ptr<const Embedder> fake_embedder();
 
+// The model's next token of "It was built by Watt [1], and coal burns [2].", whatever the prompt.
+extern const char* const kCitedAnswer;
+int32_t cited_answer(const std::vector<int32_t>& history, const LoraAdapter* adapter);
+
 struct HttpRigOptions {
   ServerOptions server;  // port 0
   EngineOptions engine;

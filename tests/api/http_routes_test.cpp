@@ -60,7 +60,9 @@ TEST(HttpRoutes, ServedModelNameReplacesTheGenerators) {
 }
 
 TEST(HttpRoutes, ChatAnswersWithAnnotationsThatCarryExactSpans) {
-  HttpRig rig;
+  HttpRigOptions options;
+  options.next = cited_answer;
+  HttpRig rig(options);
   const HttpRig::Reply reply = rig.post("/v1/chat/completions", chat_body("who built the engine?"));
   ASSERT_EQ(reply.status, 200) << reply.body;
   const Json body = reply.json();
@@ -70,13 +72,13 @@ TEST(HttpRoutes, ChatAnswersWithAnnotationsThatCarryExactSpans) {
   EXPECT_EQ(choice["finish_reason"], "stop");
   EXPECT_EQ(choice["message"]["role"], "assistant");
   const std::string answer = choice["message"]["content"];
-  EXPECT_FALSE(answer.empty());
+  EXPECT_EQ(answer, kCitedAnswer);
   const Json& annotations = choice["message"]["annotations"];
   ASSERT_EQ(annotations.size(), 2u);
   EXPECT_EQ(annotations[0]["type"], "url_citation");
   EXPECT_EQ(annotations[0]["url_citation"]["title"], "Engines");
-  EXPECT_EQ(annotations[0]["url_citation"]["start_index"], 0);
-  EXPECT_EQ(annotations[0]["url_citation"]["end_index"], answer.size());
+  EXPECT_EQ(annotations[0]["url_citation"]["start_index"], answer.find("[1]"));
+  EXPECT_EQ(annotations[0]["url_citation"]["end_index"], answer.find("[1]") + 3);
   EXPECT_EQ(annotations[0]["url_citation"]["url"],
             "/source?uri=/docs/steam%20engines.txt&start=12&end=47");
   const Json& source = annotations[0]["source"];
@@ -119,6 +121,8 @@ TEST(HttpRoutes, AnnotationOfAMarkCoversTheMarkInCodePoints) {
       rig.post("/v1/chat/completions", chat_body("engine?")).json()["choices"][0]["message"];
   EXPECT_EQ(message["content"], "hello\xE2\x82\xAC[2]");
   ASSERT_EQ(message["annotations"].size(), 2u);
+  EXPECT_EQ(message["annotations"][0]["url_citation"]["start_index"], 0);  // [1] is not marked
+  EXPECT_EQ(message["annotations"][0]["url_citation"]["end_index"], 9);
   EXPECT_EQ(message["annotations"][1]["source"]["number"], 2);
   EXPECT_EQ(message["annotations"][1]["url_citation"]["start_index"], 6);
   EXPECT_EQ(message["annotations"][1]["url_citation"]["end_index"], 9);
@@ -136,14 +140,16 @@ TEST(HttpRoutes, ChatSaysWhenTheDocumentsHoldNothing) {
 }
 
 TEST(HttpRoutes, RetrievalCanBeSwitchedOff) {
-  HttpRig rig;
+  HttpRigOptions options;
+  options.next = cited_answer;
+  HttpRig rig(options);
   for (const Json& off : {Json(false), Json{{"enabled", false}}}) {
     Json body = chat_body("who built the engine?");
     body["retrieval"] = off;
     const Json answer = rig.post("/v1/chat/completions", body).json();
     EXPECT_EQ(answer["retrieval"], nullptr);
     EXPECT_EQ(answer["choices"][0]["message"]["annotations"], Json::array());
-    EXPECT_FALSE(answer["choices"][0]["message"]["content"].get<std::string>().empty());
+    EXPECT_EQ(answer["choices"][0]["message"]["content"], kCitedAnswer);
   }
 }
 
@@ -292,13 +298,13 @@ TEST(HttpRoutes, HealthReadyAndMetrics) {
   HttpRig rig;
   EXPECT_EQ(rig.get("/healthz").json(), (Json{{"status", "ok"}}));
   EXPECT_EQ(rig.get("/readyz").json(), (Json{{"status", "ready"}}));
-  rig.post("/v1/chat/completions", chat_body("who built the engine?"));
+  rig.post("/v1/completions", Json{{"prompt", "Once"}, {"max_tokens", 4}});
   rig.get("/nowhere");
   const HttpRig::Reply metrics = rig.get("/metrics");
   EXPECT_EQ(metrics.header("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
   for (const char* line :
        {"quarry_build_info{version=\"",
-        "quarry_requests_total{route=\"/v1/chat/completions\",code=\"200\"} 1\n",
+        "quarry_requests_total{route=\"/v1/completions\",code=\"200\"} 1\n",
         "quarry_requests_total{route=\"other\",code=\"404\"} 1\n",
         "quarry_request_duration_seconds_bucket{route=\"/healthz\",le=\"+Inf\"} 1\n",
         "quarry_ttft_seconds_count 1\n", "quarry_generations_total 1\n",

@@ -41,7 +41,9 @@ std::string streamed_text(const std::string& body) {
 }
 
 TEST(HttpStream, ChatStreamHasRoleDeltasAnnotationsFinishUsageAndDone) {
-  HttpRig rig;
+  HttpRigOptions options;
+  options.next = cited_answer;
+  HttpRig rig(options);
   Json body = chat_body("who built the engine?");
   const Json whole = rig.post("/v1/chat/completions", body).json();
   body["stream"] = true;

@@ -11,25 +11,10 @@ namespace {
 
 quarry::Server* running = nullptr;
 
-// Answers with one sentence that cites both passages.
-int32_t cited_answer(const std::vector<int32_t>& history, const quarry::LoraAdapter*) {
-  static const std::string kAnswer = "It was built by Watt [1], and coal burns [2].";
-  // How much of the answer the history ends with.
-  for (size_t length = kAnswer.size(); length > 0; --length) {
-    if (history.size() < length) continue;
-    bool same = true;
-    for (size_t i = 0; i < length && same; ++i) {
-      same = history[history.size() - length + i] == static_cast<unsigned char>(kAnswer[i]);
-    }
-    if (same) return length == kAnswer.size() ? quarry::fake::kEnd : kAnswer[length];
-  }
-  return kAnswer[0];
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  auto model = std::make_unique<quarry::fake::Model>(cited_answer, 4096);
+  auto model = std::make_unique<quarry::fake::Model>(quarry::test::cited_answer, 4096);
   const auto engine = std::make_shared<quarry::Engine>(
       quarry::fake::make_generator(std::move(model)), quarry::EngineOptions());
   const quarry::Pipeline pipeline(std::make_shared<quarry::test::FakeRetriever>(),
