@@ -60,7 +60,6 @@ void ask(const AskArguments& arguments, CommandContext& context) {
     json["question"] = arguments.question;
     print_json(json);
   } else {
-    if (!answer.answered) std::cout << answer.text;
     std::cout << "\n";
     print_sources(answer);
   }

@@ -5,6 +5,7 @@
 #include "api/cli/command.h"
 #include "api/cli/options.h"
 #include "data/core/error.h"
+#include "generator/prompt.h"
 
 namespace quarry::cli {
 namespace {
@@ -21,14 +22,13 @@ struct GenerateArguments {
 
 std::vector<int32_t> encode_prompt(const LoadedGenerator& generator,
                                    const GenerateArguments& arguments) {
-  if (arguments.raw || generator.chat_template == nullptr) {
+  if (arguments.raw) {
     return generator.tokenizer->encode(arguments.prompt, Tokenizer::SpecialTokens::kAdd);
   }
   std::vector<ChatMessage> messages;
   if (!arguments.system.empty()) messages.push_back({"system", arguments.system});
   messages.push_back({"user", arguments.prompt});
-  return generator.tokenizer->encode(generator.chat_template->render(messages, true),
-                                     Tokenizer::SpecialTokens::kParse);
+  return render_chat(generator, messages);
 }
 
 void generate(GenerateArguments arguments, CommandContext& context) {
