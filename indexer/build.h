@@ -36,8 +36,8 @@ struct IndexOptions {
   ReaderOptions reader;
 
   // Tokens of one embedded passage, title and heading included; fixed when the index is made.
-  // 0: as the index was made, else what the embedder reads at most, up to 250. 250 keeps nearly
-  // every encyclopedia paragraph whole.
+  // 0: as the index was made, else what the embedder reads at most, up to 250. 250 keeps nine
+  // in ten encyclopedia paragraphs whole.
   int64_t chunk_tokens = 0;
   // -1: as the index was made, else 0: passages end at sentences and show nothing twice.
   int64_t chunk_overlap_tokens = -1;

@@ -346,6 +346,30 @@ TEST_F(BuildTest, ManySmallAndOneLargeDocumentPassSmallQueues) {
   EXPECT_THAT(open()->verify(), IsEmpty());
 }
 
+// Peak memory of this process so far, in bytes.
+int64_t peak_memory() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+TEST_F(BuildTest, AOneGigabyteLineIsReportedInBoundedMemory) {
+  const fs::path huge = corpus() / "huge.jsonl";
+  write_bytes(huge, "{\"text\": \"");
+  fs::resize_file(huge, int64_t{1} << 30);  // sparse: zeros to the end
+  write_bytes(corpus() / "other.txt", "a");
+  fs::resize_file(corpus() / "other.txt", int64_t{65} << 20);
+  const int64_t before = peak_memory();
+  const IndexReport report = build();
+  EXPECT_LT(peak_memory() - before, int64_t{256} << 20);
+  ASSERT_THAT(report.skips, SizeIs(2));
+  EXPECT_THAT(report.skips[0].reason,
+              HasSubstr("a line of 1073741824 bytes: the limit is 67108864"));
+  EXPECT_THAT(report.skips[1].reason,
+              HasSubstr("one document of 68157440 bytes: the limit is 67108864"));
+  EXPECT_EQ(report.stats.documents, 4) << "the rest is indexed";
+}
+
 TEST(NormalPath, AbsoluteAndWithoutTrailingSlash) {
   EXPECT_EQ(normal_path("/a/b/../c/"), "/a/c");
   EXPECT_EQ(normal_path("/"), "/");

@@ -92,6 +92,40 @@ TEST_F(StoreDamage, BitFlipsNeverCrash) {
   }
 }
 
+// A log that a killed writer left is replayed up to its last whole commit, whatever its bytes are.
+TEST_F(StoreDamage, ADamagedLogGivesAnEarlierCommit) {
+  const std::string wal = path().string() + "-wal";
+  std::string main_bytes;
+  std::string log_bytes;
+  {
+    auto store = PassageStore::open(path(), PassageStore::Mode::kReadWrite);
+    for (int i = 0; i < 8; ++i) {
+      store->begin();
+      put(*store, make_document("/log" + std::to_string(i), "alpha logged"), 100 + i);
+      store->commit();
+    }
+    main_bytes = read_bytes(path());
+    log_bytes = read_bytes(wal);
+  }
+  ASSERT_GT(log_bytes.size(), 8000U);
+  std::mt19937 random(12);
+  for (int trial = 0; trial < 300; ++trial) {
+    std::string damaged = log_bytes;
+    if (trial % 2 == 0) {
+      damaged.resize(random() % damaged.size());
+    } else {
+      damaged[random() % damaged.size()] ^= static_cast<char>(1U << (random() % 8));
+    }
+    clear_companions();
+    write_bytes(path(), main_bytes);
+    write_bytes(wal, damaged);
+    const auto store = PassageStore::open(path(), PassageStore::Mode::kReadOnly);
+    EXPECT_THAT(store->verify(), IsEmpty()) << trial;
+    EXPECT_GE(store->stats().documents, 12) << trial;
+    EXPECT_EQ(store->stats().generation, store->stats().documents - 11) << "whole commits only";
+  }
+}
+
 TEST_F(StoreDamage, WrongTypesOfFileAreNamed) {
   const auto open_error = [this] {
     return error_of([this] { PassageStore::open(path(), PassageStore::Mode::kReadOnly); });
