@@ -1,5 +1,6 @@
 #include "data/text/jinja/evaluator.h"
 
+#include <iterator>
 #include <memory>
 #include <unordered_map>
 
@@ -9,7 +10,7 @@
 namespace quarry::jinja {
 namespace {
 
-constexpr int64_t kMaxSteps = 20'000'000;
+constexpr int64_t kMaxSteps = 2'000'000;
 constexpr size_t kMaxOutputBytes = size_t{64} << 20;
 constexpr int kMaxCallDepth = 64;
 // Of expressions and statements within each other, through macros too: what the stack can bear.
@@ -63,10 +64,10 @@ class Evaluator {
 
   // Runs `body` in a scope of its own under `parent`.
   template <typename Body>
-  void in_scope(const ScopePtr& parent, const Body& body) {
+  void in_scope(ScopePtr parent, const Body& body) {
     const ScopePtr outer = scope_;
     scope_ = std::make_shared<Scope>();
-    scope_->parent = parent;
+    scope_->parent = std::move(parent);
     struct Restore {
       ScopePtr& scope;
       const ScopePtr& outer;
@@ -158,6 +159,7 @@ class Evaluator {
     Flow flow = Flow::kNext;
     const ScopePtr outer = scope_;
     for (size_t i = 0; i < items.size() && flow != Flow::kBreak; ++i) {
+      count_step(statement.line);  // an empty body is work too
       in_scope(outer, [&] {
         update_loop(loop.mutable_dict(), items, i);
         scope_->variables["loop"] = loop;
@@ -184,18 +186,25 @@ class Evaluator {
   static void update_loop(Dict& loop, const std::vector<Value>& items, size_t i) {
     const auto index = static_cast<int64_t>(i);
     const auto count = static_cast<int64_t>(items.size());
-    loop.set("index", index + 1);
-    loop.set("index0", index);
-    loop.set("revindex", count - index);
-    loop.set("revindex0", count - index - 1);
-    loop.set("first", index == 0);
-    loop.set("last", index + 1 == count);
-    loop.set("length", count);
-    loop.set("depth", int64_t{1});
-    loop.set("depth0", int64_t{0});
-    loop.set("previtem", i > 0 ? items[i - 1] : Value(Undefined{"there is no previous item"}));
-    loop.set("nextitem",
-             i + 1 < items.size() ? items[i + 1] : Value(Undefined{"there is no next item"}));
+    const Value values[] = {
+        index + 1,
+        index,
+        count - index,
+        count - index - 1,
+        index == 0,
+        index + 1 == count,
+        count,
+        i > 0 ? items[i - 1] : Value(Undefined{"there is no previous item"}),
+        i + 1 < items.size() ? items[i + 1] : Value(Undefined{"there is no next item"})};
+    static constexpr const char* kNames[] = {"index", "index0", "revindex", "revindex0", "first",
+                                             "last",  "length", "previtem", "nextitem"};
+    for (size_t k = 0; k < std::size(values); ++k) {
+      if (loop.items.size() <= k + 1) {  // entry 0 is cycle()
+        loop.items.emplace_back(kNames[k], values[k]);
+      } else {
+        loop.items[k + 1].second = values[k];
+      }
+    }
   }
 
   void execute_set(const Statement& statement) {
