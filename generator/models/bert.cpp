@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 
@@ -110,7 +111,10 @@ class Bert final : public TextEncoder {
   std::vector<std::vector<int32_t>> tokenize(const std::vector<std::string>& texts) const;
   // ids and positions [T]  ->  token vectors [T, E]. Text i is rows [starts[i], starts[i + 1]).
   Tensor forward(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
-                 const std::vector<int64_t>& starts) const;
+                 const std::vector<int64_t>& starts, nn::Workspace& workspace) const;
+  // Vectors of texts order[first .. last) into their places of `vectors`.
+  void encode_batch(const std::vector<std::vector<int32_t>>& ids, const std::vector<size_t>& order,
+                    size_t first, size_t last, nn::Workspace& workspace, float* vectors) const;
   // Token vectors of one text [num_rows, E] -> unit vector [E].
   void pool(const float* rows, int64_t num_rows, float* destination) const;
 
@@ -124,7 +128,7 @@ class Bert final : public TextEncoder {
   Tensor embedding_norm_weight_;
   Tensor embedding_norm_bias_;
   std::vector<BertLayer> layers_;
-  mutable nn::Workspace workspace_;  // of the one thread that runs encode()
+  mutable std::vector<nn::Workspace> workspaces_;  // of encode()'s threads, one each
 };
 
 Bert::Bert(const TextEncoderSource& source, const BertConfig& config,
@@ -150,7 +154,8 @@ Bert::Bert(const TextEncoderSource& source, const BertConfig& config,
   const TensorView& types = nn::get_checked(
       tensors, root + "embeddings.token_type_embeddings.weight", {config_.num_token_types, hidden});
   const at::NoGradGuard no_grad;
-  token_type_ = nn::Embedding(types).forward({0}, workspace_);
+  nn::Workspace workspace;
+  token_type_ = nn::Embedding(types).forward({0}, workspace);
   embedding_norm_weight_ = nn::load_vector(tensors, root + "embeddings.LayerNorm.weight", hidden);
   embedding_norm_bias_ = nn::load_vector(tensors, root + "embeddings.LayerNorm.bias", hidden);
   for (int64_t number = 0; number < config_.num_layers; ++number) {
@@ -175,25 +180,25 @@ std::vector<std::vector<int32_t>> Bert::tokenize(const std::vector<std::string>&
 }
 
 Tensor Bert::forward(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
-                     const std::vector<int64_t>& starts) const {
+                     const std::vector<int64_t>& starts, nn::Workspace& workspace) const {
   const float epsilon = config_.norm_epsilon;
   const nn::AttentionHeads heads{config_.num_heads, config_.num_heads,
                                  config_.hidden_size / config_.num_heads};
-  Tensor x = word_embedding_->forward(ids, workspace_);
-  x = nn::add_row(x, token_type_, workspace_);
-  x = nn::add_layer_norm(x, position_embedding_->forward(positions, workspace_),
-                         embedding_norm_weight_, embedding_norm_bias_, epsilon, workspace_);
+  Tensor x = word_embedding_->forward(ids, workspace);
+  x = nn::add_row(x, token_type_, workspace);
+  x = nn::add_layer_norm(x, position_embedding_->forward(positions, workspace),
+                         embedding_norm_weight_, embedding_norm_bias_, epsilon, workspace);
   for (const BertLayer& layer : layers_) {
-    Tensor h = layer.qkv.forward(x, workspace_);
-    h = nn::bidirectional_attention(h, heads, starts, workspace_);
-    h = layer.attention_output.forward(h, workspace_);
+    Tensor h = layer.qkv.forward(x, workspace);
+    h = nn::bidirectional_attention(h, heads, starts, workspace);
+    h = layer.attention_output.forward(h, workspace);
     x = nn::add_layer_norm(h, x, layer.attention_norm_weight, layer.attention_norm_bias, epsilon,
-                           workspace_);
-    h = layer.intermediate.forward(x, workspace_);
-    h = nn::gelu(h, workspace_);
-    h = layer.output.forward(h, workspace_);
+                           workspace);
+    h = layer.intermediate.forward(x, workspace);
+    h = nn::gelu(h, workspace);
+    h = layer.output.forward(h, workspace);
     x = nn::add_layer_norm(h, x, layer.output_norm_weight, layer.output_norm_bias, epsilon,
-                           workspace_);
+                           workspace);
   }
   return x;
 }
@@ -215,38 +220,63 @@ void Bert::pool(const float* rows, int64_t num_rows, float* destination) const {
   for (int64_t i = 0; i < width; ++i) destination[i] *= scale;
 }
 
-std::vector<float> Bert::encode(const std::vector<std::string>& texts) const {
+void Bert::encode_batch(const std::vector<std::vector<int32_t>>& ids,
+                        const std::vector<size_t>& order, size_t first, size_t last,
+                        nn::Workspace& workspace, float* vectors) const {
   const at::NoGradGuard no_grad;
+  std::vector<int32_t> batch_ids;
+  std::vector<int32_t> positions;
+  std::vector<int64_t> starts = {0};
+  for (size_t i = first; i < last; ++i) {
+    const std::vector<int32_t>& row = ids[order[i]];
+    batch_ids.insert(batch_ids.end(), row.begin(), row.end());
+    for (size_t t = 0; t < row.size(); ++t) positions.push_back(static_cast<int32_t>(t));
+    starts.push_back(static_cast<int64_t>(batch_ids.size()));
+  }
+  const Tensor rows = forward(batch_ids, positions, starts, workspace);
+  for (size_t i = first; i < last; ++i) {
+    const int64_t begin = starts[i - first];
+    pool(nn::row_data(rows, begin), starts[i - first + 1] - begin,
+         vectors + order[i] * static_cast<size_t>(dim()));
+  }
+}
+
+std::vector<float> Bert::encode(const std::vector<std::string>& texts) const {
   const std::vector<std::vector<int32_t>> ids = tokenize(texts);
-  // By length, so that the texts that run side by side take the same time.
+  // By length, so that a batch's texts take the same time.
   std::vector<size_t> order(texts.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return ids[a].size() < ids[b].size(); });
-  std::vector<float> vectors(texts.size() * static_cast<size_t>(dim()));
-  for (size_t first = 0; first < order.size();) {
-    std::vector<int32_t> batch_ids;
-    std::vector<int32_t> positions;
-    std::vector<int64_t> starts = {0};
-    size_t last = first;
-    while (last < order.size()) {
-      const std::vector<int32_t>& row = ids[order[last]];
-      if (last > first && static_cast<int64_t>(batch_ids.size() + row.size()) > kRowsPerBatch) {
-        break;
-      }
-      batch_ids.insert(batch_ids.end(), row.begin(), row.end());
-      for (size_t i = 0; i < row.size(); ++i) positions.push_back(static_cast<int32_t>(i));
-      starts.push_back(static_cast<int64_t>(batch_ids.size()));
-      ++last;
+  std::vector<size_t> borders = {0};  // batch i is order[borders[i] .. borders[i + 1])
+  int64_t rows = 0;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto length = static_cast<int64_t>(ids[order[i]].size());
+    if (rows > 0 && rows + length > kRowsPerBatch) {
+      borders.push_back(i);
+      rows = 0;
     }
-    const Tensor rows = forward(batch_ids, positions, starts);
-    for (size_t i = first; i < last; ++i) {
-      const int64_t begin = starts[i - first];
-      pool(nn::row_data(rows, begin), starts[i - first + 1] - begin,
-           vectors.data() + order[i] * static_cast<size_t>(dim()));
-    }
-    first = last;
+    rows += length;
   }
+  borders.push_back(order.size());
+  const size_t num_batches = texts.empty() ? 0 : borders.size() - 1;
+
+  // A thread takes whole batches: nothing to wait for inside the layers. A lone batch (a query)
+  // runs on this thread and the kernels share its rows out.
+  std::vector<float> vectors(texts.size() * static_cast<size_t>(dim()));
+  const auto workers = std::min<int64_t>(static_cast<int64_t>(num_batches), num_threads());
+  if (static_cast<int64_t>(workspaces_.size()) < workers) {
+    workspaces_.resize(static_cast<size_t>(workers));
+  }
+  std::atomic<size_t> next{0};
+  parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (size_t batch = next++; batch < num_batches; batch = next++) {
+        encode_batch(ids, order, borders[batch], borders[batch + 1],
+                     workspaces_[static_cast<size_t>(worker)], vectors.data());
+      }
+    }
+  });
   return vectors;
 }
 
