@@ -1,5 +1,6 @@
 # Fails when a folder includes a folder to its right. Run as:
 #   cmake -DSOURCE_DIR=... -P include_order.cmake
+cmake_minimum_required(VERSION 3.24)
 set(order data generator retriever indexer finetune api)
 set(checked 0)
 set(rank 0)
@@ -31,6 +32,10 @@ endforeach()
 file(GLOB_RECURSE light_headers "${SOURCE_DIR}/data/*.h" "${SOURCE_DIR}/generator/kernels/*.h" "${SOURCE_DIR}/retriever/*.h" "${SOURCE_DIR}/indexer/*.h")
 foreach(header IN LISTS light_headers)
   file(STRINGS "${header}" heavy REGEX "^#include <(torch|ATen|c10|faiss|httplib|sqlite3)")
+  # SQLite's own wrapper is the one place for its header.
+  if(heavy MATCHES "sqlite3" AND header MATCHES "/data/store/")
+    continue()
+  endif()
   if(heavy)
     message(SEND_ERROR "${header}: ${heavy}: a heavy header in a light one")
   endif()
