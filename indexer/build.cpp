@@ -289,7 +289,12 @@ class StoreBuild {
   void show_progress(const CorpusReader& reader) {
     const double rate =
         embed_seconds_ > 0.0 ? static_cast<double>(passages_embedded_) / embed_seconds_ : 0.0;
-    progress_.update("indexing", static_cast<double>(reader.bytes_done()),
+    // Reading runs far ahead of embedding: of the bytes read, the share that is embedded counts.
+    const int64_t passages_read = reader.passages_read();
+    const double embedded_share = passages_read > 0 ? static_cast<double>(passages_embedded_) /
+                                                          static_cast<double>(passages_read)
+                                                    : 1.0;
+    progress_.update("indexing", static_cast<double>(reader.bytes_done()) * embedded_share,
                      static_cast<double>(reader.bytes_total()),
                      concat(passages_embedded_, " passages, ", static_cast<int64_t>(rate), "/s"));
   }

@@ -133,6 +133,7 @@ bool CorpusReader::take(ParsedDocument&& parsed, BoundedQueue<IndexedDocument>& 
   seen_.insert(fingerprint(uri));
   item.document = std::move(parsed.document);
   const int64_t bytes = item.bytes();
+  passages_read_ += static_cast<int64_t>(item.passages.size());
   if (!queue.push(std::move(item), bytes)) ended_ = true;
   return going_on();
 }

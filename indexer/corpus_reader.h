@@ -26,7 +26,7 @@ struct IndexedDocument {
 };
 
 // The first stage: finds files, reads and chunks them, and leaves out what the store already holds.
-// Used by one thread at a time, except bytes_done().
+// Used by one thread at a time, except bytes_done() and passages_read().
 class CorpusReader {
  public:
   // Everything is borrowed. `store` is a connection of its own.
@@ -44,6 +44,8 @@ class CorpusReader {
 
   int64_t bytes_total() const { return bytes_total_; }
   int64_t bytes_done() const { return bytes_done_.load(std::memory_order_relaxed); }
+  // Passages handed to the queue: those that the next stage has not embedded lie in it.
+  int64_t passages_read() const { return passages_read_.load(std::memory_order_relaxed); }
 
   // After run(): whether a stored document was met again, or lies where nothing could be read.
   bool still_there(const std::string& uri) const;
@@ -70,6 +72,7 @@ class CorpusReader {
   int64_t bytes_total_ = 0;
   int64_t file_bytes_ = 0;  // of the current file, counted so far
   std::atomic<int64_t> bytes_done_{0};
+  std::atomic<int64_t> passages_read_{0};
   IndexReport report_;
 };
 

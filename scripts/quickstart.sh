@@ -18,9 +18,9 @@ case $corpus in
     folder=/usr/share/debian-reference
     include='*.en.html'
     questions=(
-      "Which command lists the files that an installed Debian package contains?"
-      "What is the default editor command used by sudoedit or visudo?"
-      "What does the sticky bit mean on a directory?"
+      "What is tmpfs?"
+      "In which file are the mount options of disk filesystems set?"
+      "What does setting the sticky bit on a directory prevent?"
     )
     ;;
   python-doc)
