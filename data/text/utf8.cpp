@@ -70,11 +70,6 @@ char32_t next_code_point(std::string_view text, size_t& position, bool& valid) {
   return sequence.code_point;
 }
 
-char32_t next_code_point(std::string_view text, size_t& position) {
-  bool valid = false;
-  return next_code_point(text, position, valid);
-}
-
 void append_utf8(std::string& out, char32_t c) {
   if (c < 0x80) {
     out += static_cast<char>(c);

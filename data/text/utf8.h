@@ -11,11 +11,19 @@ constexpr char32_t kReplacementCharacter = 0xFFFD;
 
 // Decodes the code point at `position` (REQUIRES: position < text.size()) and moves `position`
 // behind it. An invalid sequence gives U+FFFD and consumes its maximal subpart (Unicode 15, table
-// 3-8: what Python, Rust and the WHATWG decoder do), at least one byte.
-char32_t next_code_point(std::string_view text, size_t& position);
-
-// As above; `valid` tells an invalid sequence from a U+FFFD that the text really holds.
+// 3-8: what Python, Rust and the WHATWG decoder do), at least one byte. `valid` tells an invalid
+// sequence from a U+FFFD that the text really holds.
 char32_t next_code_point(std::string_view text, size_t& position, bool& valid);
+
+inline char32_t next_code_point(std::string_view text, size_t& position) {
+  const auto byte = static_cast<unsigned char>(text[position]);
+  if (byte < 0x80) {
+    ++position;
+    return byte;
+  }
+  bool valid = false;
+  return next_code_point(text, position, valid);
+}
 
 void append_utf8(std::string& out, char32_t code_point);
 

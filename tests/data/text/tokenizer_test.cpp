@@ -1,0 +1,138 @@
+// Token ids and texts against PyPI tokenizers and sentencepiece (tests/golden/tokenizers/make.py).
+#include "data/text/tokenizer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "data/core/json.h"
+#include "data/core/paths.h"
+#include "tests/support/temporary_folder.h"
+
+namespace quarry {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::filesystem::path golden_folder() {
+  return std::filesystem::path(QUARRY_SOURCE_DIR) / "tests/golden/tokenizers";
+}
+
+const Json& golden() {
+  static const Json file = read_json_file(golden_folder() / "expected.json");
+  return file;
+}
+
+Tokenizer::SpecialTokens mode_of(const std::string& name) {
+  if (name == "add") return Tokenizer::SpecialTokens::kAdd;
+  return name == "parse" ? Tokenizer::SpecialTokens::kParse : Tokenizer::SpecialTokens::kNone;
+}
+
+void expect_same_ids(const Tokenizer& tokenizer, const std::string& name) {
+  const Json& expected = golden().at("cases").at(name);
+  const Json& inputs = golden().at("inputs");
+  for (const char* mode : {"none", "add", "parse"}) {
+    if (!expected.contains(mode)) continue;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const auto text = inputs[i].get<std::string>();
+      EXPECT_EQ(tokenizer.encode(text, mode_of(mode)),
+                expected.at(mode)[i].get<std::vector<int32_t>>())
+          << name << ", " << mode << ", text " << i << ": " << text;
+    }
+  }
+  if (!expected.contains("decoded")) return;
+  const Json& ids = expected.contains("parse") ? expected.at("parse") : expected.at("none");
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    EXPECT_EQ(tokenizer.decode(ids[i].get<std::vector<int32_t>>()),
+              expected.at("decoded")[i].get<std::string>())
+        << name << ", text " << i;
+  }
+}
+
+class SmallTokenizer : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(SmallTokenizer, GivesThePeersIdsAndTexts) {
+  const auto tokenizer = load_tokenizer(golden_folder() / GetParam());
+  expect_same_ids(*tokenizer, GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, SmallTokenizer,
+                         ::testing::Values("gpt2", "llama3", "qwen2", "smollm", "llama2_json",
+                                           "unigram_json", "sentencepiece_bpe",
+                                           "sentencepiece_unigram"));
+
+TEST(WordPiece, GivesThePeersIdsForTheDefaultEmbedder) {
+  const auto folder = quarry_home() / "models/all-minilm-l6-v2";
+  if (!std::filesystem::exists(folder / "tokenizer.json")) {
+    GTEST_SKIP() << "all-minilm-l6-v2 is not installed: run scripts/fetch_models.sh";
+  }
+  expect_same_ids(*load_tokenizer(folder), "all-minilm-l6-v2");
+}
+
+TEST(WordPiece, VocabTxtAloneGivesTheSameIds) {
+  const auto folder = quarry_home() / "models/all-minilm-l6-v2";
+  if (!std::filesystem::exists(folder / "vocab.txt")) {
+    GTEST_SKIP() << "all-minilm-l6-v2 is not installed: run scripts/fetch_models.sh";
+  }
+  const test::TemporaryFolder alone;
+  std::filesystem::copy_file(folder / "vocab.txt", alone.path() / "vocab.txt");
+  const auto from_json = load_tokenizer(folder);
+  const auto from_vocab = load_tokenizer(alone.path());
+  for (const Json& input : golden().at("inputs")) {
+    const auto text = input.get<std::string>();
+    EXPECT_EQ(from_vocab->encode(text, Tokenizer::SpecialTokens::kNone),
+              from_json->encode(text, Tokenizer::SpecialTokens::kNone))
+        << text;
+  }
+}
+
+TEST(Tokenizer, InvalidUtf8IsReadAsTheReplacementCharacter) {
+  const auto tokenizer = load_tokenizer(golden_folder() / "smollm");
+  EXPECT_EQ(tokenizer->encode("a\xFF\xC3z", Tokenizer::SpecialTokens::kNone),
+            tokenizer->encode("a\uFFFD\uFFFDz", Tokenizer::SpecialTokens::kNone));
+}
+
+TEST(Tokenizer, AFolderWithoutATokenizerIsNotFoundByName) {
+  const test::TemporaryFolder empty;
+  try {
+    load_tokenizer(empty.path());
+    FAIL() << "loaded a tokenizer from an empty folder";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kNotFound);
+    EXPECT_THAT(error.what(), HasSubstr(empty.path().string()));
+    EXPECT_THAT(error.what(), HasSubstr("tokenizer.json"));
+  }
+}
+
+TEST(Tokenizer, AnUnknownComponentIsRefusedByName) {
+  const test::TemporaryFolder folder;
+  Json file = read_json_file(golden_folder() / "gpt2" / "tokenizer.json");
+  file["pre_tokenizer"] = {{"type", "TeaLeaves"}};
+  write_file_atomically(folder.path() / "tokenizer.json", dump_json(file));
+  try {
+    load_tokenizer(folder.path());
+    FAIL() << "loaded an unknown pre-tokenizer";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_THAT(error.what(), HasSubstr("TeaLeaves"));
+  }
+}
+
+TEST(IncrementalDecoder, HoldsBackUnfinishedCharacters) {
+  const auto tokenizer = load_tokenizer(golden_folder() / "smollm");
+  for (const Json& input : golden().at("inputs")) {
+    const std::vector<int32_t> ids =
+        tokenizer->encode(input.get<std::string>(), Tokenizer::SpecialTokens::kNone);
+    IncrementalDecoder decoder(*tokenizer);
+    std::string joined;
+    for (const int32_t id : ids) {
+      const std::string piece = decoder.push(id);
+      EXPECT_NO_THROW(Json(piece).dump()) << "a piece that is not whole UTF-8";
+      joined += piece;
+    }
+    joined += decoder.finish();
+    EXPECT_EQ(joined, tokenizer->decode(ids));
+  }
+}
+
+}  // namespace
+}  // namespace quarry
