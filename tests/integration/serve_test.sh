@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# `quarry serve` with the real models: answers, streams, lists models, and Ctrl-C ends it with status 0.
+#   serve_test.sh QUARRY
+set -euo pipefail
+quarry=$1
+"$quarry" model info smollm2-135m-instruct >/dev/null 2>&1 && "$quarry" model info all-minilm-l6-v2 >/dev/null 2>&1 ||
+  { echo "the default models are not installed"; exit 77; }
+work=$(mktemp -d)
+server=
+trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$work"' EXIT
+mkdir "$work/docs"
+echo 'The lighthouse of Brackwater was built in 1874 by the engineer Ada Thorne.' >"$work/docs/lighthouse.txt"
+"$quarry" index build "$work/index" "$work/docs" --quiet >/dev/null
+
+"$quarry" serve "$work/index" --port 0 2>"$work/log" &
+server=$!
+for _ in $(seq 200); do
+  grep -q '^serving' "$work/log" && break
+  kill -0 "$server" || { cat "$work/log"; exit 1; }
+  sleep 0.1
+done
+url=$(grep -o 'http://[0-9.:]*' "$work/log")
+
+expect() { # expect WHAT PATTERN TEXT
+  grep -q "$2" <<<"$3" || { echo "FAIL: $1: no '$2' in: $3"; exit 1; }
+}
+ask='{"model":"smollm2-135m-instruct","max_tokens":32,"messages":[{"role":"user","content":"Who built the lighthouse of Brackwater?"}]'
+expect health '"\?status' "$(curl -sf "$url/healthz")"
+curl -sf "$url/readyz" >/dev/null
+expect models 'smollm2-135m-instruct' "$(curl -sf "$url/v1/models")"
+answer=$(curl -sf "$url/v1/chat/completions" -H 'Content-Type: application/json' -d "$ask}")
+expect answer '"chat.completion"' "$answer"
+expect citation 'lighthouse.txt' "$answer"
+stream=$(curl -sfN "$url/v1/chat/completions" -H 'Content-Type: application/json' -d "$ask,\"stream\":true}")
+expect stream 'data: \[DONE\]' "$stream"
+expect search 'Ada Thorne' "$(curl -sf "$url/v1/search" -H 'Content-Type: application/json' -d '{"query":"lighthouse"}')"
+expect metrics 'quarry_' "$(curl -sf "$url/metrics")"
+expect page '<title>' "$(curl -sf "$url/")"
+wrong=$(curl -s -o /dev/null -w '%{http_code}' "$url/v1/chat/completions" -H 'Content-Type: application/json' -d '{"model":"no-such","messages":[]}')
+[ "$wrong" = 404 ] || { echo "FAIL: a wrong model gives $wrong"; exit 1; }
+if "$quarry" serve "$work/index" --port "${url##*:}" 2>"$work/second"; then echo "FAIL: a port was taken twice"; exit 1; fi
+expect 'port in use' "${url##*:}" "$(cat "$work/second")"
+
+kill -INT "$server"
+status=0
+wait "$server" || status=$?
+server=
+[ "$status" = 0 ] || { echo "FAIL: exit status $status after Ctrl-C"; cat "$work/log"; exit 1; }
+echo "answers, streams, lists, searches; Ctrl-C exits 0"
