@@ -71,6 +71,7 @@ void ask(const AskArguments& arguments, CommandContext& context) {
 void add_ask_command(CLI::App& app, CommandContext& context) {
   auto arguments = std::make_shared<AskArguments>();
   arguments->search.top_k = 5;
+  arguments->sampling.max_tokens = 128;
   CLI::App* command = app.add_subcommand("ask", "Answer a question from an index, with sources");
   command->add_option("INDEX", arguments->index, "Folder made by quarry index build")->required();
   command->add_option("QUESTION", arguments->question, "The question")->required();

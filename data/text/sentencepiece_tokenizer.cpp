@@ -10,6 +10,11 @@
 #include "data/core/error.h"
 #include "data/text/utf8.h"
 
+// Of the library's own common.h, which is not installed.
+namespace sentencepiece::logging {
+void SetMinLogLevel(int level);
+}  // namespace sentencepiece::logging
+
 namespace quarry {
 namespace {
 
@@ -21,6 +26,8 @@ constexpr char kNoDummyPrefix[] = "\x1A\x02\x18\x00";
 
 void load(sentencepiece::SentencePieceProcessor& processor, const std::string& proto,
           const std::string& source) {
+  constexpr int kErrorsOnly = 2;  // a library does not print notes to standard error
+  sentencepiece::logging::SetMinLogLevel(kErrorsOnly);
   const auto status = processor.LoadFromSerializedProto(proto);
   QUARRY_CHECK(status.ok(), ErrorCode::kCorruptData, source,
                ": not a sentencepiece model: ", status.ToString());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <unordered_set>
 
 #include "data/core/error.h"
@@ -89,9 +90,12 @@ bool is_left_out(const GumboNode& node) {
     return true;
   }
   if (gumbo_get_attribute(&node.v.element.attributes, "hidden") != nullptr) return true;
-  // The paragraph signs that documentation generators hang on headings.
-  return attribute(node, "aria-hidden") == "true" || has_class(node, "headerlink") ||
-         has_class(node, "sphinxsidebar");
+  if (attribute(node, "aria-hidden") == "true") return true;
+  // What Sphinx and DocBook put around the text: paragraph signs, side bars, page links, contents.
+  static const char* const kAround[] = {"headerlink", "sphinxsidebar", "navheader", "navfooter",
+                                        "toc"};
+  return std::any_of(std::begin(kAround), std::end(kAround),
+                     [&](const char* name) { return has_class(node, name); });
 }
 
 int heading_level(GumboTag tag) {
