@@ -1,0 +1,133 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "finetune/optimizer.h"
+#include "finetune/schedule.h"
+#include "generator/nn/lora_settings.h"
+
+namespace quarry {
+
+struct ModelOptions {
+  std::string path;  // folder, .gguf or catalogue name; empty: the default generator
+  // How the frozen base is kept: "as-is" (the file's own blocks), "nf4" (4.13 bits a weight, the
+  // smallest), "int8", "bf16", "f32" (exact, and 8 times the memory of 4 bits).
+  std::string load_in = "as-is";
+};
+
+struct DataOptions {
+  std::vector<std::string> train;  // files; at least one
+  std::vector<std::string> eval;   // files; empty: no evaluation while training
+  // "auto" (by the first row), "squad", "prompt-completion", "chat", "csv".
+  std::string format = "auto";
+  std::map<std::string, std::string> columns;  // role -> column: {question: q, answer: a} (csv)
+  int64_t max_examples = 0;                    // of the training files; 0: all
+  int64_t max_eval_examples = 200;             // evaluation costs a forward pass each; 0: all
+};
+
+struct PassageOptions {
+  // Where the passages of a prompt come from: "none", "given" (those of the row), "gold" (the row's
+  // own context alone), "retrieved" (from `index` while training).
+  std::string mode = "gold";
+  std::string index;             // Quarry index folder; wanted by "retrieved"
+  int64_t top_k = 4;             // passages in a prompt: more cost time and help recall
+  double gold_share = 0.5;       // of "retrieved" prompts that get gold passages instead
+  double no_answer_share = 0;    // of prompts whose passages lack the answer: the reply is ...
+  std::string not_in_documents;  // ... this; empty: the prompt template's own sentence
+  std::string rag_template;      // of generator/prompt.h; empty: the default
+  int64_t passage_tokens = 0;    // room for passages; 0: what max_seq_len leaves
+};
+
+// LoraSettings with what suits question answering on a small model: every Linear, r = 16, scale 2.
+struct AdapterOptions : LoraSettings {
+  AdapterOptions() {
+    r = 16;
+    lora_alpha = 32;
+    target_all_linear = true;
+  }
+  // An adapter folder to go on from; the settings above then come from it. Empty: a fresh one.
+  std::string start_from;
+};
+
+struct TrainingOptions {
+  double epochs = 1;                  // passes over the data; may be a fraction
+  int64_t max_steps = 0;              // optimizer steps; 0: by epochs
+  int64_t batch_size = 16;            // sequences of one optimizer step; large ones hurt LoRA
+  int64_t micro_batch_tokens = 2048;  // tokens of one forward pass: memory grows with it
+  int64_t max_seq_len = 1024;         // a longer sequence loses passages, never its answer
+  bool packing = true;                // several sequences in a row of tokens, without leaks; faster
+  double learning_rate = 5e-4;        // LoRA's best is about 10 times that of full fine-tuning
+  Decay schedule = Decay::kCosine;
+  double warmup_ratio = 0.03;  // share of the steps
+  int64_t warmup_steps = -1;   // >= 0: instead of the share
+  double weight_decay = 0;
+  double max_grad_norm = 1;  // 0: no clipping
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_epsilon = 1e-8;
+  std::string compute = "bf16";  // or "f32": exact, and about twice the time and activations
+  bool checkpointing = true;     // recompute activations in backward: a third slower, far smaller
+  uint64_t seed = 1;
+  int64_t eval_every = 0;        // optimizer steps; 0: at the end of each epoch
+  int64_t save_every = 100;      // optimizer steps; what a crash can cost; 0: only at the end
+  int64_t save_total_limit = 2;  // checkpoints kept; 0: all
+  int64_t threads = 0;           // 0: the physical cores
+};
+
+// All that `quarry finetune` can be told.
+struct FinetuneConfig {
+  ModelOptions model;
+  DataOptions data;
+  PassageOptions passages;
+  AdapterOptions adapter;
+  TrainingOptions training;
+  std::string output_dir = "finetune-run";
+
+  AdamWOptions adamw_options() const;
+  LearningRateSchedule learning_rate_schedule(int64_t num_steps) const;
+};
+
+// One option under its dotted name.
+struct ConfigField {
+  std::string name;  // "training.learning_rate"
+  std::string help;
+  std::string default_text;  // as get() of a default FinetuneConfig; empty: unset
+  enum class Kind { kScalar, kList, kMap } kind = Kind::kScalar;
+  // Sets from text. Lists: "a,b" or YAML "[a, b]"; maps: YAML "{key: value}". Throws
+  // kInvalidArgument "NAME is 'TEXT', wanted ...".
+  std::function<void(FinetuneConfig&, const std::string& text)> set;
+  // Text that set() reads back to the same value; lists and maps as YAML flow.
+  std::function<std::string(const FinetuneConfig&)> get;
+};
+
+// Every option, in the order of the struct. Immutable.
+const std::vector<ConfigField>& config_fields();
+
+// Sets one option. Throws kInvalidArgument; an unknown name gets the nearest known one suggested.
+void set_config_field(FinetuneConfig& config, const std::string& name, const std::string& text);
+
+// Reads a YAML file over `config`: what the file does not say stays. Keys may be nested or dotted.
+// Relative paths stay as they are. Throws kNotFound; kInvalidArgument "FILE:LINE: ..." for text
+// that is not YAML, an unknown key, a key given twice or a value out of range.
+void load_config_yaml(const std::filesystem::path& path, FinetuneConfig& config);
+// The same from text; `source` names it in errors.
+void read_config_yaml(const std::string& text, const std::string& source, FinetuneConfig& config);
+
+// The whole resolved configuration: read_config_yaml() of it gives the same one.
+std::string to_yaml(const FinetuneConfig& config);
+
+// Throws kInvalidArgument naming the field, what was found and what was wanted: ranges, choices,
+// settings that need or exclude each other. Does not look at files.
+void check_config(const FinetuneConfig& config);
+
+// Hash of every option that a resumed run must share with its checkpoint: all but output_dir,
+// training.{eval_every, save_every, save_total_limit, threads}.
+std::string config_hash(const FinetuneConfig& config);
+
+}  // namespace quarry
