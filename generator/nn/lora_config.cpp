@@ -9,12 +9,12 @@
 #include <set>
 
 #include "data/core/mapped_file.h"
+#include "data/core/paths.h"
 
 namespace quarry {
 namespace {
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
-constexpr int64_t kMaxRank = 1 << 16;
 
 // Keys that change what the adapter computes. Absent, null, false and empty values are harmless.
 constexpr const char* kUnsupported[] = {"use_dora",          "alora_invocation_tokens",
@@ -24,7 +24,7 @@ constexpr const char* kUnsupported[] = {"use_dora",          "alora_invocation_t
                                         "use_bdlora",        "arrow_config",
                                         "kasa_config",       "velora_config",
                                         "monteclora_config", "lora_ga_config",
-                                        "megatron_config",   "modules_to_save"};
+                                        "megatron_config"};
 
 // Keys that we read, or that do not matter once an adapter is trained.
 constexpr const char* kKnown[] = {"peft_type",
@@ -38,6 +38,7 @@ constexpr const char* kKnown[] = {"peft_type",
                                   "layers_to_transform",
                                   "layers_pattern",
                                   "bias",
+                                  "modules_to_save",
                                   "init_lora_weights",
                                   "lora_dropout",
                                   "inference_mode",
@@ -130,15 +131,24 @@ bool LoraConfig::ModuleSelector::selects(const std::string& path) const {
                      [&](const std::string& name) { return ends_with(path, "." + name); });
 }
 
-LoraConfig LoraConfig::load(const std::filesystem::path& path) { return LoraConfig(path); }
-
-LoraConfig::LoraConfig(const std::filesystem::path& path) : source_(path.string()) {
+LoraConfig LoraConfig::load(const std::filesystem::path& path) {
   const MappedFile file(path);
-  QUARRY_CHECK(file.size() <= kMaxConfigBytes, ErrorCode::kCorruptData, source_, ": ", file.size(),
+  const std::string source = path.string();
+  QUARRY_CHECK(file.size() <= kMaxConfigBytes, ErrorCode::kCorruptData, source, ": ", file.size(),
                " bytes of JSON, at most ", kMaxConfigBytes, " accepted");
   const std::string text(reinterpret_cast<const char*>(file.data()), file.size());
-  parse_json(text, source_, ErrorCode::kCorruptData);
-  json_ = OrderedJson::parse(text);
+  parse_json(text, source, ErrorCode::kCorruptData);
+  LoraConfig config(source, OrderedJson::parse(text));
+  config.refuse_unapplied();
+  return config;
+}
+
+LoraConfig LoraConfig::from_settings(const LoraSettings& settings) {
+  return LoraConfig("LoRA settings", lora_settings_json(settings));
+}
+
+LoraConfig::LoraConfig(const std::string& source, OrderedJson json)
+    : source_(source), json_(std::move(json)) {
   QUARRY_CHECK(json_.is_object(), ErrorCode::kCorruptData, source_, ": is a JSON ",
                json_.type_name(), ", wanted an object");
   refuse_unsupported();
@@ -146,6 +156,16 @@ LoraConfig::LoraConfig(const std::filesystem::path& path) : source_(path.string(
   read_targets();
   read_layers();
   warn_of_unknown_keys();
+}
+
+void LoraConfig::save(const std::filesystem::path& path) const {
+  OrderedJson sorted = OrderedJson::object();
+  std::map<std::string, const OrderedJson*> items;
+  for (const auto& [key, value] : json_.items()) items[key] = &value;
+  for (const auto& [key, value] : items) sorted[key] = *value;
+  constexpr bool kAsciiOnly = true;
+  write_file_atomically(path,
+                        sorted.dump(2, ' ', kAsciiOnly, OrderedJson::error_handler_t::replace));
 }
 
 void LoraConfig::refuse_unsupported() const {
@@ -159,17 +179,40 @@ void LoraConfig::refuse_unsupported() const {
                  ": ", key, " is ", dump_json(*value),
                  ", which changes the maths and is not supported");
   }
+  const OrderedJson* task = find("task_type");
+  QUARRY_CHECK(
+      task == nullptr || (task->is_string() && is_peft_task_type(task->get<std::string>())),
+      ErrorCode::kInvalidArgument, source_, ": task_type is ", dump_json(*task),
+      ", which PEFT does not know");
+}
+
+// What LoraAdapter does not apply, and a configuration that is about to be trained may ask for.
+void LoraConfig::refuse_unapplied() const {
+  const OrderedJson* saved = find("modules_to_save");
+  QUARRY_CHECK(saved == nullptr || is_harmless(*saved), ErrorCode::kInvalidArgument, source_,
+               ": modules_to_save is ", dump_json(*saved),
+               ", which changes the maths and is not supported");
   const OrderedJson* bias = find("bias");
   QUARRY_CHECK(bias == nullptr || *bias == "none", ErrorCode::kInvalidArgument, source_,
                ": bias is ", dump_json(*bias), ", only \"none\" is supported");
-  // These initialisations change the base weights too; the others only choose where A and B start.
-  const OrderedJson* init = find("init_lora_weights");
-  if (init == nullptr || init->is_boolean()) return;
-  const std::string name = init->is_string() ? lower(init->get<std::string>()) : "";
-  QUARRY_CHECK(name == "gaussian" || name == "eva" || name == "orthogonal" || name == "mica",
-               ErrorCode::kInvalidArgument, source_, ": init_lora_weights is ", dump_json(*init),
+  QUARRY_CHECK(has_plain_init(), ErrorCode::kInvalidArgument, source_, ": init_lora_weights is ",
+               dump_json(*find("init_lora_weights")),
                ", which changes the base weights; save the adapter converted to plain LoRA "
                "(path_initial_model_for_weight_conversion)");
+}
+
+// Some initialisations change the base weights too; these only choose where A and B start.
+bool LoraConfig::has_plain_init() const {
+  const OrderedJson* init = find("init_lora_weights");
+  if (init == nullptr || init->is_boolean()) return true;
+  const std::string name = init->is_string() ? lower(init->get<std::string>()) : "";
+  return name == "gaussian" || name == "eva" || name == "orthogonal" || name == "mica";
+}
+
+LoraConfig LoraConfig::with_plain_init() const {
+  LoraConfig config = *this;
+  if (!has_plain_init()) config.json_["init_lora_weights"] = true;
+  return config;
 }
 
 void LoraConfig::read_numbers() {
@@ -181,9 +224,9 @@ void LoraConfig::read_numbers() {
   std::vector<double> ranks = {rank_};
   for (const auto& [pattern, value] : rank_pattern_) ranks.push_back(value);
   for (const double value : ranks) {
-    QUARRY_CHECK(value >= 1 && value <= kMaxRank && value == std::floor(value),
+    QUARRY_CHECK(value >= 1 && value <= kMaxLoraRank && value == std::floor(value),
                  ErrorCode::kCorruptData, source_, ": rank ", value,
-                 " is not a whole number from 1 to ", kMaxRank);
+                 " is not a whole number from 1 to ", kMaxLoraRank);
   }
 }
 
@@ -195,6 +238,7 @@ void LoraConfig::read_targets() {
   all_linear_ = value->is_string() && lower(value->get<std::string>()) == "all-linear";
   if (!all_linear_) targets_ = read_selector("target_modules");
   excluded_ = read_selector("exclude_modules");
+  saved_modules_ = read_selector("modules_to_save").names;
 }
 
 void LoraConfig::read_layers() {
@@ -206,7 +250,7 @@ void LoraConfig::read_layers() {
     layers_.emplace();
     const OrderedJson list = layers->is_array() ? *layers : OrderedJson::array({*layers});
     for (const OrderedJson& item : list) {
-      if (!item.is_number_unsigned()) {
+      if (!item.is_number_integer() || item.get<int64_t>() < 0) {
         throw_value("layers_to_transform", item, "whole numbers");
       }
       layers_->push_back(item.get<int64_t>());
@@ -305,8 +349,17 @@ bool LoraConfig::is_in_layers(const std::string& path) const {
   return false;
 }
 
+// A component of the path is one of modules_to_save.
+bool LoraConfig::is_saved_in_full(const std::string& path) const {
+  if (saved_modules_.empty()) return false;
+  const std::vector<std::string> parts = split(path, '.');
+  return std::any_of(saved_modules_.begin(), saved_modules_.end(), [&](const std::string& name) {
+    return std::find(parts.begin(), parts.end(), name) != parts.end();
+  });
+}
+
 bool LoraConfig::targets(const std::string& path, bool is_output_head) const {
-  if (excluded_.selects(path)) return false;
+  if (excluded_.selects(path) || is_saved_in_full(path)) return false;
   if (all_linear_) return !is_output_head;
   if (!targets_.selects(path)) return false;
   return !layers_ || targets_.names_exactly(path) || is_in_layers(path);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/core/json.h"
+#include "generator/nn/lora_settings.h"
 
 namespace quarry {
 
@@ -26,14 +27,23 @@ class PeftPattern {
   std::shared_ptr<const void> code_;  // pcre2_code
 };
 
-// adapter_config.json of a PEFT LoRA adapter, as far as it changes what an adapter computes. The
-// matching rules are PEFT's (https://github.com/huggingface/peft, tuners/tuners_utils.py).
-// Immutable after load().
+// adapter_config.json of a PEFT LoRA adapter. The matching rules are PEFT's
+// (https://github.com/huggingface/peft, tuners/tuners_utils.py). Immutable.
 class LoraConfig {
  public:
   // Throws kNotFound, kCorruptData; kInvalidArgument naming a key that changes the maths and is not
   // supported.
   static LoraConfig load(const std::filesystem::path& path);
+  // Throws kInvalidArgument, naming the setting, when a value is out of range or settings exclude
+  // each other. Unlike load() takes modules_to_save and every bias.
+  static LoraConfig from_settings(const LoraSettings& settings);
+
+  // Writes the file atomically, as PEFT 0.21 does: keys sorted, two spaces. After load() all that
+  // was read, unknown keys included; after from_settings() every key of PEFT. Throws kUnavailable.
+  void save(const std::filesystem::path& path) const;
+  const OrderedJson& json() const { return json_; }
+  // The same with init_lora_weights true when its value would make readers change the base weights.
+  LoraConfig with_plain_init() const;
 
   // Whether the adapter changes the Linear of this module path. `is_output_head`: of the language
   // model, which "all-linear" leaves alone.
@@ -55,8 +65,9 @@ class LoraConfig {
   };
   using NumberByPattern = std::vector<std::pair<PeftPattern, double>>;
 
-  explicit LoraConfig(const std::filesystem::path& path);
+  LoraConfig(const std::string& source, OrderedJson json);
   void refuse_unsupported() const;
+  void refuse_unapplied() const;
   void read_numbers();
   void read_targets();
   void read_layers();
@@ -70,6 +81,8 @@ class LoraConfig {
   NumberByPattern read_number_by_pattern(const char* key) const;
   ModuleSelector read_selector(const char* key) const;
   bool is_in_layers(const std::string& path) const;
+  bool has_plain_init() const;
+  bool is_saved_in_full(const std::string& path) const;
 
   std::string source_;
   OrderedJson json_;  // file order: the first pattern that matches wins
@@ -81,6 +94,7 @@ class LoraConfig {
   bool all_linear_ = false;
   ModuleSelector targets_;
   ModuleSelector excluded_;
+  std::vector<std::string> saved_modules_;  // names of modules_to_save: LoRA leaves them alone
   std::optional<std::vector<int64_t>> layers_;
   std::vector<std::string> layers_patterns_;  // names of module lists: "layers", "h"
   std::string target_text_;

@@ -118,6 +118,7 @@ TEST_F(LoraAdapterTest, KeysThatChangeTheMathsAreRefusedByName) {
       {"kasa_config", {{"a", 1}}},
       {"init_lora_weights", "pissa_niter_4"},
       {"init_lora_weights", "olora"},
+      {"task_type", "CHAT"},
       {"peft_type", "IA3"}};
   for (const auto& [key, value] : cases) {
     config_ = original;

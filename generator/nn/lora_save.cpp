@@ -1,0 +1,145 @@
+#include "generator/nn/lora_save.h"
+
+#include <cmath>
+
+#include "data/core/error.h"
+#include "data/core/json.h"
+#include "data/core/paths.h"
+#include "data/core/staged_folder.h"
+#include "generator/quant/encode_dense.h"
+#include "generator/weights/printable.h"
+
+namespace quarry {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPrefix = "base_model.model.";
+constexpr const char* kNotesFile = "quarry_adapter.json";
+constexpr size_t kMaxNotesBytes = size_t{1} << 20;
+constexpr int kShownHashDigits = 12;
+
+// Tensors of one file with the bytes they point to.
+class EncodedTensors {
+ public:
+  explicit EncodedTensors(WeightType type) : type_(type) {}
+
+  void add(const std::string& name, const std::vector<float>& values, int64_t rows,
+           int64_t columns) {
+    QUARRY_CHECK(rows > 0 && columns > 0 && static_cast<int64_t>(values.size()) == rows * columns,
+                 ErrorCode::kInvalidArgument, "tensor ", printable(name), " holds ", values.size(),
+                 " values, wanted ", rows, " x ", columns);
+    for (const float value : values) {
+      QUARRY_CHECK(std::isfinite(value), ErrorCode::kInvalidArgument, "tensor ", printable(name),
+                   " holds a value that is not finite; the adapter is not saved");
+    }
+    const auto count = static_cast<int64_t>(values.size());
+    bytes_.push_back(std::string(static_cast<size_t>(weight_bytes(type_, count)), '\0'));
+    encode_dense(type_, values.data(), count, bytes_.back().data());
+    tensors_.push_back({name, type_, {rows, columns}, nullptr});
+  }
+
+  // Valid while this object lives.
+  std::vector<TensorToWrite> list() const {
+    std::vector<TensorToWrite> tensors = tensors_;
+    for (size_t i = 0; i < tensors.size(); ++i) tensors[i].data = bytes_[i].data();
+    return tensors;
+  }
+
+ private:
+  WeightType type_;
+  std::vector<TensorToWrite> tensors_;
+  std::vector<std::string> bytes_;
+};
+
+void add_pair(const LoraConfig& config, const std::string& path, const LoraWeights& weights,
+              EncodedTensors& tensors) {
+  QUARRY_CHECK(weights.rank == config.rank(path), ErrorCode::kInvalidArgument, "adapter of '", path,
+               "' has rank ", weights.rank, ", its configuration says ", config.rank(path));
+  QUARRY_CHECK(weights.scale == static_cast<float>(config.scale(path)), ErrorCode::kInvalidArgument,
+               "adapter of '", path, "' has scale ", weights.scale, ", its configuration says ",
+               config.scale(path));
+  const auto rank = static_cast<size_t>(weights.rank);
+  tensors.add(kPrefix + path + ".lora_A.weight", weights.a, weights.rank,
+              static_cast<int64_t>(weights.a.size() / rank));
+  tensors.add(kPrefix + path + ".lora_B.weight", weights.b,
+              static_cast<int64_t>(weights.b.size() / rank), weights.rank);
+}
+
+void check_replaceable(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::exists(folder, error)) return;
+  QUARRY_CHECK(fs::is_directory(folder, error) && !error, ErrorCode::kInvalidArgument,
+               folder.string(), ": is not a folder");
+  QUARRY_CHECK(fs::is_empty(folder, error) || fs::exists(folder / "adapter_config.json", error),
+               ErrorCode::kInvalidArgument, folder.string(),
+               ": holds files that are not an adapter's and is not replaced");
+}
+
+OrderedJson to_json(const AdapterNotes& notes) {
+  OrderedJson json = {
+      {"format", 1},
+      {"base_model", {{"name", notes.base_name}, {"content_hash", notes.base_content_hash}}}};
+  if (!notes.rag_template.empty()) {
+    json["rag_template"] = {{"name", notes.rag_template}, {"version", notes.rag_template_version}};
+  }
+  if (!notes.not_in_documents.empty()) json["not_in_documents"] = notes.not_in_documents;
+  return json;
+}
+
+std::string short_hash(const std::string& hash) { return hash.substr(0, kShownHashDigits); }
+
+}  // namespace
+
+void save_adapter(const fs::path& folder, const LoraConfig& config,
+                  const AdapterWeightsByPath& weights, const SaveAdapterOptions& options) {
+  QUARRY_CHECK(!weights.empty(), ErrorCode::kInvalidArgument, folder.string(),
+               ": an adapter needs the weights of at least one Linear");
+  check_replaceable(folder);
+  EncodedTensors tensors(options.type);
+  for (const auto& [path, pair] : weights) add_pair(config, path, *pair, tensors);
+  std::vector<TensorToWrite> list = tensors.list();
+  list.insert(list.end(), options.other_tensors.begin(), options.other_tensors.end());
+
+  StagedFolder staged(folder);
+  write_safetensors(staged.path() / "adapter_model.safetensors", list, {{"format", "pt"}});
+  config.with_plain_init().save(staged.path() / "adapter_config.json");
+  write_file_atomically(staged.path() / kNotesFile, dump_json(to_json(options.notes), 2) + "\n");
+  if (!options.model_card.empty()) {
+    write_file_atomically(staged.path() / "README.md", options.model_card);
+  }
+  staged.commit();
+}
+
+std::optional<AdapterNotes> read_adapter_notes(const fs::path& folder) {
+  const fs::path path = folder / kNotesFile;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return std::nullopt;
+  const Json json = read_json_file(path, kMaxNotesBytes);
+  AdapterNotes notes;
+  try {
+    QUARRY_CHECK(json.is_object(), ErrorCode::kCorruptData, path.string(), ": is not an object");
+    const Json base = json.value("base_model", Json::object());
+    notes.base_name = base.value("name", "");
+    notes.base_content_hash = base.value("content_hash", "");
+    const Json form = json.value("rag_template", Json::object());
+    notes.rag_template = form.value("name", "");
+    notes.rag_template_version = form.value("version", 0);
+    notes.not_in_documents = json.value("not_in_documents", "");
+  } catch (const Json::exception& error) {
+    throw_error(ErrorCode::kCorruptData, path.string(), ": ", error.what());
+  }
+  return notes;
+}
+
+void check_adapter_base(const fs::path& folder, const std::string& base_content_hash,
+                        const std::string& base_name) {
+  const std::optional<AdapterNotes> notes = read_adapter_notes(folder);
+  if (!notes || notes->base_content_hash.empty()) return;
+  QUARRY_CHECK(notes->base_content_hash == base_content_hash, ErrorCode::kInvalidArgument,
+               folder.string(), ": was trained on '", notes->base_name, "' (content hash ",
+               short_hash(notes->base_content_hash), "), this model is '", base_name, "' (",
+               short_hash(base_content_hash), ")");
+}
+
+}  // namespace quarry

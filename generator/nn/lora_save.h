@@ -1,0 +1,57 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "generator/nn/lora.h"
+#include "generator/nn/lora_config.h"
+#include "generator/weights/safetensors_file.h"
+
+namespace quarry {
+
+// quarry_adapter.json, beside the two files of PEFT: what an adapter was trained for. PEFT reads
+// adapters with any other file in their folder.
+struct AdapterNotes {
+  std::string base_content_hash;  // model_content_hash() of the base model
+  std::string base_name;          // "smollm2-135m-instruct"
+  std::string rag_template;       // of generator/prompt.h; empty: not trained on passages
+  int rag_template_version = 0;
+  std::string not_in_documents;  // the reply to questions that the passages do not answer, or empty
+};
+
+struct SaveAdapterOptions {
+  WeightType type = WeightType::kF32;  // or kBF16, kF16: rounds
+  AdapterNotes notes;
+  // Whole parameters of modules_to_save and biases, with PEFT's names
+  // ("base_model.model.lm_head.weight").
+  std::vector<TensorToWrite> other_tensors;
+  std::string model_card;  // README.md; empty: none
+};
+
+// A and B of the Linears that an adapter changes, by Hugging Face module path. Borrowed.
+using AdapterWeightsByPath = std::map<std::string, const LoraWeights*>;
+
+// Writes a PEFT adapter folder: adapter_config.json, adapter_model.safetensors, quarry_adapter.json
+// and README.md when there is a card. The folder appears whole or not at all: it is made beside
+// `folder` and renamed. An adapter that was there is replaced; any other folder that is not empty
+// is refused. What is saved is plain LoRA: an init_lora_weights that would make readers change the
+// base
+// ("pissa", "loftq") is written as true. Reads a, b, rank and scale; packed_a and packed_b may be
+// null.
+// Throws kInvalidArgument: no weights; sizes, rank or scale that contradict `config`; a value that
+// is not finite (naming the tensor). kUnavailable when the disk refuses.
+void save_adapter(const std::filesystem::path& folder, const LoraConfig& config,
+                  const AdapterWeightsByPath& weights, const SaveAdapterOptions& options = {});
+
+// Nullopt when the folder has no quarry_adapter.json. Throws kCorruptData.
+std::optional<AdapterNotes> read_adapter_notes(const std::filesystem::path& folder);
+
+// Throws kInvalidArgument, naming both models, when the adapter in `folder` notes another base
+// model than this; no note means no check.
+void check_adapter_base(const std::filesystem::path& folder, const std::string& base_content_hash,
+                        const std::string& base_name);
+
+}  // namespace quarry
