@@ -1,9 +1,9 @@
 #include "generator/kernels/elementwise.h"
 
-#include "data/core/cpu_isa.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/elementwise_body.h"
 #include "generator/kernels/elementwise_twins.h"
+#include "generator/kernels/isa_choice.h"
 #include "generator/kernels/vec_portable.h"
 #include "generator/quant/half.h"
 
@@ -46,19 +46,6 @@ constexpr int64_t kGrain = 16384;
 template <typename Body>
 void for_rows(int64_t rows, int64_t width, const Body& body) {
   parallel_for(rows, (kGrain + width - 1) / (width < 1 ? 1 : width), body);
-}
-
-template <typename Function>
-Function choose(Function for_portable, Function for_avx2, Function for_avx512) {
-  switch (cpu_isa()) {
-    case CpuIsa::kAvx512:
-      return for_avx512;
-    case CpuIsa::kAvx2:
-      return for_avx2;
-    case CpuIsa::kPortable:
-      break;
-  }
-  return for_portable;
 }
 
 }  // namespace

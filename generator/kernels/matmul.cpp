@@ -17,15 +17,17 @@ struct Twins {
   decltype(&portable::integer_tile) integer_tile;
   decltype(&portable::bfloat16_tile) bfloat16_tile;
   decltype(&portable::float_tile) float_tile;
+  decltype(&portable::transpose_tile) transpose_tile;
 };
 
 constexpr Twins kPortableTwins = {portable::quantize_row, portable::bfloat16_row,
                                   portable::integer_tile, portable::bfloat16_tile,
-                                  portable::float_tile};
-constexpr Twins kAvx2Twins = {avx2::quantize_row, avx2::bfloat16_row, avx2::integer_tile,
-                              avx2::bfloat16_tile, avx2::float_tile};
-constexpr Twins kAvx512Twins = {avx512::quantize_row, avx512::bfloat16_row, avx512::integer_tile,
-                                avx512::bfloat16_tile, avx512::float_tile};
+                                  portable::float_tile,   portable::transpose_tile};
+constexpr Twins kAvx2Twins = {avx2::quantize_row,  avx2::bfloat16_row, avx2::integer_tile,
+                              avx2::bfloat16_tile, avx2::float_tile,   portable::transpose_tile};
+constexpr Twins kAvx512Twins = {avx512::quantize_row, avx512::bfloat16_row,
+                                avx512::integer_tile, avx512::bfloat16_tile,
+                                avx512::float_tile,   avx512::transpose_tile};
 
 const Twins& twins() {
   switch (cpu_isa()) {
@@ -169,7 +171,119 @@ void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, 
   });
 }
 
+// Columns of x that a panel of W^T covers, and the most rows of W in it: 32 x 4096 bfloat16 stay in
+// L2.
+constexpr int64_t kPanelStrips = 2;
+constexpr int64_t kPanelDepth = 4096;
+
+// y as the tiles of W^T want it.
+ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* y, int64_t m,
+                                int64_t n, int64_t ldy, AlignedBuffer* buffer) {
+  ActivationView view = {};
+  if (layout == Layout::kF32) {
+    view.codes = reinterpret_cast<const uint8_t*>(y);
+    view.row_bytes = ldy * static_cast<int64_t>(sizeof(float));
+    return view;
+  }
+  view.row_bytes = (n * 2 + 63) / 64 * 64;
+  uint8_t* codes = buffer->reserve(m * view.row_bytes);
+  parallel_for(m, std::max<int64_t>(1, 32768 / n), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      twins.bfloat16_row(y + row * ldy, n,
+                         reinterpret_cast<uint16_t*>(codes + row * view.row_bytes));
+    }
+  });
+  view.codes = codes;
+  return view;
+}
+
+// Rows [first_row, last_row) of W and the columns from 16 * first_strip on, as strips of W^T.
+MatrixView make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layout,
+                                 int64_t first_strip, int64_t first_row, int64_t last_row,
+                                 uint8_t* codes) {
+  const int64_t element = layout == Layout::kF32 ? 4 : 2;
+  const int64_t tiles = (last_row - first_row + kStripRows - 1) / kStripRows;
+  MatrixView panel = {};
+  panel.layout = layout;
+  panel.n = std::min(w.k - first_strip * kStripRows, kPanelStrips * kStripRows);
+  panel.k = last_row - first_row;
+  panel.strips = (panel.n + kStripRows - 1) / kStripRows;
+  panel.codes = codes;
+  panel.strip_bytes = tiles * kStripRows * kStripRows * element;
+  for (int64_t s = 0; s < panel.strips; ++s) {
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      twins.transpose_tile(
+          w, first_row / kStripRows + tile, (first_strip + s) * kStripRows, layout,
+          codes + s * panel.strip_bytes + tile * kStripRows * kStripRows * element);
+    }
+  }
+  return panel;
+}
+
+// One panel of columns of x.
+void multiply_panel(const Twins& twins, const MatrixView& w, Layout layout, const ActivationView& y,
+                    int64_t m, int64_t first_strip, float* x, int64_t ldx) {
+  thread_local AlignedBuffer codes;
+  thread_local AlignedBuffer partial;
+  const int64_t element = layout == Layout::kF32 ? 4 : 2;
+  const int64_t width = kPanelStrips * kStripRows;
+  codes.reserve(width * (std::min(w.n, kPanelDepth) + kStripRows) * element);
+  float* out = x + first_strip * kStripRows;
+  for (int64_t row = 0; row < w.n; row += kPanelDepth) {
+    const int64_t last = std::min(w.n, row + kPanelDepth);
+    const MatrixView panel =
+        make_transposed_panel(twins, w, layout, first_strip, row, last, codes.data());
+    ActivationView part = y;
+    part.codes += row * element;
+    const TileRange range = {0, m, 0, panel.strips};
+    if (row == 0) {
+      run_tile(twins, panel, part, range, out, ldx);
+      continue;
+    }
+    float* sums = reinterpret_cast<float*>(partial.reserve(m * width * 4));
+    run_tile(twins, panel, part, range, sums, width);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < panel.n; ++j) out[i * ldx + j] += sums[i * width + j];
+    }
+  }
+}
+
+Layout transposed_layout(const PackedMatrix& weight) {
+  return weight.precision() == Precision::kExact ? Layout::kF32 : Layout::kBF16;
+}
+
 }  // namespace
+
+void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy, float* x,
+                       int64_t ldx) {
+  if (m <= 0) return;
+  thread_local AlignedBuffer buffer;
+  const Twins& chosen = twins();
+  const MatrixView& w = view_of(weight);
+  const Layout layout = transposed_layout(weight);
+  const ActivationView gradient = prepare_gradient(chosen, layout, y, m, w.n, ldy, &buffer);
+  const int64_t strips = (w.k + kStripRows - 1) / kStripRows;
+  const int64_t panels = (strips + kPanelStrips - 1) / kPanelStrips;
+  const int64_t panel_work = m * w.n * kPanelStrips * kStripRows;
+  parallel_for(panels, (kGrainMultiplies + panel_work - 1) / panel_work,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t panel = begin; panel < end; ++panel) {
+                   multiply_panel(chosen, w, layout, gradient, m, panel * kPanelStrips, x, ldx);
+                 }
+               });
+}
+
+void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy,
+                                 float* x, int64_t ldx) {
+  if (m <= 0) return;
+  AlignedBuffer buffer;
+  const MatrixView& w = view_of(weight);
+  const Layout layout = transposed_layout(weight);
+  const ActivationView gradient = prepare_gradient(kPortableTwins, layout, y, m, w.n, ldy, &buffer);
+  for (int64_t strip = 0; strip * kStripRows < w.k; strip += kPanelStrips) {
+    multiply_panel(kPortableTwins, w, layout, gradient, m, strip, x, ldx);
+  }
+}
 
 void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
             int64_t ldy) {

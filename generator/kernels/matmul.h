@@ -55,10 +55,21 @@ struct MatmulTarget {
 };
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx);
 
+// x[m, k] = y[m, n] * W: the gradient of matmul with respect to its input, for a frozen weight.
+// Decodes one panel of W at a time. kExact multiplies in float32; kFast rounds y and the decoded
+// weights to bfloat16 and sums in float32. x is overwritten and must not overlap y. A row of the
+// result does not depend on the other rows.
+void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy, float* x,
+                       int64_t ldx);
+
 // The plain twin of matmul for tests: same rounding steps (block-quantized activations for kFast),
 // no SIMD, one thread.
 void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
                       int64_t ldy);
+
+// The plain twin of matmul_transposed: no SIMD, one thread, the same rounding.
+void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy,
+                                 float* x, int64_t ldx);
 
 // Decodes row `row` (an embedding lookup) to k floats.
 void decode_row(const PackedMatrix& weight, int64_t row, float* destination);

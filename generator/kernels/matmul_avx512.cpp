@@ -311,7 +311,64 @@ void bfloat16_rows(const MatrixView& w, const ActivationView& x, const TileRange
   for (; row < range.row_end; ++row) bfloat16_micro<1, kStrips>(w, x, row, strip, y, ldy);
 }
 
+// Column k of W: its element in each of the strip's 16 rows.
+inline __m512 decode_column(const MatrixView& w, int64_t strip, int64_t k) {
+  const uint8_t* codes = w.codes + strip * w.strip_bytes;
+  if (w.layout == Layout::kF32) return _mm512_load_ps(codes + 64 * k);
+  if (w.layout == Layout::kBF16) {
+    const __m512i pair = load_codes(codes + 64 * (k / 2));
+    return _mm512_castsi512_ps(k % 2 == 0 ? _mm512_slli_epi32(pair, 16)
+                                          : _mm512_and_si512(pair, _mm512_set1_epi32(-65536)));
+  }
+  const int64_t b = k / w.block;
+  const int64_t i = k % w.block;
+  __m512i code;
+  if (w.layout == Layout::kNibbles) {
+    const __m512i four = load_codes(codes + b * 256 + 64 * ((i % 16) / 4));
+    const __m512i byte =
+        _mm512_srl_epi32(four, _mm_cvtsi32_si128(static_cast<int>(8 * (i % 4) + (i < 16 ? 0 : 4))));
+    code = _mm512_and_si512(byte, _mm512_set1_epi32(15));
+  } else {
+    const __m512i four = load_codes(codes + b * 16 * w.block + 64 * (i / 4));
+    code =
+        _mm512_and_si512(_mm512_srl_epi32(four, _mm_cvtsi32_si128(static_cast<int>(8 * (i % 4)))),
+                         _mm512_set1_epi32(255));
+  }
+  const int64_t slot = (strip * w.blocks + b) * kStripRows;
+  const __m512 scale = load_halves(w.scales + slot);
+  const __m512 value = _mm512_cvtepi32_ps(code);
+  if (w.offsets == nullptr) {
+    return _mm512_mul_ps(scale, _mm512_sub_ps(value, _mm512_set1_ps(w.center)));
+  }
+  // Two roundings, as everywhere a weight is decoded.
+  return _mm512_add_round_ps(
+      _mm512_mul_round_ps(scale, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+      load_halves(w.offsets + slot), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
 }  // namespace
+
+void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out) {
+  VecAvx512 columns[kStripRows];
+  for (int64_t i = 0; i < kStripRows; ++i) {
+    columns[i].v = k + i < w.k ? decode_column(w, strip, k + i) : _mm512_setzero_ps();
+  }
+  if (layout == Layout::kF32) {
+    transpose_block(columns, reinterpret_cast<float*>(out), kStripRows);
+    return;
+  }
+  alignas(64) float rows[kStripRows * kStripRows];
+  transpose_block(columns, rows, kStripRows);
+  alignas(64) uint16_t order[32];
+  for (int i = 0; i < 32; ++i) order[i] = static_cast<uint16_t>(16 * (i % 2) + i / 2);
+  const __m512i interleave = _mm512_load_si512(order);
+  for (int pair = 0; pair < kStripRows / 2; ++pair) {
+    const __m512 even = _mm512_load_ps(rows + 2 * pair * kStripRows);
+    const __m512 odd = _mm512_load_ps(rows + (2 * pair + 1) * kStripRows);
+    const __m512i halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
+    _mm512_store_si512(out + 64 * pair, _mm512_permutexvar_epi16(interleave, halves));
+  }
+}
 
 void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
                   float* sums) {

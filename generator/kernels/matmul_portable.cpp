@@ -69,7 +69,39 @@ void for_each_output(const MatrixView& w, const ActivationView& x, const TileRan
   }
 }
 
+// Element [16 strip + lane, k] of W.
+float weight_at(const MatrixView& w, int64_t strip, int64_t lane, int64_t k) {
+  const uint8_t* codes = w.codes + strip * w.strip_bytes;
+  if (w.layout == Layout::kF32) {
+    return reinterpret_cast<const float*>(codes)[k * kStripRows + lane];
+  }
+  if (w.layout == Layout::kBF16) {
+    const auto* values = reinterpret_cast<const uint16_t*>(codes);
+    return quant::bfloat16_to_float(values[(k / 2) * 2 * kStripRows + 2 * lane + k % 2]);
+  }
+  const int64_t b = k / w.block;
+  const int64_t slot = (strip * w.blocks + b) * kStripRows + lane;
+  const float scale = half_to_float(w.scales[slot]);
+  const float code = static_cast<float>(code_at(w, codes, b, k % w.block, lane));
+  return w.offsets == nullptr ? scale * (code - w.center)
+                              : scale * code + half_to_float(w.offsets[slot]);
+}
+
 }  // namespace
+
+void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out) {
+  for (int64_t lane = 0; lane < kStripRows; ++lane) {
+    for (int64_t i = 0; i < kStripRows; ++i) {
+      const float value = k + i < w.k ? weight_at(w, strip, lane, k + i) : 0.0f;
+      if (layout == Layout::kF32) {
+        reinterpret_cast<float*>(out)[lane * kStripRows + i] = value;
+      } else {
+        reinterpret_cast<uint16_t*>(out)[(lane / 2) * 2 * kStripRows + 2 * i + lane % 2] =
+            quant::float_to_bfloat16(value);
+      }
+    }
+  }
+}
 
 void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
                   float* sums) {

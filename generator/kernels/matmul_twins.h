@@ -77,6 +77,11 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 //                with an infinity or NaN gets the scale NaN.
 // bfloat16_row   x[k] -> bfloat16, rounded to nearest even, padded with 0 to an even count
 // *_tile         y[r * ldy + n] for the rows and strips of `range`; only columns < w.n are written
+// transpose_tile rows 16 strip .. + 15 and columns k .. k + 15 of W, decoded and turned into a
+// piece
+//                of a strip of W^T: `out` is 16 vectors of float32 (layout kF32) or 8 of bfloat16
+//                pairs (kBF16); what lies past the matrix is 0. There is no AVX2 version: a tile is
+//                decoded once for all rows of a product.
 #define QUARRY_DECLARE_MATMUL                                                                     \
   void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,      \
                     float* sums);                                                                 \
@@ -90,13 +95,15 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 
 namespace portable {
 QUARRY_DECLARE_MATMUL
-}
+void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out);
+}  // namespace portable
 namespace avx2 {
 QUARRY_DECLARE_MATMUL
 }
 namespace avx512 {
 QUARRY_DECLARE_MATMUL
-}
+void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out);
+}  // namespace avx512
 #undef QUARRY_DECLARE_MATMUL
 
 }  // namespace quarry::kernels

@@ -356,5 +356,78 @@ TEST(DecodeRow, RowOutOfRangeThrows) {
               testing::ThrowsMessage<Error>(testing::HasSubstr("row 2 of a matrix with 2 rows")));
 }
 
+class MatmulTransposed : public testing::TestWithParam<CpuIsa> {
+ protected:
+  MatmulTransposed() : scoped_(GetParam()) {}
+
+ private:
+  ScopedIsa scoped_;
+};
+
+std::string transposed_isa_name(const testing::TestParamInfo<CpuIsa>& info) {
+  return cpu_isa_name(info.param);
+}
+INSTANTIATE_TEST_SUITE_P(Isa, MatmulTransposed, testing::ValuesIn(runnable_isas()),
+                         transposed_isa_name);
+
+TEST_P(MatmulTransposed, MatchesDoubleForEveryTypeAndPrecision) {
+  for (const WeightType type : kAllTypes) {
+    for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+      for (const int64_t n : {int64_t{1}, int64_t{16}, int64_t{67}}) {
+        const int64_t k = is_dense(type) ? 45 : 512;
+        const int64_t m = 5;
+        const auto bytes = random_weights(type, n, k, 21);
+        const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+        const auto y = random_floats(m * (n + 1), 22);
+        std::vector<float> x(static_cast<size_t>(m * (k + 2)), 7.0f);
+        matmul_transposed(*weight, y.data(), m, n + 1, x.data(), k + 2);
+        std::vector<float> rows(static_cast<size_t>(n * k));
+        for (int64_t i = 0; i < n; ++i) decode_row(*weight, i, rows.data() + i * k);
+        // bfloat16 rounds each factor by at most 2^-9.
+        const double tolerance = precision == Precision::kExact ? 1e-6 : 0.008;
+        for (int64_t r = 0; r < m; ++r) {
+          for (int64_t j = 0; j < k + 2; ++j) {
+            const float found = x[static_cast<size_t>(r * (k + 2) + j)];
+            if (j >= k) {
+              ASSERT_EQ(found, 7.0f);
+              continue;
+            }
+            double sum = 0.0;
+            double size = 0.0;
+            for (int64_t i = 0; i < n; ++i) {
+              const double term = double{y[static_cast<size_t>(r * (n + 1) + i)]} *
+                                  rows[static_cast<size_t>(i * k + j)];
+              sum += term;
+              size += std::fabs(term);
+            }
+            ASSERT_NEAR(found, sum, tolerance * size + 1e-9)
+                << weight_type_traits(type).name << " n " << n << " at " << r << ", " << j;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTransposed, MatchesItsPlainTwinPastOnePanel) {
+  const int64_t n = 4096 + 40;  // deeper than a panel
+  const int64_t k = 96;
+  const int64_t m = 14;
+  const auto bytes = random_weights(WeightType::kQ8_0, n, k, 31);
+  const auto y = random_floats(m * n, 32);
+  for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+    const auto weight = pack_matrix(WeightType::kQ8_0, bytes.data(), n, k, precision);
+    std::vector<float> x(static_cast<size_t>(m * k));
+    std::vector<float> plain(x.size());
+    matmul_transposed(*weight, y.data(), m, n, x.data(), k);
+    matmul_transposed_reference(*weight, y.data(), m, n, plain.data(), k);
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], plain[i], 2e-4);
+    // A row does not depend on the others.
+    std::vector<float> alone(static_cast<size_t>(k));
+    matmul_transposed(*weight, y.data() + 3 * n, 1, n, alone.data(), k);
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), x.begin() + 3 * k));
+  }
+}
+
 }  // namespace
 }  // namespace quarry::kernels

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+namespace quarry::kernels {
+
+// Gradients of elementwise.h's functions. All take row-major float32 [rows, width]; each gets what
+// the forward function got and the gradient of its result. Outputs are overwritten and may be
+// `gradient` itself. Each has a portable, an AVX2 and an AVX-512 version chosen at run time.
+
+// rms_norm with respect to x.
+void rms_norm_backward(const float* x, const float* weight, float epsilon, const float* gradient,
+                       int64_t rows, int64_t width, float* out);
+// silu_mul with respect to gate and up.
+void silu_mul_backward(const float* gate, const float* up, const float* gradient, int64_t count,
+                       float* gate_out, float* up_out);
+// rope (RopePairing::kHalf): the inverse rotation, in place.
+void rope_backward(float* gradient, const int32_t* positions, int64_t num_tokens, int64_t num_heads,
+                   int64_t head_dim, int64_t ldx, const float* cos_table, const float* sin_table);
+
+// The next run on the calling thread.
+// x[0, count) becomes exp(x) / sum(exp(x)). Returns log(sum(exp(x))). REQUIRES: count >= 1.
+float softmax(float* x, int64_t count);
+// softmax with respect to x, given its result p: out = scale * p * (gradient - sum(p * gradient)).
+void softmax_backward(const float* p, const float* gradient, int64_t count, float scale,
+                      float* out);
+// out += factor * x
+void add_scaled(const float* x, float factor, int64_t count, float* out);
+// float32 <-> bfloat16, rounded to nearest even.
+void float_to_bfloat16(const float* x, int64_t count, uint16_t* out);
+void bfloat16_to_float(const uint16_t* x, int64_t count, float* out);
+
+}  // namespace quarry::kernels

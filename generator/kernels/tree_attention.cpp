@@ -1,0 +1,264 @@
+#include "generator/kernels/tree_attention.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/kernels/attention.h"
+#include "generator/kernels/elementwise_backward.h"
+#include "generator/kernels/gemm.h"
+
+namespace quarry::kernels {
+namespace {
+
+// Queries that share a pass over the keys: a multiple of gemm's register tile.
+constexpr int64_t kQueryTile = 24;
+
+// Where each segment stands on its path.
+struct Paths {
+  std::vector<int64_t> start;  // rows before the segment on its path
+  int64_t longest = 0;         // rows of the longest path
+  int64_t num_rows = 0;
+};
+
+Paths find_paths(const std::vector<TreeSegment>& segments) {
+  Paths paths;
+  for (const TreeSegment& segment : segments) {
+    QUARRY_DCHECK(segment.begin == paths.num_rows && segment.end > segment.begin);
+    QUARRY_DCHECK(segment.parent < static_cast<int64_t>(paths.start.size()));
+    int64_t start = 0;
+    if (segment.parent >= 0) {
+      const TreeSegment& parent = segments[static_cast<size_t>(segment.parent)];
+      start = paths.start[static_cast<size_t>(segment.parent)] + parent.end - parent.begin;
+    }
+    paths.start.push_back(start);
+    paths.longest = std::max(paths.longest, start + segment.end - segment.begin);
+    paths.num_rows = segment.end;
+  }
+  return paths;
+}
+
+// One head's rows of the path that is being walked, and the gradients of its keys and values.
+struct PathBuffers {
+  int64_t head_dim;
+  int64_t longest;
+  std::vector<float> keys;               // [longest, D]
+  std::vector<float> keys_transposed;    // [D, longest]
+  std::vector<float> values_transposed;  // [D, longest]
+  std::vector<float> key_gradients;      // [longest, D]
+  std::vector<float> value_gradients;    // [longest, D]
+  std::vector<float> p;                  // [kQueryTile, longest]
+  std::vector<float> dp;                 // the same
+
+  PathBuffers(int64_t longest_path, int64_t dim) : head_dim(dim), longest(longest_path) {
+    const size_t matrix = static_cast<size_t>(longest * head_dim);
+    for (auto* buffer :
+         {&keys, &keys_transposed, &values_transposed, &key_gradients, &value_gradients}) {
+      buffer->resize(matrix);
+    }
+    p.resize(static_cast<size_t>(kQueryTile * longest));
+    dp.resize(p.size());
+  }
+};
+
+// What tree_attention_backward works on for one query head.
+struct HeadTask {
+  const TreeAttentionShape* shape;
+  int64_t row_stride;      // of qkv
+  const float* queries;    // row 0 of this head
+  const float* keys;       // row 0 of its kv head
+  const float* values;     // the same
+  const float* gradient;   // row 0 of this head, row stride H D
+  float* query_gradients;  // row stride row_stride
+  float* key_gradients;    // [T, D], this query head's part
+  float* value_gradients;  // the same
+};
+
+// Puts the rows of a segment behind those of its ancestors.
+void enter(const HeadTask& task, const TreeSegment& segment, int64_t start, PathBuffers& path) {
+  const int64_t dim = path.head_dim;
+  for (int64_t row = segment.begin; row < segment.end; ++row) {
+    const int64_t at = start + row - segment.begin;
+    const float* key = task.keys + row * task.row_stride;
+    const float* value = task.values + row * task.row_stride;
+    std::memcpy(path.keys.data() + at * dim, key, static_cast<size_t>(dim) * sizeof(float));
+    for (int64_t d = 0; d < dim; ++d) {
+      path.keys_transposed[static_cast<size_t>(d * path.longest + at)] = key[d];
+      path.values_transposed[static_cast<size_t>(d * path.longest + at)] = value[d];
+    }
+  }
+  const int64_t first = start * dim;
+  const int64_t last = (start + segment.end - segment.begin) * dim;
+  for (auto* buffer : {&path.key_gradients, &path.value_gradients}) {
+    std::fill(buffer->begin() + first, buffer->begin() + last, 0.0f);
+  }
+}
+
+// Takes the gradients of a segment whose subtree is done.
+void leave(const HeadTask& task, const TreeSegment& segment, int64_t start,
+           const PathBuffers& path) {
+  const int64_t dim = path.head_dim;
+  const size_t bytes = static_cast<size_t>((segment.end - segment.begin) * dim) * sizeof(float);
+  std::memcpy(task.key_gradients + segment.begin * dim, path.key_gradients.data() + start * dim,
+              bytes);
+  std::memcpy(task.value_gradients + segment.begin * dim, path.value_gradients.data() + start * dim,
+              bytes);
+}
+
+// Rows [row, row + count) of a segment: `past` rows of their path come before the first of them.
+void run_queries(const HeadTask& task, int64_t row, int64_t count, int64_t past,
+                 PathBuffers& path) {
+  const TreeAttentionShape& shape = *task.shape;
+  const int64_t dim = shape.head_dim;
+  const int64_t keys = past + count;  // the last row's view
+  const int64_t out_stride = shape.num_heads * dim;
+  const float* queries = task.queries + row * task.row_stride;
+  const float* gradient = task.gradient + row * out_stride;
+
+  GemmShape scores;  // [count, keys] = queries [count, D] * keys^T
+  scores.m = count;
+  scores.n = keys;
+  scores.k = dim;
+  scores.a_row_stride = task.row_stride;
+  scores.ldb = path.longest;
+  scores.ldc = path.longest;
+  gemm_serial(scores, queries, path.keys_transposed.data(), path.p.data());
+  scores.a_row_stride = out_stride;
+  gemm_serial(scores, gradient, path.values_transposed.data(), path.dp.data());
+  for (int64_t i = 0; i < count; ++i) {
+    float* p = path.p.data() + i * path.longest;
+    float* dp = path.dp.data() + i * path.longest;
+    const int64_t visible = past + i + 1;
+    for (int64_t j = 0; j < visible; ++j) p[j] *= shape.scale;
+    softmax(p, visible);
+    softmax_backward(p, dp, visible, shape.scale, dp);
+    std::fill(p + visible, p + keys, 0.0f);
+    std::fill(dp + visible, dp + keys, 0.0f);
+  }
+
+  GemmShape to_keys;  // [keys, D] += p^T [keys, count] * rows [count, D]
+  to_keys.m = keys;
+  to_keys.n = dim;
+  to_keys.k = count;
+  to_keys.a_row_stride = 1;
+  to_keys.a_column_stride = path.longest;
+  to_keys.ldc = dim;
+  to_keys.accumulate = true;
+  to_keys.ldb = out_stride;
+  gemm_serial(to_keys, path.p.data(), gradient, path.value_gradients.data());
+  to_keys.ldb = task.row_stride;
+  gemm_serial(to_keys, path.dp.data(), queries, path.key_gradients.data());
+
+  GemmShape to_queries;  // [count, D] = dp [count, keys] * keys [keys, D]
+  to_queries.m = count;
+  to_queries.n = dim;
+  to_queries.k = keys;
+  to_queries.a_row_stride = path.longest;
+  to_queries.ldb = dim;
+  to_queries.ldc = task.row_stride;
+  gemm_serial(to_queries, path.dp.data(), path.keys.data(),
+              task.query_gradients + row * task.row_stride);
+}
+
+void run_head(const HeadTask& task, const std::vector<TreeSegment>& segments, const Paths& paths) {
+  PathBuffers path(paths.longest, task.shape->head_dim);
+  std::vector<int64_t> open;  // segments from a root to the current one
+  const auto leave_last = [&] {
+    const int64_t index = open.back();
+    leave(task, segments[static_cast<size_t>(index)], paths.start[static_cast<size_t>(index)],
+          path);
+    open.pop_back();
+  };
+  for (size_t index = 0; index < segments.size(); ++index) {
+    const TreeSegment& segment = segments[index];
+    while (!open.empty() && open.back() != segment.parent) leave_last();
+    const int64_t start = paths.start[index];
+    enter(task, segment, start, path);
+    open.push_back(static_cast<int64_t>(index));
+    for (int64_t row = segment.begin; row < segment.end; row += kQueryTile) {
+      const int64_t count = std::min(kQueryTile, segment.end - row);
+      run_queries(task, row, count, start + row - segment.begin, path);
+    }
+  }
+  while (!open.empty()) leave_last();
+}
+
+}  // namespace
+
+void tree_attention(const TreeAttentionShape& shape, const std::vector<TreeSegment>& segments,
+                    const float* qkv, float* out) {
+  const Paths paths = find_paths(segments);
+  const int64_t q_width = shape.num_heads * shape.head_dim;
+  const int64_t kv_width = shape.num_kv_heads * shape.head_dim;
+  const int64_t row_stride = q_width + 2 * kv_width;
+  std::vector<float> keys(static_cast<size_t>(paths.longest * kv_width));
+  std::vector<float> values(keys.size());
+  AttentionShape one;
+  one.num_heads = shape.num_heads;
+  one.num_kv_heads = shape.num_kv_heads;
+  one.head_dim = shape.head_dim;
+  one.ldq = row_stride;
+  one.ldk = kv_width;
+  one.ldo = q_width;
+  one.scale = shape.scale;
+  // In preorder the rows before `start` are the segment's ancestors already.
+  for (size_t index = 0; index < segments.size(); ++index) {
+    const TreeSegment& segment = segments[index];
+    for (int64_t row = segment.begin; row < segment.end; ++row) {
+      const int64_t at = (paths.start[index] + row - segment.begin) * kv_width;
+      const float* key = qkv + row * row_stride + q_width;
+      std::memcpy(keys.data() + at, key, static_cast<size_t>(kv_width) * sizeof(float));
+      std::memcpy(values.data() + at, key + kv_width,
+                  static_cast<size_t>(kv_width) * sizeof(float));
+    }
+    one.num_queries = segment.end - segment.begin;
+    one.num_keys = paths.start[index] + one.num_queries;
+    attention(one, qkv + segment.begin * row_stride, keys.data(), values.data(),
+              out + segment.begin * q_width);
+  }
+}
+
+void tree_attention_backward(const TreeAttentionShape& shape,
+                             const std::vector<TreeSegment>& segments, const float* qkv,
+                             const float* gradient, float* dqkv) {
+  const Paths paths = find_paths(segments);
+  const int64_t dim = shape.head_dim;
+  const int64_t q_width = shape.num_heads * dim;
+  const int64_t kv_width = shape.num_kv_heads * dim;
+  const int64_t row_stride = q_width + 2 * kv_width;
+  const int64_t group = shape.num_heads / shape.num_kv_heads;
+  // Parts of the query heads of one group, summed below in a fixed order.
+  const int64_t part = paths.num_rows * dim;
+  std::vector<float> key_parts(static_cast<size_t>(shape.num_heads * part));
+  std::vector<float> value_parts(key_parts.size());
+  parallel_for(shape.num_heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; ++head) {
+      HeadTask task = {};
+      task.shape = &shape;
+      task.row_stride = row_stride;
+      task.queries = qkv + head * dim;
+      task.keys = qkv + q_width + head / group * dim;
+      task.values = task.keys + kv_width;
+      task.gradient = gradient + head * dim;
+      task.query_gradients = dqkv + head * dim;
+      task.key_gradients = key_parts.data() + head * part;
+      task.value_gradients = value_parts.data() + head * part;
+      run_head(task, segments, paths);
+    }
+  });
+  parallel_for(paths.num_rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* target = dqkv + row * row_stride + q_width;
+      std::fill(target, target + 2 * kv_width, 0.0f);
+      for (int64_t head = 0; head < shape.num_heads; ++head) {
+        const int64_t source = head * part + row * dim;
+        float* key = target + head / group * dim;
+        add_scaled(key_parts.data() + source, 1.0f, dim, key);
+        add_scaled(value_parts.data() + source, 1.0f, dim, key + kv_width);
+      }
+    }
+  });
+}
+
+}  // namespace quarry::kernels
