@@ -9,11 +9,13 @@
 #include "data/text/chat_template.h"
 #include "data/text/tokenizer.h"
 #include "generator/kernels/matmul.h"
+#include "generator/kernels/tree_attention.h"
 
 namespace quarry {
 
-class LoraAdapter;  // generator/nn/lora.h
-class KvCache;      // generator/nn/kv_cache.h
+class LoraAdapter;    // generator/nn/lora.h
+class LoraGradients;  // generator/nn/lora_training.h
+class KvCache;        // generator/nn/kv_cache.h
 
 // What every decoder-only family tells about itself.
 struct CausalLmConfig {
@@ -39,6 +41,31 @@ struct SequenceChunk {
   bool all_logits = false;               // logits of every row instead of the last only
 };
 
+// Token sequences to learn from. Those that begin alike share the rows of their beginning: a path
+// from a root segment to a leaf is one sequence, and computes exactly what it would alone.
+struct TokenTree {
+  // A token that the model should predict after `row`.
+  struct Target {
+    int64_t row = 0;
+    int32_t token = 0;
+    float weight = 1.0f;  // of its negative log-likelihood in the loss
+  };
+  std::vector<int32_t> tokens;                 // [T]
+  std::vector<int32_t> positions;              // [T], counted along each path from 0
+  std::vector<kernels::TreeSegment> segments;  // cover [0, T)
+  std::vector<Target> targets;                 // at least one
+};
+
+// What a gradient step keeps of the forward pass.
+struct TrainingOptions {
+  enum class Compute {
+    kFloat32,
+    kBFloat16,  // activations are kept in bfloat16: half the memory
+  };
+  Compute compute = Compute::kBFloat16;
+  bool checkpoint_layers = false;  // keep the input of each layer only: a third more time
+};
+
 // A decoder-only language model with frozen weights. Immutable after loading; forward() may be
 // called by one thread at a time (it uses the OpenMP pool), with any caches.
 class CausalLm {
@@ -52,6 +79,16 @@ class CausalLm {
   // else is in the batch, nor on how its prompt was cut into chunks.
   // Throws kInvalidArgument when a cache would pass max_seq_len or a token is out of range.
   virtual std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const = 0;
+
+  // Negative log-likelihoods in nats of the tree's targets, in order. `adapter` may be null. Throws
+  // kInvalidArgument for a token, a row or a position that is out of range.
+  virtual std::vector<float> target_losses(const TokenTree& tree,
+                                           const LoraAdapter* adapter) const = 0;
+  // The same, and adds the gradient of sum(weight * loss) with respect to the adapter's matrices to
+  // `gradients`, which were made for it.
+  virtual std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
+                                                  const TrainingOptions& options,
+                                                  LoraGradients& gradients) const = 0;
 
   // Hugging Face module paths of every Linear that an adapter can target and its [in, out] sizes:
   // "model.layers.0.self_attn.q_proj".

@@ -10,6 +10,8 @@
 #include "generator/models/config_values.h"
 #include "generator/models/families.h"
 #include "generator/nn/attention.h"
+#include "generator/nn/autograd.h"
+#include "generator/nn/cross_entropy.h"
 #include "generator/nn/embedding.h"
 #include "generator/nn/functional.h"
 #include "generator/nn/linear.h"
@@ -247,14 +249,31 @@ std::vector<CausalLm::LinearSlot> make_slots(const CausalLmConfig& config) {
   return slots;
 }
 
-// The rows of one forward(), chunk after chunk, chunks of the same adapter side by side.
+// The rows of one pass: of forward(), chunk after chunk, chunks of the same adapter side by side;
+// or of a token tree.
 struct Step {
   std::vector<int32_t> tokens;     // [T]
   std::vector<int32_t> positions;  // [T]
   std::vector<nn::SequenceSpan> sequences;
+  std::vector<kernels::TreeSegment> segments;  // of a tree; sequences is empty then
   std::vector<nn::AdapterSpan> adapters;
-  std::vector<int64_t> logit_rows;  // rows whose logits are asked for, in the caller's order
+  // Rows whose logits are asked for, ascending: what follows the last layer's attention is computed
+  // for these alone.
+  std::vector<int64_t> logit_rows;
+  std::vector<nn::AdapterSpan> logit_adapters;  // spans of logit_rows
 };
+
+// The adapters of the rows that were selected.
+std::vector<nn::AdapterSpan> select_spans(const std::vector<nn::AdapterSpan>& spans,
+                                          const std::vector<int64_t>& rows) {
+  std::vector<nn::AdapterSpan> selected;
+  for (nn::AdapterSpan span : spans) {
+    span.begin = std::lower_bound(rows.begin(), rows.end(), span.begin) - rows.begin();
+    span.end = std::lower_bound(rows.begin(), rows.end(), span.end) - rows.begin();
+    if (span.begin < span.end) selected.push_back(span);
+  }
+  return selected;
+}
 
 void check_chunk(const SequenceChunk& chunk, const CausalLmConfig& config) {
   QUARRY_CHECK(chunk.cache != nullptr && chunk.num_tokens > 0, ErrorCode::kInvalidArgument,
@@ -266,7 +285,9 @@ void check_chunk(const SequenceChunk& chunk, const CausalLmConfig& config) {
   }
 }
 
-Step plan_step(const std::vector<SequenceChunk>& chunks, const CausalLmConfig& config) {
+// `output_rows`: for each row of logits that the caller expects, its place in logit_rows.
+Step plan_step(const std::vector<SequenceChunk>& chunks, const CausalLmConfig& config,
+               std::vector<int64_t>& output_rows) {
   for (const SequenceChunk& chunk : chunks) check_chunk(chunk, config);
   for (const SequenceChunk& chunk : chunks) chunk.cache->reserve(chunk.num_tokens);
   std::vector<size_t> order(chunks.size());
@@ -293,12 +314,59 @@ Step plan_step(const std::vector<SequenceChunk>& chunks, const CausalLmConfig& c
       step.adapters.push_back({begin, end, chunk.adapter});
     }
   }
+  std::vector<int64_t> wanted;
   for (size_t index = 0; index < chunks.size(); ++index) {
     const int64_t last = first_row[index] + chunks[index].num_tokens - 1;
     for (int64_t row = chunks[index].all_logits ? first_row[index] : last; row <= last; ++row) {
-      step.logit_rows.push_back(row);
+      wanted.push_back(row);
     }
   }
+  step.logit_rows = wanted;
+  std::sort(step.logit_rows.begin(), step.logit_rows.end());
+  for (const int64_t row : wanted) {
+    output_rows.push_back(std::lower_bound(step.logit_rows.begin(), step.logit_rows.end(), row) -
+                          step.logit_rows.begin());
+  }
+  step.logit_adapters = select_spans(step.adapters, step.logit_rows);
+  return step;
+}
+
+void check_tree(const TokenTree& tree, const CausalLmConfig& config) {
+  const int64_t num_rows = static_cast<int64_t>(tree.tokens.size());
+  QUARRY_CHECK(!tree.targets.empty(), ErrorCode::kInvalidArgument, "a token tree has no target");
+  QUARRY_CHECK(tree.positions.size() == tree.tokens.size(), ErrorCode::kInvalidArgument,
+               "a token tree has ", num_rows, " tokens and ", tree.positions.size(), " positions");
+  const auto check_token = [&](int32_t token) {
+    QUARRY_CHECK(token >= 0 && token < config.vocab_size, ErrorCode::kInvalidArgument, "token ",
+                 token, " is outside the vocabulary of ", config.vocab_size);
+  };
+  for (const int32_t token : tree.tokens) check_token(token);
+  for (const int32_t position : tree.positions) {
+    QUARRY_CHECK(position >= 0 && position < config.max_seq_len, ErrorCode::kInvalidArgument,
+                 "position ", position, " is outside the context of ", config.max_seq_len);
+  }
+  for (const TokenTree::Target& target : tree.targets) {
+    check_token(target.token);
+    QUARRY_CHECK(target.row >= 0 && target.row < num_rows, ErrorCode::kInvalidArgument,
+                 "a target at row ", target.row, " of a tree with ", num_rows, " rows");
+  }
+}
+
+Step plan_tree(const TokenTree& tree, const LoraAdapter* adapter, LoraGradients* gradients,
+               const CausalLmConfig& config) {
+  check_tree(tree, config);
+  Step step;
+  step.tokens = tree.tokens;
+  step.positions = tree.positions;
+  step.segments = tree.segments;
+  if (adapter != nullptr) {
+    step.adapters.push_back({0, static_cast<int64_t>(tree.tokens.size()), adapter, gradients});
+  }
+  for (const TokenTree::Target& target : tree.targets) step.logit_rows.push_back(target.row);
+  std::sort(step.logit_rows.begin(), step.logit_rows.end());
+  step.logit_rows.erase(std::unique(step.logit_rows.begin(), step.logit_rows.end()),
+                        step.logit_rows.end());
+  step.logit_adapters = select_spans(step.adapters, step.logit_rows);
   return step;
 }
 
@@ -310,9 +378,17 @@ class Llama final : public CausalLm {
   const std::vector<LinearSlot>& linear_slots() const override { return slots_; }
   std::unique_ptr<KvCache> make_cache() const override;
   std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const override;
+  std::vector<float> target_losses(const TokenTree& tree,
+                                   const LoraAdapter* adapter) const override;
+  std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
+                                          const TrainingOptions& options,
+                                          LoraGradients& gradients) const override;
 
  private:
+  // x [T, E] -> [T, E]; the last layer returns the logit rows only.
   Tensor run_layer(const LlamaLayer& layer, int64_t number, const Step& step, Tensor x) const;
+  // Hidden states of the logit rows after the final norm.
+  Tensor run_layers(const Step& step, bool checkpoint_layers) const;
 
   CausalLmConfig config_;
   kernels::Precision precision_;
@@ -357,42 +433,79 @@ std::unique_ptr<KvCache> Llama::make_cache() const {
                                    config_.max_seq_len, type);
 }
 
-// x [T, E] -> [T, E]
 Tensor Llama::run_layer(const LlamaLayer& layer, int64_t number, const Step& step, Tensor x) const {
   const float epsilon = static_cast<float>(config_.norm_epsilon);
   const nn::AttentionHeads heads{config_.num_heads, config_.num_kv_heads, config_.head_dim};
 
   Tensor h = nn::rms_norm(x, layer.attention_norm, epsilon, workspace_);
   Tensor qkv = layer.qkv.forward(h, step.adapters, workspace_);
-  rope_.apply(qkv, step.positions, heads.num_heads + heads.num_kv_heads, heads.head_dim);
-  h = nn::cached_attention(qkv, heads, number, step.sequences, workspace_);
-  h = layer.o.forward(h, step.adapters, workspace_);
+  qkv = rope_.apply(qkv, step.positions, heads.num_heads + heads.num_kv_heads, heads.head_dim);
+  h = step.segments.empty() ? nn::cached_attention(qkv, heads, number, step.sequences, workspace_)
+                            : nn::tree_attention(qkv, heads, step.segments, workspace_);
+  const bool is_last = number + 1 == config_.num_layers;
+  if (is_last) {
+    h = nn::select_rows(h, step.logit_rows, workspace_);
+    x = nn::select_rows(x, step.logit_rows, workspace_);
+  }
+  const std::vector<nn::AdapterSpan>& adapters = is_last ? step.logit_adapters : step.adapters;
+  h = layer.o.forward(h, adapters, workspace_);
   x = nn::add(x, h, workspace_);
 
   h = nn::rms_norm(x, layer.mlp_norm, epsilon, workspace_);
-  h = layer.gate_up.forward(h, step.adapters, workspace_);
+  h = layer.gate_up.forward(h, adapters, workspace_);
   h = nn::swiglu(h, workspace_);
-  h = layer.down.forward(h, step.adapters, workspace_);
+  h = layer.down.forward(h, adapters, workspace_);
   return nn::add(x, h, workspace_);
+}
+
+Tensor Llama::run_layers(const Step& step, bool checkpoint_layers) const {
+  Tensor x = embedding_->forward(step.tokens, workspace_);
+  for (size_t number = 0; number < layers_.size(); ++number) {
+    const auto run = [this, number, &step](Tensor input) {
+      return run_layer(layers_[number], static_cast<int64_t>(number), step, std::move(input));
+    };
+    x = checkpoint_layers ? nn::checkpoint(run, x) : run(std::move(x));
+  }
+  return nn::rms_norm(x, final_norm_, static_cast<float>(config_.norm_epsilon), workspace_);
 }
 
 std::vector<float> Llama::forward(const std::vector<SequenceChunk>& chunks) const {
   if (chunks.empty()) return {};
   const at::NoGradGuard no_grad;
-  const Step step = plan_step(chunks, config_);
-  Tensor x = embedding_->forward(step.tokens, workspace_);
-  for (size_t number = 0; number < layers_.size(); ++number) {
-    x = run_layer(layers_[number], static_cast<int64_t>(number), step, std::move(x));
-  }
+  std::vector<int64_t> output_rows;
+  const Step step = plan_step(chunks, config_, output_rows);
+  Tensor x = run_layers(step, false);
   for (const nn::SequenceSpan& sequence : step.sequences) {
     sequence.cache->advance(sequence.num_tokens);
   }
-  x = nn::select_rows(x, step.logit_rows, workspace_);
-  x = nn::rms_norm(x, final_norm_, static_cast<float>(config_.norm_epsilon), workspace_);
+  x = nn::select_rows(x, output_rows, workspace_);
   std::vector<float> logits(static_cast<size_t>(x.size(0) * config_.vocab_size));
   kernels::matmul(*head_, x.data_ptr<float>(), x.size(0), config_.hidden_size, logits.data(),
                   config_.vocab_size);
   return logits;
+}
+
+std::vector<float> Llama::target_losses(const TokenTree& tree, const LoraAdapter* adapter) const {
+  const at::NoGradGuard no_grad;
+  const Step step = plan_tree(tree, adapter, nullptr, config_);
+  const Tensor hidden = run_layers(step, false);
+  return nn::cross_entropy(hidden, *head_, step.logit_rows, tree.targets, nullptr);
+}
+
+std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
+                                               const TrainingOptions& options,
+                                               LoraGradients& gradients) const {
+  workspace_.set_saved_precision(options.compute == TrainingOptions::Compute::kFloat32
+                                     ? nn::SavedPrecision::kFloat32
+                                     : nn::SavedPrecision::kBFloat16);
+  const Step step = plan_tree(tree, &adapter, &gradients, config_);
+  const at::AutoGradMode with_gradients(true);
+  const Tensor hidden = run_layers(step, options.checkpoint_layers);
+  Tensor gradient = workspace_.empty(hidden.size(0), hidden.size(1));
+  std::vector<float> losses =
+      nn::cross_entropy(hidden, *head_, step.logit_rows, tree.targets, &gradient);
+  nn::run_backward(hidden, gradient);
+  return losses;
 }
 
 }  // namespace

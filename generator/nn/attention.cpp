@@ -5,6 +5,7 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/attention.h"
+#include "generator/nn/autograd.h"
 
 namespace quarry::nn {
 namespace {
@@ -55,6 +56,28 @@ Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t 
     for (const SequenceSpan& sequence : sequences) attend(sequence);
   }
   return out;
+}
+
+Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
+                      const std::vector<kernels::TreeSegment>& segments, Workspace& workspace) {
+  kernels::TreeAttentionShape shape;
+  shape.num_heads = heads.num_heads;
+  shape.num_kv_heads = heads.num_kv_heads;
+  shape.head_dim = heads.head_dim;
+  shape.scale = base_shape(heads).scale;
+  QUARRY_DCHECK(qkv.size(1) == (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim);
+  QUARRY_DCHECK(!segments.empty() && segments.back().end == qkv.size(0));
+  Tensor out = workspace.empty(qkv.size(0), heads.num_heads * heads.head_dim);
+  kernels::tree_attention(shape, segments, qkv.data_ptr<float>(), out.data_ptr<float>());
+  if (!needs_gradient(qkv)) return out;
+  const SavedActivation saved(qkv, workspace);
+  return record(out, {qkv}, [saved, shape, segments, &workspace](const Tensor& gradient) {
+    const Tensor input = saved.restore(workspace);
+    Tensor dqkv = workspace.empty(input.size(0), input.size(1));
+    kernels::tree_attention_backward(shape, segments, input.data_ptr<float>(),
+                                     gradient.data_ptr<float>(), dqkv.data_ptr<float>());
+    return std::vector<Tensor>{dqkv};
+  });
 }
 
 Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "generator/kernels/tree_attention.h"
 #include "generator/nn/kv_cache.h"
 #include "generator/nn/workspace.h"
 
@@ -27,6 +28,11 @@ struct SequenceSpan {
 // Writes the new keys and values into layer `layer` of the caches; does not advance them.
 Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t layer,
                         const std::vector<SequenceSpan>& sequences, Workspace& workspace);
+
+// Causal attention over a tree of rows (kernels/tree_attention.h), without a cache.
+//   qkv [T, (H + 2 K) D], rope applied  ->  [T, H D].   Differentiable.
+Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
+                      const std::vector<kernels::TreeSegment>& segments, Workspace& workspace);
 
 // Bidirectional attention inside each text; text i is rows [starts[i], starts[i + 1]).
 //   qkv [T, 3 H D]  ->  [T, H D].   REQUIRES: K == H.

@@ -5,6 +5,8 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/elementwise.h"
+#include "generator/kernels/elementwise_backward.h"
+#include "generator/nn/autograd.h"
 
 namespace quarry::nn {
 namespace {
@@ -21,7 +23,16 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, float epsilon, Workspace&
     kernels::rms_norm(row_data(x, begin), weight.data_ptr<float>(), epsilon, end - begin, x.size(1),
                       mutable_row_data(out, begin));
   });
-  return out;
+  if (!needs_gradient(x)) return out;
+  const SavedActivation saved(x, workspace);
+  return record(out, {x}, [saved, weight, epsilon, &workspace](const Tensor& gradient) {
+    const Tensor input = saved.restore(workspace);
+    Tensor dx = workspace.empty(input.size(0), input.size(1));
+    kernels::rms_norm_backward(input.data_ptr<float>(), weight.data_ptr<float>(), epsilon,
+                               gradient.data_ptr<float>(), input.size(0), input.size(1),
+                               dx.data_ptr<float>());
+    return std::vector<Tensor>{dx};
+  });
 }
 
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
@@ -57,7 +68,10 @@ Tensor add(const Tensor& a, const Tensor& b, Workspace& workspace) {
     kernels::add(row_data(a, begin), row_data(b, begin), (end - begin) * a.size(1),
                  mutable_row_data(out, begin));
   });
-  return out;
+  if (!needs_gradient(a) && !needs_gradient(b)) return out;
+  return record(out, {a, b}, [](const Tensor& gradient) {
+    return std::vector<Tensor>{gradient, gradient};
+  });
 }
 
 Tensor add_row(const Tensor& x, const Tensor& row, Workspace& workspace) {
@@ -78,7 +92,21 @@ Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {
       kernels::silu_mul(gate, gate + width, width, mutable_row_data(out, row));
     }
   });
-  return out;
+  if (!needs_gradient(gate_up)) return out;
+  const SavedActivation saved(gate_up, workspace);
+  return record(out, {gate_up}, [saved, width, &workspace](const Tensor& gradient) {
+    const Tensor input = saved.restore(workspace);
+    Tensor dx = workspace.empty(input.size(0), 2 * width);
+    parallel_for(input.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const float* gate = row_data(input, row);
+        float* target = mutable_row_data(dx, row);
+        kernels::silu_mul_backward(gate, gate + width, row_data(gradient, row), width, target,
+                                   target + width);
+      }
+    });
+    return std::vector<Tensor>{dx};
+  });
 }
 
 Tensor gelu(const Tensor& x, Workspace& workspace) {
@@ -96,7 +124,17 @@ Tensor select_rows(const Tensor& x, const std::vector<int64_t>& rows, Workspace&
     std::memcpy(mutable_row_data(out, static_cast<int64_t>(i)), row_data(x, rows[i]),
                 static_cast<size_t>(x.size(1)) * sizeof(float));
   }
-  return out;
+  if (!needs_gradient(x)) return out;
+  const int64_t num_rows = x.size(0);
+  return record(out, {x}, [rows, num_rows, &workspace](const Tensor& gradient) {
+    Tensor dx = workspace.empty(num_rows, gradient.size(1));
+    dx.zero_();
+    for (size_t i = 0; i < rows.size(); ++i) {
+      kernels::add_scaled(row_data(gradient, static_cast<int64_t>(i)), 1.0f, gradient.size(1),
+                          mutable_row_data(dx, rows[i]));
+    }
+    return std::vector<Tensor>{dx};
+  });
 }
 
 }  // namespace quarry::nn

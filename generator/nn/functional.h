@@ -8,7 +8,8 @@
 namespace quarry::nn {
 
 // Row-wise functions over float32 [T, width] tensors, computed by kernels/elementwise. Inputs are
-// not changed and not kept; each returns a tensor of the workspace.
+// not changed; each returns a tensor of the workspace. rms_norm, add, swiglu and select_rows are
+// differentiable with respect to their activations (autograd.h); the others are for inference.
 
 // weight [width].
 Tensor rms_norm(const Tensor& x, const Tensor& weight, float epsilon, Workspace& workspace);

@@ -6,6 +6,7 @@
 
 #include "generator/kernels/matmul.h"
 #include "generator/nn/lora.h"
+#include "generator/nn/lora_training.h"
 #include "generator/nn/workspace.h"
 #include "generator/weights/tensor_source.h"
 
@@ -16,6 +17,7 @@ struct AdapterSpan {
   int64_t begin = 0;
   int64_t end = 0;
   const LoraAdapter* adapter = nullptr;  // borrowed, never null
+  LoraGradients* gradients = nullptr;    // borrowed; where the backward pass adds the adapter's
 };
 
 // One projection as it stands in a file.
@@ -42,6 +44,8 @@ class Linear {
   int64_t offset(size_t index) const { return slices_[index].offset; }
 
   // x [T, in_features] -> y [T, out_features]. Spans are disjoint and inside [0, T).
+  // Differentiable with respect to x. The weight is frozen: x is kept only for the gradients of an
+  // adapter. Those are added to span.gradients when the backward pass comes by.
   Tensor forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
                  Workspace& workspace) const;
   Tensor forward(const Tensor& x, Workspace& workspace) const;
@@ -57,6 +61,11 @@ class Linear {
     int64_t offset;
   };
   void add_adapter(const Tensor& x, const AdapterSpan& span, Tensor& y, Workspace& workspace) const;
+  bool trains(const AdapterSpan& span) const;
+  Tensor input_gradient(const Tensor& dy, Workspace& workspace) const;
+  // Adds the gradients of the span's adapter and, where dx is defined, its part of dx.
+  void backward_adapter(const Tensor& x, const Tensor& dy, const AdapterSpan& span, Tensor& dx,
+                        Workspace& workspace) const;
 
   int64_t in_features_ = 0;
   int64_t out_features_ = 0;

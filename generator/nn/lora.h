@@ -1,9 +1,10 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "generator/kernels/matmul.h"
@@ -26,9 +27,12 @@ struct LoraWeights {
 };
 
 // A PEFT LoRA adapter read from its folder (adapter_config.json + adapter_model.safetensors) and
-// checked against a model's linear slots. Immutable.
+// checked against a model's linear slots, or made for training. Immutable while anybody runs it.
 class LoraAdapter {
  public:
+  LoraAdapter() = default;
+  // By Hugging Face module path; every pair packed.
+  explicit LoraAdapter(std::map<std::string, LoraWeights> weights) : weights_(std::move(weights)) {}
   // Throws kNotFound, kCorruptData; kInvalidArgument naming a configuration key that changes the
   // maths and is not supported, a target that the model lacks or a shape that does not fit.
   static std::unique_ptr<LoraAdapter> load(const std::filesystem::path& folder,
@@ -36,11 +40,14 @@ class LoraAdapter {
 
   // Null when the adapter leaves that Linear alone.
   const LoraWeights* find(const std::string& linear_path) const;
+  const std::map<std::string, LoraWeights>& weights() const { return weights_; }
+  // For training: pack() what was changed before the adapter runs again.
+  std::map<std::string, LoraWeights>& mutable_weights() { return weights_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
-  std::unordered_map<std::string, LoraWeights> weights_;  // by Hugging Face module path
-  std::vector<std::string> warnings_;                     // unknown keys that were ignored
+  std::map<std::string, LoraWeights> weights_;  // by Hugging Face module path
+  std::vector<std::string> warnings_;           // unknown keys that were ignored
 };
 
 }  // namespace quarry

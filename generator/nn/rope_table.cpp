@@ -6,6 +6,8 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/elementwise.h"
+#include "generator/kernels/elementwise_backward.h"
+#include "generator/nn/autograd.h"
 
 namespace quarry::nn {
 
@@ -25,15 +27,22 @@ void RopeTable::grow(int64_t num_positions) {
   }
 }
 
-void RopeTable::apply(Tensor& x, const std::vector<int32_t>& positions, int64_t num_heads,
-                      int64_t head_dim) {
+Tensor RopeTable::apply(const Tensor& x, const std::vector<int32_t>& positions, int64_t num_heads,
+                        int64_t head_dim) {
   QUARRY_DCHECK(x.size(0) == static_cast<int64_t>(positions.size()));
   QUARRY_DCHECK(head_dim == 2 * static_cast<int64_t>(inv_freq_.size()));
-  if (positions.empty()) return;
+  if (positions.empty()) return x;
   grow(1 + *std::max_element(positions.begin(), positions.end()));
+  Tensor turned = at::GradMode::is_enabled() ? x.detach() : x;
   parallel_for(x.size(0), 64, [&](int64_t begin, int64_t end) {
-    kernels::rope(mutable_row_data(x, begin), positions.data() + begin, end - begin, num_heads,
+    kernels::rope(mutable_row_data(turned, begin), positions.data() + begin, end - begin, num_heads,
                   head_dim, x.size(1), cos_.data(), sin_.data(), kernels::RopePairing::kHalf);
+  });
+  if (!needs_gradient(x)) return turned;
+  return record(turned, {x}, [this, positions, num_heads, head_dim](Tensor gradient) {
+    kernels::rope_backward(gradient.data_ptr<float>(), positions.data(), gradient.size(0),
+                           num_heads, head_dim, gradient.size(1), cos_.data(), sin_.data());
+    return std::vector<Tensor>{gradient};
   });
 }
 

@@ -15,9 +15,11 @@ class RopeTable {
   RopeTable() = default;
   explicit RopeTable(std::vector<float> inv_freq) : inv_freq_(std::move(inv_freq)) {}
 
-  // Turns the first `num_heads` heads of every row of x [T, >= num_heads * head_dim] in place; row
-  // t is at positions[t]. Pairs (i, i + D / 2).
-  void apply(Tensor& x, const std::vector<int32_t>& positions, int64_t num_heads, int64_t head_dim);
+  // x with the first `num_heads` heads of every row turned; row t is at positions[t]. Pairs
+  // (i, i + D / 2). x [T, >= num_heads * head_dim] is a fresh result that only the caller holds:
+  // its memory is turned in place, and so is the gradient's. Differentiable.
+  Tensor apply(const Tensor& x, const std::vector<int32_t>& positions, int64_t num_heads,
+               int64_t head_dim);
 
  private:
   void grow(int64_t num_positions);

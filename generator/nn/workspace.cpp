@@ -21,7 +21,6 @@ bool is_free(const Tensor& buffer) {
 }  // namespace
 
 Tensor Workspace::empty(int64_t rows, int64_t width) {
-  if (c10::GradMode::is_enabled()) return at::empty({rows, width}, at::kFloat);
   const int64_t needed = rows * width;
   Tensor* best = nullptr;
   Tensor* too_small = nullptr;
@@ -45,7 +44,12 @@ Tensor Workspace::empty(int64_t rows, int64_t width) {
     }
   }
   best->unsafeGetTensorImpl()->set_sizes_contiguous({rows, width});
-  return *best;
+  // With gradients on, the history hangs on a tensor of its own over the same memory.
+  return c10::GradMode::is_enabled() ? best->detach() : *best;
+}
+
+void Workspace::trim() {
+  buffers_.erase(std::remove_if(buffers_.begin(), buffers_.end(), is_free), buffers_.end());
 }
 
 int64_t Workspace::bytes() const {

@@ -11,16 +11,28 @@ namespace quarry::nn {
 // new), H heads, K kv heads, D head_dim, E hidden_size, F intermediate_size, V vocab.
 using at::Tensor;
 
-// Where activations live. With gradients off the memory of a tensor that nobody holds any more is
-// handed out again, so that a step allocates nothing once the largest one has been seen; with
-// gradients on every tensor is fresh, because autograd keeps some. One thread.
+// What the backward pass finds of an activation.
+enum class SavedPrecision {
+  kFloat32,
+  kBFloat16,  // half the memory; a relative rounding of 2^-9
+};
+
+// Where activations live. The memory of a tensor that nobody holds any more, autograd included, is
+// handed out again, so that a step allocates nothing once the largest one has been seen. One
+// thread.
 class Workspace {
  public:
-  // Float32 [rows, width], contiguous, not initialized.
+  // Float32 [rows, width], contiguous, not initialized, without autograd history.
   Tensor empty(int64_t rows, int64_t width);
   int64_t bytes() const;
+  // Forgets the memory that is free.
+  void trim();
+
+  SavedPrecision saved_precision() const { return saved_precision_; }
+  void set_saved_precision(SavedPrecision precision) { saved_precision_ = precision; }
 
  private:
+  SavedPrecision saved_precision_ = SavedPrecision::kFloat32;
   std::vector<Tensor> buffers_;  // flat; one is free when only this vector refers to it
 };
 

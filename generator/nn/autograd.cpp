@@ -1,0 +1,93 @@
+#include "generator/nn/autograd.h"
+
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <memory>
+#include <utility>
+
+#include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise_backward.h"
+
+namespace quarry::nn {
+namespace {
+
+constexpr int64_t kRowGrain = 32;
+
+class FunctionNode final : public torch::autograd::Node {
+ public:
+  FunctionNode(BackwardFunction backward, size_t num_inputs)
+      : backward_(std::move(backward)), num_inputs_(num_inputs) {}
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    const at::NoGradGuard no_grad;
+    if (!gradients[0].defined()) return torch::autograd::variable_list(num_inputs_);
+    const BackwardFunction backward = std::exchange(backward_, nullptr);
+    return backward(gradients[0].contiguous());
+  }
+  void release_variables() override { backward_ = nullptr; }
+
+ private:
+  BackwardFunction backward_;
+  size_t num_inputs_;
+};
+
+}  // namespace
+
+Tensor record(Tensor output, const std::vector<Tensor>& inputs, BackwardFunction backward) {
+  auto node = std::make_shared<FunctionNode>(std::move(backward), inputs.size());
+  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+  torch::autograd::set_history(output, node);
+  return output;
+}
+
+SavedActivation::SavedActivation(const Tensor& x, const Workspace& workspace) {
+  if (workspace.saved_precision() == SavedPrecision::kFloat32) {
+    rows_ = x.detach();
+    return;
+  }
+  bfloat16_rows_ = at::empty({x.size(0), x.size(1)}, at::kBFloat16);
+  uint16_t* out = static_cast<uint16_t*>(bfloat16_rows_.data_ptr());
+  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::float_to_bfloat16(row_data(x, begin), (end - begin) * x.size(1),
+                               out + begin * x.size(1));
+  });
+}
+
+Tensor SavedActivation::restore(Workspace& workspace) const {
+  if (rows_.defined()) return rows_;
+  const int64_t width = bfloat16_rows_.size(1);
+  Tensor x = workspace.empty(bfloat16_rows_.size(0), width);
+  const uint16_t* source = static_cast<const uint16_t*>(bfloat16_rows_.data_ptr());
+  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::bfloat16_to_float(source + begin * width, (end - begin) * width,
+                               mutable_row_data(x, begin));
+  });
+  return x;
+}
+
+void run_backward(const Tensor& output, const Tensor& gradient) {
+  torch::autograd::backward({output}, {gradient});
+}
+
+Tensor checkpoint(const std::function<Tensor(Tensor)>& function, const Tensor& x) {
+  Tensor output;
+  {
+    const at::NoGradGuard no_grad;
+    output = function(x.detach()).detach();
+  }
+  const bool needs_input_gradient = needs_gradient(x);
+  const Tensor kept = x.detach();
+  return record(output, {x}, [function, kept, needs_input_gradient](const Tensor& gradient) {
+    Tensor input = kept.detach();
+    input.set_requires_grad(needs_input_gradient);
+    const at::AutoGradMode with_gradients(true);
+    const Tensor again = function(input);
+    run_backward(again, gradient);
+    return std::vector<Tensor>{needs_input_gradient ? input.grad() : Tensor()};
+  });
+}
+
+}  // namespace quarry::nn

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "generator/nn/workspace.h"
+
+// How the functions of nn/ take part in LibTorch's autograd: each computes its result with our
+// kernels and records one node whose backward is a kernel too.
+namespace quarry::nn {
+
+// Whether a gradient with respect to x is asked for.
+inline bool needs_gradient(const Tensor& x) {
+  return at::GradMode::is_enabled() && x.requires_grad();
+}
+
+// Gradients of the inputs, in order, given the gradient of the output; undefined where an input
+// does not need one. Runs once, with gradients off, and is then destroyed with all that it holds.
+using BackwardFunction = std::function<std::vector<Tensor>(const Tensor& gradient)>;
+
+// `output` as the result of a function of `inputs`. `output` itself must be new and without
+// history.
+Tensor record(Tensor output, const std::vector<Tensor>& inputs, BackwardFunction backward);
+
+// An activation kept for the backward pass, in the precision that the workspace says.
+class SavedActivation {
+ public:
+  SavedActivation() = default;
+  SavedActivation(const Tensor& x, const Workspace& workspace);
+  // Float32, as it was saved.
+  Tensor restore(Workspace& workspace) const;
+
+ private:
+  Tensor rows_;           // float32, or
+  Tensor bfloat16_rows_;  // the same, rounded
+};
+
+// Runs the recorded backward functions, given the gradient of `output`.
+void run_backward(const Tensor& output, const Tensor& gradient);
+
+// Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): computes function(x) and keeps
+// only x; the backward pass computes it again.
+Tensor checkpoint(const std::function<Tensor(Tensor)>& function, const Tensor& x);
+
+}  // namespace quarry::nn

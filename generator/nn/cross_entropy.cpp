@@ -1,0 +1,65 @@
+#include "generator/nn/cross_entropy.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise_backward.h"
+
+namespace quarry::nn {
+namespace {
+
+// Rows whose logits exist at once: with a vocabulary of 49,152 they take 12 MB.
+constexpr int64_t kRowsAtOnce = 64;
+
+// Turns one row of logits into losses, and into its gradient.
+void run_row(float* logits, int64_t vocab_size, const std::vector<TokenTree::Target>& targets,
+             const std::vector<size_t>& of_row, std::vector<float>& losses) {
+  std::vector<float> target_logits;
+  for (const size_t index : of_row) target_logits.push_back(logits[targets[index].token]);
+  const float log_sum = kernels::softmax(logits, vocab_size);
+  float weight = 0.0f;
+  for (size_t i = 0; i < of_row.size(); ++i) {
+    losses[of_row[i]] = log_sum - target_logits[i];
+    weight += targets[of_row[i]].weight;
+  }
+  for (int64_t token = 0; token < vocab_size; ++token) logits[token] *= weight;
+  for (const size_t index : of_row) logits[targets[index].token] -= targets[index].weight;
+}
+
+}  // namespace
+
+std::vector<float> cross_entropy(const Tensor& hidden, const kernels::PackedMatrix& head,
+                                 const std::vector<int64_t>& rows,
+                                 const std::vector<TokenTree::Target>& targets,
+                                 Tensor* hidden_gradient) {
+  const int64_t num_rows = hidden.size(0);
+  const int64_t hidden_size = hidden.size(1);
+  const int64_t vocab_size = head.n();
+  QUARRY_DCHECK(num_rows == static_cast<int64_t>(rows.size()) && hidden_size == head.k());
+  std::vector<std::vector<size_t>> by_row(rows.size());
+  for (size_t index = 0; index < targets.size(); ++index) {
+    const auto at = std::lower_bound(rows.begin(), rows.end(), targets[index].row);
+    QUARRY_DCHECK(at != rows.end() && *at == targets[index].row);
+    by_row[static_cast<size_t>(at - rows.begin())].push_back(index);
+  }
+  std::vector<float> losses(targets.size());
+  std::vector<float> logits(static_cast<size_t>(std::min(num_rows, kRowsAtOnce) * vocab_size));
+  for (int64_t first = 0; first < num_rows; first += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, num_rows - first);
+    kernels::matmul(head, row_data(hidden, first), count, hidden_size, logits.data(), vocab_size);
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        run_row(logits.data() + row * vocab_size, vocab_size, targets,
+                by_row[static_cast<size_t>(first + row)], losses);
+      }
+    });
+    if (hidden_gradient == nullptr) continue;
+    kernels::matmul_transposed(head, logits.data(), count, vocab_size,
+                               mutable_row_data(*hidden_gradient, first), hidden_size);
+  }
+  return losses;
+}
+
+}  // namespace quarry::nn

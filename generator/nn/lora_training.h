@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "generator/nn/lora.h"
+
+namespace quarry {
+
+class LoraConfig;
+
+// Where a backward pass adds the gradients of an adapter's matrices, and the dropout that training
+// puts before A. One thread.
+class LoraGradients {
+ public:
+  struct Pair {
+    std::vector<float> a;  // as LoraWeights::a
+    std::vector<float> b;  // as LoraWeights::b
+  };
+  // Zero gradients for every Linear that the adapter changes.
+  explicit LoraGradients(const LoraAdapter& adapter);
+
+  // REQUIRES: the adapter changes that Linear.
+  Pair& at(const std::string& linear_path);
+  std::map<std::string, Pair>& pairs() { return pairs_; }
+  void zero();
+
+  // Each element of A's input becomes 0 with this probability, and the others grow accordingly. The
+  // choice depends on the seed, the Linear and the element only, so that a pass computed again
+  // (checkpointing) drops the same ones: give every batch a seed of its own.
+  void set_dropout(float probability, uint64_t seed);
+  float dropout() const { return dropout_; }
+  // Drops elements of x [rows, width], contiguous, in place.
+  void drop(const std::string& linear_path, int64_t rows, int64_t width, float* x) const;
+
+ private:
+  std::map<std::string, Pair> pairs_;
+  float dropout_ = 0.0f;
+  uint64_t seed_ = 0;
+};
+
+// A new adapter for the Linears that `config` targets: B is 0, A as `init_lora_weights` says:
+// "true" draws from U(-1 / sqrt(in), 1 / sqrt(in)) (Kaiming with a = sqrt(5), PEFT's default),
+// "gaussian" from N(0, 1 / r^2). The same seed gives the same adapter. Throws kInvalidArgument when
+// the targets match nothing, or for another init.
+std::unique_ptr<LoraAdapter> create_adapter(const LoraConfig& config,
+                                            const std::vector<CausalLm::LinearSlot>& slots,
+                                            const std::string& init_lora_weights, uint64_t seed);
+
+}  // namespace quarry
