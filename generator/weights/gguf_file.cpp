@@ -119,10 +119,12 @@ void GgufFile::read_metadata(Cursor& cursor) {
   const std::string what = "metadata " + printable(key);
   QUARRY_CHECK(values_.count(key) == 0, ErrorCode::kCorruptData, description_, ": ", what,
                " is there twice");
+  const uint64_t begin = cursor.position();
   const auto type_number = cursor.read<uint32_t>(what + ": type");
   QUARRY_CHECK(gguf::value_type_name(type_number) != nullptr, ErrorCode::kCorruptData, description_,
                ": ", what, " has value type ", type_number, ", which GGUF does not define");
-  Value value{static_cast<ValueType>(type_number), static_cast<ValueType>(type_number), 1, 0};
+  const auto type = static_cast<ValueType>(type_number);
+  Value value{type, type, 1, 0, begin, 0};
   if (value.type == ValueType::kArray) {
     const auto element_number = cursor.read<uint32_t>(what + ": element type");
     value.element_type = static_cast<ValueType>(element_number);
@@ -142,6 +144,7 @@ void GgufFile::read_metadata(Cursor& cursor) {
   } else {
     cursor.skip(value.count, static_cast<uint64_t>(gguf::scalar_bytes(value.element_type)), what);
   }
+  value.end = cursor.position();
   keys_.push_back(key);
   values_.emplace(key, value);
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -43,6 +44,9 @@ class GgufFile : public TensorSource {
   std::optional<std::vector<float>> find_floats(const std::string& key) const;
   // Elements of an array of any type.
   std::optional<int64_t> find_array_size(const std::string& key) const;
+  // A value as it lies in the file, with the number of its type before it; for copying. Throws
+  // kCorruptData when the key is absent.
+  std::string_view get_raw(const std::string& key) const;
 
   std::string get_string(const std::string& key) const;
   int64_t get_int(const std::string& key) const;
@@ -60,6 +64,8 @@ class GgufFile : public TensorSource {
     gguf::ValueType element_type;  // of an array, else equal to type
     uint64_t count;                // of an array, else 1
     uint64_t offset;               // of the first element in the file
+    uint64_t begin;                // of the type number before it
+    uint64_t end;
   };
   class Cursor;  // bounds-checked reading of the header
 

@@ -16,6 +16,12 @@ const GgufFile::Value* GgufFile::find_value(const std::string& key) const {
   return it == values_.end() ? nullptr : &it->second;
 }
 
+std::string_view GgufFile::get_raw(const std::string& key) const {
+  const Value* value = find_value(key);
+  if (value == nullptr) throw_missing(key, "any value");
+  return {reinterpret_cast<const char*>(file_.data()) + value->begin, value->end - value->begin};
+}
+
 void GgufFile::throw_type(const std::string& key, const Value& value, const char* wanted) const {
   std::string found = gguf::value_type_name(static_cast<uint32_t>(value.type));
   if (value.type == ValueType::kArray) {

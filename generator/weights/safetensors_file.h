@@ -1,12 +1,14 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "data/core/atomic_file.h"
 #include "data/core/mapped_file.h"
 #include "generator/weights/tensor_source.h"
 
@@ -54,10 +56,17 @@ class SafetensorsFile : public TensorSource {
 // A tensor to be written; the data is borrowed and must match type and shape.
 struct TensorToWrite {
   std::string name;
-  WeightType type = WeightType::kF32;  // a dense type
+  WeightType type = WeightType::kF32;  // safetensors: a dense type
   std::vector<int64_t> shape;
   const void* data = nullptr;
+  // Called for the bytes when their turn comes, instead of `data`, so that a large file can be
+  // written with one tensor in memory.
+  std::function<std::string()> make_data = nullptr;
 };
+
+// The bytes of a tensor. Throws kInvalidArgument when make_data gives another size than type and
+// shape ask for.
+void write_tensor_data(const TensorToWrite& tensor, AtomicFile& file);
 
 // Writes one .safetensors file atomically, as Python's safetensors lays it out: widest dtype first,
 // then by name; header padded with spaces to 8 bytes. Throws kInvalidArgument for a block-quantized

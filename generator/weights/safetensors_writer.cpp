@@ -1,9 +1,7 @@
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "data/core/json.h"
-#include "data/core/paths.h"
 #include "generator/weights/printable.h"
 #include "generator/weights/safetensors_file.h"
 
@@ -26,6 +24,21 @@ int64_t checked_bytes(const TensorToWrite& tensor, const std::string& file) {
 }
 
 }  // namespace
+
+void write_tensor_data(const TensorToWrite& tensor, AtomicFile& file) {
+  int64_t count = 1;
+  for (const int64_t extent : tensor.shape) count *= extent;
+  const auto bytes = static_cast<size_t>(weight_bytes(tensor.type, count));
+  if (bytes == 0) return;
+  if (!tensor.make_data) {
+    file.write(tensor.data, bytes);
+    return;
+  }
+  const std::string made = tensor.make_data();
+  QUARRY_CHECK(made.size() == bytes, ErrorCode::kInvalidArgument, "tensor ", printable(tensor.name),
+               " was made with ", made.size(), " bytes, its shape wants ", bytes);
+  file.write(made.data(), made.size());
+}
 
 void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
                        const std::map<std::string, std::string>& metadata) {
@@ -57,15 +70,11 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Tens
   text.resize((text.size() + 7) / 8 * 8, ' ');
 
   const uint64_t header_bytes = text.size();
-  std::string bytes(sizeof(header_bytes), '\0');
-  std::memcpy(bytes.data(), &header_bytes, sizeof(header_bytes));
-  bytes += text;
-  bytes.reserve(bytes.size() + static_cast<size_t>(at));
-  for (const TensorToWrite* tensor : order) {
-    const auto count = static_cast<size_t>(checked_bytes(*tensor, path.string()));
-    if (count > 0) bytes.append(static_cast<const char*>(tensor->data), count);
-  }
-  write_file_atomically(path, bytes);
+  AtomicFile file(path);
+  file.write(&header_bytes, sizeof(header_bytes));
+  file.write(text.data(), text.size());
+  for (const TensorToWrite* tensor : order) write_tensor_data(*tensor, file);
+  file.commit();
 }
 
 }  // namespace quarry
