@@ -3,12 +3,11 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "data/core/error.h"
-#include "generator/models/config_values.h"
 #include "generator/models/families.h"
+#include "generator/models/llama_plan.h"
 #include "generator/nn/attention.h"
 #include "generator/nn/autograd.h"
 #include "generator/nn/cross_entropy.h"
@@ -23,166 +22,6 @@ namespace {
 
 using nn::Tensor;
 
-// Names of the weights, without ".weight".
-struct LlamaNames {
-  const char* embedding;
-  const char* final_norm;
-  const char* head;
-  const char* layer;  // + "<number>."
-  const char* attention_norm;
-  const char* q;
-  const char* k;
-  const char* v;
-  const char* o;
-  const char* mlp_norm;
-  const char* gate;
-  const char* up;
-  const char* down;
-};
-
-constexpr LlamaNames kGgufNames = {
-    "token_embd", "output_norm", "output",   "blk.",     "attn_norm", "attn_q",  "attn_k",
-    "attn_v",     "attn_output", "ffn_norm", "ffn_gate", "ffn_up",    "ffn_down"};
-constexpr LlamaNames kHuggingFaceNames = {"model.embed_tokens",
-                                          "model.norm",
-                                          "lm_head",
-                                          "model.layers.",
-                                          "input_layernorm",
-                                          "self_attn.q_proj",
-                                          "self_attn.k_proj",
-                                          "self_attn.v_proj",
-                                          "self_attn.o_proj",
-                                          "post_attention_layernorm",
-                                          "mlp.gate_proj",
-                                          "mlp.up_proj",
-                                          "mlp.down_proj"};
-
-// A configuration and what else the assembly has to know.
-struct LlamaPlan {
-  CausalLmConfig config;
-  LlamaNames names;
-  std::vector<float> inv_freq;  // [head_dim / 2]
-  bool tied_head = false;
-  bool interleaved_rope = false;  // rows of q and k pair (2i, 2i + 1): GGUF's order
-};
-
-constexpr int64_t kMaxLayers = 10000;
-
-void check_config(const CausalLmConfig& config, const std::string& source) {
-  QUARRY_CHECK(config.num_heads % config.num_kv_heads == 0, ErrorCode::kCorruptData, source, ": ",
-               config.num_heads, " attention heads cannot share ", config.num_kv_heads,
-               " key/value heads");
-  QUARRY_CHECK(config.num_layers <= kMaxLayers, ErrorCode::kCorruptData, source, ": ",
-               config.num_layers, " layers, more than ", kMaxLayers);
-  QUARRY_CHECK(config.head_dim >= 2 && config.head_dim % 2 == 0 && config.head_dim <= 256,
-               ErrorCode::kInvalidArgument, source, ": head size ", config.head_dim,
-               " is not supported (even, at most 256)");
-}
-
-LlamaPlan plan_from_gguf(const GgufFile& file) {
-  LlamaPlan plan;
-  plan.names = kGgufNames;
-  plan.interleaved_rope = true;
-  CausalLmConfig& config = plan.config;
-  config.architecture = "llama";
-  config.num_layers = gguf_size(file, "llama.block_count");
-  config.max_seq_len = gguf_size(file, "llama.context_length");
-  config.hidden_size = gguf_size(file, "llama.embedding_length");
-  config.intermediate_size = gguf_size(file, "llama.feed_forward_length");
-  config.num_heads = gguf_size(file, "llama.attention.head_count");
-  config.num_kv_heads = gguf_size_or(file, "llama.attention.head_count_kv", config.num_heads);
-  config.head_dim =
-      gguf_size_or(file, "llama.attention.key_length", config.hidden_size / config.num_heads);
-  config.rope_theta = file.find_float("llama.rope.freq_base").value_or(10000.0);
-  config.norm_epsilon = file.get_float("llama.attention.layer_norm_rms_epsilon");
-
-  const TensorView& embedding = file.get("token_embd.weight");
-  QUARRY_CHECK(embedding.shape.size() == 2, ErrorCode::kCorruptData, file.description(),
-               ": tensor 'token_embd.weight' is not a matrix");
-  config.vocab_size = embedding.shape[0];
-  plan.tied_head = file.find("output.weight") == nullptr;
-
-  for (const char* key : {"llama.rope.dimension_count", "llama.attention.value_length"}) {
-    gguf_require(file, key, config.head_dim);
-  }
-  gguf_require(file, "llama.expert_count", 0);
-  const std::string scaling = file.find_string("llama.rope.scaling.type").value_or("none");
-  QUARRY_CHECK(scaling == "none", ErrorCode::kInvalidArgument, file.description(),
-               ": llama.rope.scaling.type '", scaling, "' is not supported");
-
-  check_config(config, file.description());
-  plan.inv_freq = nn::rope_inv_freq(config.rope_theta, config.head_dim);
-  // Llama 3.1 and later store the divisors of their long-context scaling.
-  if (file.find("rope_freqs.weight") != nullptr) {
-    const Tensor divisors = nn::load_vector(file, "rope_freqs.weight", config.head_dim / 2);
-    for (size_t i = 0; i < plan.inv_freq.size(); ++i) {
-      plan.inv_freq[i] /= divisors.data_ptr<float>()[i];
-    }
-  }
-  return plan;
-}
-
-void read_rope(const ConfigValues& values, LlamaPlan& plan) {
-  CausalLmConfig& config = plan.config;
-  // transformers 5 moved rope_theta and rope_scaling into rope_parameters.
-  const ConfigValues parameters = values.object("rope_parameters");
-  config.rope_theta =
-      parameters.number_or("rope_theta", values.number_or("rope_theta", config.rope_theta));
-  plan.inv_freq = nn::rope_inv_freq(config.rope_theta, config.head_dim);
-
-  const ConfigValues scaling = parameters.empty() ? values.object("rope_scaling") : parameters;
-  const std::string type = scaling.text_or("rope_type", scaling.text_or("type", "default"));
-  if (type == "llama3") {
-    nn::Llama3RopeScaling llama3;
-    llama3.factor = scaling.number("factor");
-    llama3.low_freq_factor = scaling.number("low_freq_factor");
-    llama3.high_freq_factor = scaling.number("high_freq_factor");
-    llama3.original_max_position_embeddings = scaling.number("original_max_position_embeddings");
-    nn::scale_llama3(llama3, plan.inv_freq);
-  } else {
-    QUARRY_CHECK(type == "default", ErrorCode::kInvalidArgument, values.source(),
-                 ": rope scaling of type '", type, "' is not supported (default, llama3)");
-  }
-}
-
-LlamaPlan plan_from_config(const Json& json, const std::string& source) {
-  const ConfigValues values(json, source);
-  LlamaPlan plan;
-  plan.names = kHuggingFaceNames;
-  CausalLmConfig& config = plan.config;
-  config.architecture = "llama";
-  config.hidden_size = values.size("hidden_size");
-  config.intermediate_size = values.size("intermediate_size");
-  config.num_layers = values.size("num_hidden_layers");
-  config.num_heads = values.size("num_attention_heads");
-  config.num_kv_heads = values.size_or("num_key_value_heads", config.num_heads);
-  config.head_dim = values.size_or("head_dim", config.hidden_size / config.num_heads);
-  config.vocab_size = values.size("vocab_size");
-  config.max_seq_len = values.size_or("max_position_embeddings", 2048);
-  config.norm_epsilon = values.number_or("rms_norm_eps", 1e-6);
-  plan.tied_head = values.flag_or("tie_word_embeddings", false);
-  values.require_text("hidden_act", "silu");
-  values.require_absent("quantization_config");
-  check_config(config, values.source());
-  read_rope(values, plan);
-  return plan;
-}
-
-// Undoes the order that GGUF converters give to the rows of q and k: there the pair (i, i + D/2)
-// of a head stands at rows (2i, 2i + 1). Moving whole rows is exact, and then adapters made for the
-// Hugging Face layout fit as they are.
-std::vector<int64_t> half_pairing_order(int64_t num_heads, int64_t head_dim) {
-  std::vector<int64_t> order;
-  for (int64_t head = 0; head < num_heads; ++head) {
-    for (int64_t row = 0; row < head_dim; ++row) {
-      const int64_t half = row / (head_dim / 2);
-      const int64_t pair = row % (head_dim / 2);
-      order.push_back(head * head_dim + 2 * pair + half);
-    }
-  }
-  return order;
-}
-
 struct LlamaLayer {
   Tensor attention_norm;  // [E]
   nn::Linear qkv;         // E -> (H + 2 K) D
@@ -196,7 +35,7 @@ LlamaLayer load_layer(const TensorSource& source, const LlamaPlan& plan, int64_t
                       kernels::Precision precision) {
   const CausalLmConfig& config = plan.config;
   const std::string stored = plan.names.layer + std::to_string(number) + ".";
-  const std::string path = kHuggingFaceNames.layer + std::to_string(number) + ".";
+  const std::string path = kLlamaHuggingFaceNames.layer + std::to_string(number) + ".";
   const int64_t q_width = config.num_heads * config.head_dim;
   const int64_t kv_width = config.num_kv_heads * config.head_dim;
   const auto project = [&](const char* name, const char* hf_name, int64_t in, int64_t out) {
@@ -207,14 +46,14 @@ LlamaLayer load_layer(const TensorSource& source, const LlamaPlan& plan, int64_t
     return projection;
   };
   const LlamaNames& names = plan.names;
-  const LlamaNames& hf = kHuggingFaceNames;
+  const LlamaNames& hf = kLlamaHuggingFaceNames;
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   nn::Projection q = project(names.q, hf.q, hidden, q_width);
   nn::Projection k = project(names.k, hf.k, hidden, kv_width);
   if (plan.interleaved_rope) {
-    q.row_order = half_pairing_order(config.num_heads, config.head_dim);
-    k.row_order = half_pairing_order(config.num_kv_heads, config.head_dim);
+    q.row_order = interleaved_rows(config.num_heads, config.head_dim);
+    k.row_order = interleaved_rows(config.num_kv_heads, config.head_dim);
   }
   const nn::Projection v = project(names.v, hf.v, hidden, kv_width);
   return {
@@ -230,7 +69,7 @@ LlamaLayer load_layer(const TensorSource& source, const LlamaPlan& plan, int64_t
 }
 
 std::vector<CausalLm::LinearSlot> make_slots(const CausalLmConfig& config) {
-  const LlamaNames& hf = kHuggingFaceNames;
+  const LlamaNames& hf = kLlamaHuggingFaceNames;
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   const int64_t q_width = config.num_heads * config.head_dim;
@@ -511,9 +350,7 @@ std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const Lora
 }  // namespace
 
 std::unique_ptr<CausalLm> make_llama(const CausalLmSource& source, kernels::Precision precision) {
-  const LlamaPlan plan = source.gguf != nullptr
-                             ? plan_from_gguf(*source.gguf)
-                             : plan_from_config(*source.config, source.description);
+  const LlamaPlan plan = plan_llama(source);
   return std::make_unique<Llama>(*source.tensors, plan, precision);
 }
 
