@@ -57,7 +57,7 @@ struct TokenTree {
 };
 
 // What a gradient step keeps of the forward pass.
-struct TrainingOptions {
+struct GradientOptions {
   enum class Compute {
     kFloat32,
     kBFloat16,  // activations are kept in bfloat16: half the memory
@@ -87,7 +87,7 @@ class CausalLm {
   // The same, and adds the gradient of sum(weight * loss) with respect to the adapter's matrices to
   // `gradients`, which were made for it.
   virtual std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
-                                                  const TrainingOptions& options,
+                                                  const GradientOptions& options,
                                                   LoraGradients& gradients) const = 0;
 
   // Hugging Face module paths of every Linear that an adapter can target and its [in, out] sizes:

@@ -21,19 +21,48 @@ struct CausalLmSource {
   std::string description;         // of the file that holds the configuration, for messages
 };
 
+// A tensor of a model under the names it has in both kinds of files.
+struct ModelTensor {
+  std::string hf_name;    // "model.layers.0.self_attn.q_proj.weight"
+  std::string gguf_name;  // "blk.0.attn_q.weight"
+  // Row i of the Hugging Face tensor is row gguf_rows[i] of GGUF's; empty: both have one order.
+  std::vector<int64_t> gguf_rows;
+};
+
+// Which tensors the files of a model have, without reading them.
+struct ModelLayout {
+  // A Linear that adapters can target, and its weight.
+  struct Linear {
+    CausalLm::LinearSlot slot;
+    ModelTensor weight;
+  };
+  std::vector<Linear> linears;
+  std::vector<ModelTensor> others;  // whether all are there depends on the model: biases, the head
+};
+
 // A decoder-only family: one file in this folder, one row in the registry.
 struct CausalLmFamily {
   const char* gguf_architecture;  // general.architecture
   const char* hf_class;           // architectures[0] of config.json
   std::unique_ptr<CausalLm> (*make)(const CausalLmSource& source, kernels::Precision precision);
+  // Throw as make does.
+  ModelLayout (*layout)(const CausalLmSource& source);
+  // config.json for the tensors of a GGUF file. Throws kInvalidArgument for what it cannot say.
+  OrderedJson (*config_from_gguf)(const GgufFile& file);
 };
 
 // Every family that load_generator knows.
 const std::vector<CausalLmFamily>& causal_lm_families();
+// Of a GGUF file and of a config.json. Throw kInvalidArgument, naming the families that we have,
+// and kCorruptData.
+const CausalLmFamily& find_causal_lm_family(const GgufFile& file);
+const CausalLmFamily& find_causal_lm_family(const Json& config, const std::string& source);
 
 // llama.cpp: Llama 1 to 3, SmolLM2 and others of that shape. Throws kCorruptData, and
 // kInvalidArgument naming a configuration key whose value we cannot compute.
 std::unique_ptr<CausalLm> make_llama(const CausalLmSource& source, kernels::Precision precision);
+ModelLayout llama_layout(const CausalLmSource& source);
+OrderedJson llama_config_from_gguf(const GgufFile& file);
 
 // How the token vectors of a text become one.
 enum class Pooling { kMean, kCls };

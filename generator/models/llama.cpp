@@ -220,7 +220,7 @@ class Llama final : public CausalLm {
   std::vector<float> target_losses(const TokenTree& tree,
                                    const LoraAdapter* adapter) const override;
   std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
-                                          const TrainingOptions& options,
+                                          const GradientOptions& options,
                                           LoraGradients& gradients) const override;
 
  private:
@@ -332,9 +332,9 @@ std::vector<float> Llama::target_losses(const TokenTree& tree, const LoraAdapter
 }
 
 std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
-                                               const TrainingOptions& options,
+                                               const GradientOptions& options,
                                                LoraGradients& gradients) const {
-  workspace_.set_saved_precision(options.compute == TrainingOptions::Compute::kFloat32
+  workspace_.set_saved_precision(options.compute == GradientOptions::Compute::kFloat32
                                      ? nn::SavedPrecision::kFloat32
                                      : nn::SavedPrecision::kBFloat16);
   const Step step = plan_tree(tree, &adapter, &gradients, config_);

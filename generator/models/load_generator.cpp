@@ -2,7 +2,6 @@
 
 #include "data/core/error.h"
 #include "data/core/json.h"
-#include "generator/models/config_values.h"
 #include "generator/models/families.h"
 #include "generator/models/folder_text.h"
 #include "generator/nn/kv_cache.h"
@@ -18,16 +17,6 @@ namespace {
 constexpr const char* kEndTokens[] = {"<|im_end|>", "<|eot_id|>",    "<|end_of_text|>",
                                       "<|eom_id|>", "<|endoftext|>", "<end_of_turn>",
                                       "</s>"};
-
-[[noreturn]] void throw_unknown_family(const std::string& source, const std::string& found,
-                                       const char* CausalLmFamily::*name) {
-  std::string known;
-  for (const CausalLmFamily& family : causal_lm_families()) {
-    known += (known.empty() ? "" : ", ") + std::string(family.*name);
-  }
-  throw_error(ErrorCode::kInvalidArgument, source, ": generator family '", found,
-              "' is not supported (known: ", known, ")");
-}
 
 void add_stop_token(std::vector<int32_t>& stop_tokens, int64_t id, int64_t vocab_size) {
   if (id < 0 || id >= vocab_size) return;
@@ -49,18 +38,11 @@ void add_end_tokens(LoadedGenerator& loaded) {
 void load_gguf(const ModelLocation& location, kernels::Precision precision,
                LoadedGenerator& loaded) {
   const std::unique_ptr<GgufFile> file = GgufFile::open(location.path);
-  const std::string architecture = file->get_string("general.architecture");
-  for (const CausalLmFamily& family : causal_lm_families()) {
-    if (architecture != family.gguf_architecture) continue;
-    CausalLmSource source;
-    source.tensors = file.get();
-    source.gguf = file.get();
-    source.description = file->description();
-    loaded.model = family.make(source, precision);
-  }
-  if (loaded.model == nullptr) {
-    throw_unknown_family(file->description(), architecture, &CausalLmFamily::gguf_architecture);
-  }
+  CausalLmSource source;
+  source.tensors = file.get();
+  source.gguf = file.get();
+  source.description = file->description();
+  loaded.model = find_causal_lm_family(*file).make(source, precision);
   const GgufTokenizerData data = read_gguf_tokenizer(*file);
   loaded.tokenizer = make_gguf_tokenizer(data);
   const auto token_text = [&](int32_t id) {
@@ -79,32 +61,17 @@ void load_gguf(const ModelLocation& location, kernels::Precision precision,
   }
 }
 
-std::string folder_architecture(const Json& config, const std::string& source) {
-  const auto it = config.find("architectures");
-  QUARRY_CHECK(it != config.end() && it->is_array() && !it->empty() && it->front().is_string(),
-               ErrorCode::kCorruptData, source, ": 'architectures' does not name a model class");
-  return it->front().get<std::string>();
-}
-
 void load_folder(const ModelLocation& location, kernels::Precision precision,
                  LoadedGenerator& loaded) {
   const std::filesystem::path config_path = location.path / "config.json";
   const Json config = read_json_file(config_path);
-  const ConfigValues values(config, config_path.string());
-  const std::string architecture = folder_architecture(config, values.source());
-  const auto& families = causal_lm_families();
-  const auto family = std::find_if(families.begin(), families.end(), [&](const auto& candidate) {
-    return architecture == candidate.hf_class;
-  });
-  if (family == families.end()) {
-    throw_unknown_family(values.source(), architecture, &CausalLmFamily::hf_class);
-  }
+  const CausalLmFamily& family = find_causal_lm_family(config, config_path.string());
   const std::unique_ptr<SafetensorsFile> tensors = SafetensorsFile::open(location.path);
   CausalLmSource source;
   source.tensors = tensors.get();
   source.config = &config;
-  source.description = values.source();
-  loaded.model = family->make(source, precision);
+  source.description = config_path.string();
+  loaded.model = family.make(source, precision);
   loaded.tokenizer = load_tokenizer(location.path);
   loaded.chat_template = load_folder_chat_template(location.path);
   for (int64_t id : folder_end_tokens(location.path)) {

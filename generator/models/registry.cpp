@@ -1,12 +1,39 @@
+#include "data/core/error.h"
 #include "generator/models/families.h"
 
 namespace quarry {
+namespace {
+
+const CausalLmFamily& find_family(const std::string& source, const std::string& found,
+                                  const char* CausalLmFamily::*name) {
+  std::string known;
+  for (const CausalLmFamily& family : causal_lm_families()) {
+    if (found == family.*name) return family;
+    known += (known.empty() ? "" : ", ") + std::string(family.*name);
+  }
+  throw_error(ErrorCode::kInvalidArgument, source, ": generator family '", found,
+              "' is not supported (known: ", known, ")");
+}
+
+}  // namespace
 
 const std::vector<CausalLmFamily>& causal_lm_families() {
   static const std::vector<CausalLmFamily> families = {
-      {"llama", "LlamaForCausalLM", make_llama},
+      {"llama", "LlamaForCausalLM", make_llama, llama_layout, llama_config_from_gguf},
   };
   return families;
+}
+
+const CausalLmFamily& find_causal_lm_family(const GgufFile& file) {
+  return find_family(file.description(), file.get_string("general.architecture"),
+                     &CausalLmFamily::gguf_architecture);
+}
+
+const CausalLmFamily& find_causal_lm_family(const Json& config, const std::string& source) {
+  const auto it = config.find("architectures");
+  QUARRY_CHECK(it != config.end() && it->is_array() && !it->empty() && it->front().is_string(),
+               ErrorCode::kCorruptData, source, ": 'architectures' does not name a model class");
+  return find_family(source, it->front().get<std::string>(), &CausalLmFamily::hf_class);
 }
 
 const std::vector<TextEncoderFamily>& text_encoder_families() {

@@ -87,9 +87,9 @@ class LlamaTraining : public ::testing::Test {
       : loaded_(load_generator(golden("llama"), kernels::Precision::kExact)),
         adapter_(busy_adapter(*loaded_.model)),
         gradients_(*adapter_) {
-    exact_.compute = TrainingOptions::Compute::kFloat32;
+    exact_.compute = GradientOptions::Compute::kFloat32;
   }
-  std::vector<float> learn(const TokenTree& tree, const TrainingOptions& options,
+  std::vector<float> learn(const TokenTree& tree, const GradientOptions& options,
                            LoraGradients& gradients) const {
     return loaded_.model->accumulate_gradients(tree, *adapter_, options, gradients);
   }
@@ -105,7 +105,7 @@ class LlamaTraining : public ::testing::Test {
   LoadedGenerator loaded_;
   std::unique_ptr<LoraAdapter> adapter_;
   LoraGradients gradients_;
-  TrainingOptions exact_;
+  GradientOptions exact_;
 };
 
 void expect_equal(LoraGradients& found, LoraGradients& wanted, double tolerance) {
@@ -183,7 +183,7 @@ TEST_F(LlamaTraining, ABranchDoesNotSeeItsSibling) {
 TEST_F(LlamaTraining, CheckpointingChangesNothing) {
   const SharedPair pair;
   const std::vector<float> losses = learn(pair.tree, exact_, gradients_);
-  TrainingOptions checkpointed = exact_;
+  GradientOptions checkpointed = exact_;
   checkpointed.checkpoint_layers = true;
   LoraGradients again(*adapter_);
   EXPECT_EQ(learn(pair.tree, checkpointed, again), losses);
@@ -193,8 +193,8 @@ TEST_F(LlamaTraining, CheckpointingChangesNothing) {
 TEST_F(LlamaTraining, BFloat16ActivationsStayNearTheExactGradient) {
   const SharedPair pair;
   const std::vector<float> losses = learn(pair.tree, exact_, gradients_);
-  TrainingOptions rounded;
-  rounded.compute = TrainingOptions::Compute::kBFloat16;
+  GradientOptions rounded;
+  rounded.compute = GradientOptions::Compute::kBFloat16;
   LoraGradients near(*adapter_);
   EXPECT_EQ(learn(pair.tree, rounded, near), losses);
   expect_equal(near, gradients_, 0.02);
@@ -239,7 +239,7 @@ TEST_F(LlamaTraining, DropoutIsTheSameWhenComputedAgainAndAnotherWithAnotherSeed
   EXPECT_NE(losses, loaded_.model->target_losses(pair.tree, adapter_.get()));
   LoraGradients again(*adapter_);
   again.set_dropout(0.3f, 5);
-  TrainingOptions checkpointed = exact_;
+  GradientOptions checkpointed = exact_;
   checkpointed.checkpoint_layers = true;
   EXPECT_EQ(learn(pair.tree, checkpointed, again), losses);
   expect_equal(again, gradients_, 1e-6);
@@ -297,8 +297,8 @@ TEST_P(PeftGradients, LossAndGradientsEqualPython) {
   const LoadedGenerator loaded = load_generator(golden("llama"), kernels::Precision::kExact);
   const auto adapter = LoraAdapter::load(folder, loaded.model->linear_slots());
   LoraGradients gradients(*adapter);
-  TrainingOptions options;
-  options.compute = TrainingOptions::Compute::kFloat32;
+  GradientOptions options;
+  options.compute = GradientOptions::Compute::kFloat32;
   double loss = 0.0;
   for (const TokenTree& tree : peft_batch(*file)) {
     const auto losses = loaded.model->accumulate_gradients(tree, *adapter, options, gradients);
