@@ -1,6 +1,7 @@
 #include "indexer/sources.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "data/core/json.h"
 #include "indexer/walk.h"
@@ -9,6 +10,17 @@ namespace quarry {
 namespace {
 
 constexpr const char* kSetting = "sources";
+
+// A path that is gone while a folder above it, remembered too, is there: that folder tells what is
+// left. Any other path that is gone may come back, like a disk that is not mounted.
+bool is_gone_within(const Source& source, const std::vector<Source>& all) {
+  std::error_code error;
+  if (std::filesystem::exists(source.path, error) || error) return false;
+  return std::any_of(all.begin(), all.end(), [&](const Source& folder) {
+    return folder.path != source.path && is_under(source.path, folder.path) &&
+           std::filesystem::is_directory(folder.path, error);
+  });
+}
 
 }  // namespace
 
@@ -52,7 +64,9 @@ SourcePlan plan_sources(const PassageStore& store, const IndexOptions& options) 
   if (options.paths.empty()) {
     QUARRY_CHECK(!plan.remembered.empty(), ErrorCode::kNotFound, options.index.string(),
                  ": no paths given and none remembered: name the files or folders to index");
-    plan.chosen = plan.remembered;
+    std::copy_if(plan.remembered.begin(), plan.remembered.end(), std::back_inserter(plan.chosen),
+                 [&](const Source& source) { return !is_gone_within(source, plan.remembered); });
+    plan.remembered = plan.chosen;
     return plan;
   }
   for (const std::filesystem::path& path : options.paths) {

@@ -258,6 +258,19 @@ TEST_F(BuildTest, ARememberedSourceThatIsGoneKeepsItsDocuments) {
   EXPECT_THAT(report.skips[0].reason, HasSubstr("gone; its documents are kept"));
 }
 
+TEST_F(BuildTest, AnAddedFileThatIsGoneFromARememberedFolderIsRemoved) {
+  build();
+  write_bytes(corpus() / "d.txt", "Ducks swim.");
+  build(options({corpus() / "d.txt"}));
+  ASSERT_THAT(load_sources(*open()), SizeIs(2));
+  fs::remove(corpus() / "d.txt");
+  const IndexReport report = build(options({}));
+  EXPECT_EQ(report.documents_removed, 1);
+  EXPECT_THAT(report.skips, IsEmpty());
+  EXPECT_EQ(report.stats.documents, 4);
+  EXPECT_THAT(load_sources(*open()), SizeIs(1));
+}
+
 TEST_F(BuildTest, RemovesByUriByPathAndForgetsTheSource) {
   build();
   EXPECT_EQ(remove({(corpus() / "sub" / "c.jsonl").string() + "#x"}).documents_removed, 1);
