@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "data/core/error.h"
+#include "data/text/gguf_pre_tokenizer.h"
 #include "data/text/pipeline_tokenizer.h"
 #include "data/text/sentencepiece_tokenizer.h"
 #include "data/text/tokenizer.h"
@@ -50,39 +51,8 @@ void add_frame(const GgufTokenizerData& data, TokenizerParts& parts) {
   if (data.add_eos && data.eos_id >= 0) parts.suffix_ids.push_back(data.eos_id);
 }
 
-// What the value of tokenizer.ggml.pre stands for.
-struct Family {
-  ByteLevelPreTokenizerOptions pre;
-  bool ignore_merges = false;
-  bool nfc = false;
-};
-
-Family find_family(const std::string& pre) {
-  const auto is_one_of = [&pre](std::initializer_list<const char*> names) {
-    return std::any_of(names.begin(), names.end(), [&](const char* name) { return pre == name; });
-  };
-  Family family;
-  if (is_one_of({"gpt-2", "gpt2", "default", ""})) {
-    family.pre.pattern = kGpt2Pattern;
-  } else if (is_one_of({"smollm", "starcoder", "refact", "command-r"})) {
-    family.pre.pattern = kGpt2Pattern;
-    family.pre.single_digits = true;
-  } else if (is_one_of({"llama-bpe", "llama3", "llama-v3"})) {
-    family.pre.pattern = kLlama3Pattern;
-    family.ignore_merges = true;
-  } else if (is_one_of({"qwen2", "deepseek-r1-qwen"})) {
-    family.pre.pattern = kQwen2Pattern;
-    family.nfc = true;
-  } else {
-    throw_error(ErrorCode::kInvalidArgument, kSource, ": tokenizer.ggml.pre \"", pre,
-                "\" is not supported; known: gpt-2, default, smollm, starcoder, refact, command-r, "
-                "llama-bpe, qwen2, deepseek-r1-qwen");
-  }
-  return family;
-}
-
 std::unique_ptr<Tokenizer> make_bpe_tokenizer(const GgufTokenizerData& data) {
-  const Family family = find_family(data.pre);
+  const GgufPreTokenizer family = find_gguf_pre_tokenizer(data.pre);
   std::vector<std::pair<std::string, std::string>> merges;
   merges.reserve(data.merges.size());
   for (const std::string& merge : data.merges) {
@@ -98,7 +68,7 @@ std::unique_ptr<Tokenizer> make_bpe_tokenizer(const GgufTokenizerData& data) {
   TokenizerParts parts;
   parts.added_tokens = find_added_tokens(data);
   if (family.nfc) parts.normalizer = make_nfc_normalizer();
-  parts.pre_tokenizer = make_byte_level_pre_tokenizer(family.pre);
+  parts.pre_tokenizer = make_byte_level_pre_tokenizer(family.options);
   parts.model = make_bpe_model(make_vocabulary(data.tokens), merges, bpe, kSource);
   parts.decoder = make_byte_level_decoder();
   add_frame(data, parts);
@@ -159,7 +129,42 @@ void put_float(std::string& out, int field, float value) {
   out.append(bytes, 4);
 }
 
-std::string make_model_proto(const GgufTokenizerData& data) {
+std::unique_ptr<Tokenizer> make_llama_tokenizer(const GgufTokenizerData& data) {
+  SentencePieceOptions options;
+  if (data.add_bos) options.bos_id = data.bos_id;
+  if (data.add_eos) options.eos_id = data.eos_id;
+  return make_sentencepiece_tokenizer(gguf_sentencepiece_model(data), options, kSource);
+}
+
+}  // namespace
+
+GgufPreTokenizer find_gguf_pre_tokenizer(const std::string& pre) {
+  const auto is_one_of = [&pre](std::initializer_list<const char*> names) {
+    return std::any_of(names.begin(), names.end(), [&](const char* name) { return pre == name; });
+  };
+  GgufPreTokenizer family;
+  if (is_one_of({"gpt-2", "gpt2", "default", ""})) {
+    family.options.pattern = kGpt2Pattern;
+  } else if (is_one_of({"smollm", "starcoder", "refact", "command-r"})) {
+    family.options.pattern = kGpt2Pattern;
+    family.options.single_digits = true;
+  } else if (is_one_of({"llama-bpe", "llama3", "llama-v3"})) {
+    family.options.pattern = kLlama3Pattern;
+    family.ignore_merges = true;
+  } else if (is_one_of({"qwen2", "deepseek-r1-qwen"})) {
+    family.options.pattern = kQwen2Pattern;
+    family.nfc = true;
+  } else {
+    throw_error(ErrorCode::kInvalidArgument, kSource, ": tokenizer.ggml.pre \"", pre,
+                "\" is not supported; known: gpt-2, default, smollm, starcoder, refact, command-r, "
+                "llama-bpe, qwen2, deepseek-r1-qwen");
+  }
+  return family;
+}
+
+std::string gguf_sentencepiece_model(const GgufTokenizerData& data) {
+  QUARRY_CHECK(data.scores.size() == data.tokens.size(), ErrorCode::kCorruptData, kSource, ": ",
+               data.scores.size(), " scores for ", data.tokens.size(), " tokens");
   constexpr int32_t kBpeModel = 2;
   constexpr int32_t kByteToken = 6;
   std::string proto;
@@ -188,17 +193,6 @@ std::string make_model_proto(const GgufTokenizerData& data) {
   put_bytes(proto, 3, normalizer);
   return proto;
 }
-
-std::unique_ptr<Tokenizer> make_llama_tokenizer(const GgufTokenizerData& data) {
-  QUARRY_CHECK(data.scores.size() == data.tokens.size(), ErrorCode::kCorruptData, kSource, ": ",
-               data.scores.size(), " scores for ", data.tokens.size(), " tokens");
-  SentencePieceOptions options;
-  if (data.add_bos) options.bos_id = data.bos_id;
-  if (data.add_eos) options.eos_id = data.eos_id;
-  return make_sentencepiece_tokenizer(make_model_proto(data), options, kSource);
-}
-
-}  // namespace
 
 std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufTokenizerData& data) {
   QUARRY_CHECK(!data.tokens.empty(), ErrorCode::kCorruptData, kSource, ": holds no tokens");
