@@ -1,0 +1,117 @@
+#include "finetune/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "data/core/error.h"
+#include "finetune/packer.h"
+
+namespace quarry {
+namespace {
+
+int64_t count_targets(const TrainingSequence& sequence) {
+  return std::count_if(sequence.is_target.begin(), sequence.is_target.end(),
+                       [](uint8_t target) { return target != 0; });
+}
+
+}  // namespace
+
+Trainer::Trainer(const CausalLm& model, LoraAdapter& adapter, Optimizer& optimizer,
+                 const TrainerOptions& options)
+    : model_(model),
+      adapter_(adapter),
+      optimizer_(optimizer),
+      options_(options),
+      gradients_(adapter) {
+  QUARRY_CHECK(options_.micro_batch_tokens > 0, ErrorCode::kInvalidArgument,
+               "micro_batch_tokens is ", options_.micro_batch_tokens, ", wanted at least 1");
+}
+
+std::vector<ParameterView> Trainer::parameters() {
+  std::vector<ParameterView> views;
+  for (auto& [path, weights] : adapter_.mutable_weights()) {
+    LoraGradients::Pair& gradient = gradients_.at(path);
+    const std::string prefix = "base_model.model." + path;
+    views.push_back({prefix + ".lora_A.weight", weights.a.data(), gradient.a.data(),
+                     static_cast<int64_t>(weights.a.size())});
+    views.push_back({prefix + ".lora_B.weight", weights.b.data(), gradient.b.data(),
+                     static_cast<int64_t>(weights.b.size())});
+  }
+  return views;
+}
+
+void Trainer::check_batch(const std::vector<TrainingSequence>& batch) const {
+  QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "a batch without a sequence");
+  for (const TrainingSequence& sequence : batch) {
+    QUARRY_CHECK(sequence.tokens.size() == sequence.is_target.size() &&
+                     sequence.tokens.size() >= 2 && count_targets(sequence) > 0,
+                 ErrorCode::kInvalidArgument, "sequence '", sequence.id,
+                 "': none of its tokens counts in the loss (all labels are masked)");
+  }
+}
+
+// A training that silently learns nothing costs a night.
+void Trainer::check_moved() const {
+  for (const auto& [path, weights] : adapter_.weights()) {
+    if (std::any_of(weights.b.begin(), weights.b.end(), [](float b) { return b != 0.0f; })) return;
+  }
+  throw_error(ErrorCode::kInternal,
+              "after the first step every lora_B is still 0: the adapter learns nothing (is the "
+              "learning rate 0?)");
+}
+
+StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double learning_rate) {
+  check_batch(batch);
+  StepResult result;
+  result.step = steps_taken_ + 1;
+  result.learning_rate = learning_rate;
+  result.sequences = static_cast<int64_t>(batch.size());
+  for (const TrainingSequence& sequence : batch) {
+    result.tokens += static_cast<int64_t>(sequence.tokens.size());
+    result.targets += count_targets(sequence);
+  }
+  const float weight = static_cast<float>(1.0 / static_cast<double>(result.targets));
+  gradients_.zero();
+  uint64_t pass = 0;
+  double total = 0.0;
+  for (const TokenTree& tree :
+       pack_sequences(batch, options_.micro_batch_tokens, options_.packing, weight)) {
+    gradients_.set_dropout(options_.lora_dropout,
+                           options_.seed + static_cast<uint64_t>(result.step) * 1000003 + pass++);
+    result.rows += static_cast<int64_t>(tree.tokens.size());
+    for (const float loss :
+         model_.accumulate_gradients(tree, adapter_, options_.gradient, gradients_)) {
+      total += double{loss};
+    }
+  }
+  result.loss = total / static_cast<double>(result.targets);
+
+  std::vector<GradientView> views;
+  for (auto& [path, pair] : gradients_.pairs()) {
+    views.push_back({pair.a.data(), static_cast<int64_t>(pair.a.size())});
+    views.push_back({pair.b.data(), static_cast<int64_t>(pair.b.size())});
+  }
+  result.gradient_norm = clip_gradients(views, options_.max_grad_norm);
+  QUARRY_CHECK(std::isfinite(result.loss) && std::isfinite(result.gradient_norm),
+               ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
+               " and the gradient's norm ", result.gradient_norm, " (batch from '",
+               batch.front().id, "' on); the adapter is as step ", steps_taken_, " left it");
+  optimizer_.step(parameters(), learning_rate);
+  for (auto& [path, weights] : adapter_.mutable_weights()) weights.pack();
+  if (++steps_taken_ == 1) check_moved();
+  return result;
+}
+
+double Trainer::evaluate(const std::vector<TrainingSequence>& sequences) const {
+  check_batch(sequences);
+  double total = 0.0;
+  int64_t targets = 0;
+  for (const TokenTree& tree :
+       pack_sequences(sequences, options_.micro_batch_tokens, options_.packing, 1.0f)) {
+    for (const float loss : model_.target_losses(tree, &adapter_)) total += double{loss};
+    targets += static_cast<int64_t>(tree.targets.size());
+  }
+  return total / static_cast<double>(targets);
+}
+
+}  // namespace quarry

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "finetune/data/sequence.h"
+#include "finetune/optimizer.h"
+#include "generator/models/causal_lm.h"
+#include "generator/nn/lora_training.h"
+
+namespace quarry {
+
+struct TrainerOptions {
+  int64_t micro_batch_tokens = 1024;  // rows of one pass: memory grows with it, results do not
+  bool packing = true;                // beginnings that sequences share are computed once
+  GradientOptions gradient;
+  double max_grad_norm = 1.0;  // 0: no clipping
+  float lora_dropout = 0.0f;
+  uint64_t seed = 0;  // of the dropout
+};
+
+// What one optimizer step did.
+struct StepResult {
+  int64_t step = 0;   // counted from 1
+  double loss = 0.0;  // mean negative log-likelihood of the targets, in nats, before the step
+  double gradient_norm = 0.0;  // before clipping
+  double learning_rate = 0.0;
+  int64_t sequences = 0;
+  int64_t tokens = 0;   // of the sequences
+  int64_t rows = 0;     // computed for them: fewer where beginnings are shared
+  int64_t targets = 0;  // tokens that count in the loss
+};
+
+// Trains the matrices of one adapter on a frozen model. A step's gradient is that of the mean loss
+// over all of its targets, however the batch is cut into passes. One thread.
+class Trainer {
+ public:
+  // All borrowed.
+  Trainer(const CausalLm& model, LoraAdapter& adapter, Optimizer& optimizer,
+          const TrainerOptions& options);
+
+  // One optimizer step on `batch`. Throws kInvalidArgument: no sequence, or one without a target,
+  // naming it; kInternal, with the adapter as it was before, when loss or gradient is not finite,
+  // naming the step and the first sequence of the pass; kInternal when the first step moved
+  // nothing.
+  StepResult step(const std::vector<TrainingSequence>& batch, double learning_rate);
+  // Mean loss over all targets, without learning. Throws kInvalidArgument for an empty set.
+  double evaluate(const std::vector<TrainingSequence>& sequences) const;
+
+  int64_t steps_taken() const { return steps_taken_; }
+  void set_steps_taken(int64_t steps) { steps_taken_ = steps; }
+  // The trained matrices under their PEFT names, in a fixed order.
+  std::vector<ParameterView> parameters();
+
+ private:
+  void check_batch(const std::vector<TrainingSequence>& batch) const;
+  void check_moved() const;
+
+  const CausalLm& model_;
+  LoraAdapter& adapter_;
+  Optimizer& optimizer_;
+  TrainerOptions options_;
+  LoraGradients gradients_;
+  int64_t steps_taken_ = 0;
+};
+
+}  // namespace quarry
