@@ -21,26 +21,37 @@ struct ModelOptions {
 };
 
 struct DataOptions {
-  std::vector<std::string> train;  // files; at least one
-  std::vector<std::string> eval;   // files; empty: no evaluation while training
-  // "auto" (by the first row), "squad", "prompt-completion", "chat", "csv".
+  std::vector<std::string> train;  // files or folders; at least one
+  std::vector<std::string> eval;   // empty: no evaluation while training
+  // "auto" (by the first row) or a name of training_readers(): "squad", "completion", "chat" ...
   std::string format = "auto";
-  std::map<std::string, std::string> columns;  // role -> column: {question: q, answer: a} (csv)
-  int64_t max_examples = 0;                    // of the training files; 0: all
-  int64_t max_eval_examples = 200;             // evaluation costs a forward pass each; 0: all
+  // Role -> column of a CSV file ({question: q, answer: a}); roles not named have the usual
+  // columns.
+  std::map<std::string, std::string> columns;
+  std::string chat_targets = "last";     // or "all": which assistant messages are learned
+  std::string completion_form = "chat";  // or "raw": prompt and completion without a chat template
+  std::string squad_passages;            // of questions in JSON Lines: a file or a folder
+  std::string too_long = "error";        // or "skip": rows beyond max_seq_len without passages
+  int64_t max_examples = 0;              // of the training rows; 0: all
+  int64_t max_eval_examples = 200;       // evaluation costs a forward pass each; 0: all
 };
 
 struct PassageOptions {
-  // Where the passages of a prompt come from: "none", "given" (those of the row), "gold" (the row's
-  // own context alone), "retrieved" (from `index` while training).
-  std::string mode = "gold";
-  std::string index;             // Quarry index folder; wanted by "retrieved"
-  int64_t top_k = 4;             // passages in a prompt: more cost time and help recall
-  double gold_share = 0.5;       // of "retrieved" prompts that get gold passages instead
-  double no_answer_share = 0;    // of prompts whose passages lack the answer: the reply is ...
-  std::string not_in_documents;  // ... this; empty: the prompt template's own sentence
+  // Where the passages of a prompt come from: "given" (those of the row, if any), "gold" (the one
+  // that answers, alone), "retrieved" (from `index` while training, as `ask` sees them), "mixed".
+  std::string mode = "given";
+  std::string index;                      // Quarry index folder; wanted by "retrieved" and "mixed"
+  std::string retrieval_mode = "hybrid";  // "dense", "lexical"
+  int64_t top_k = 3;        // most passages in a prompt: more cost time and help recall
+  double gold_share = 0.3;  // "mixed": of the groups with gold passages alone
+  // Of the sequences, those whose passages lack the answer and whose reply is the template's "not
+  // in the documents". More make the model refuse oftener. Without effect for "given".
+  double unanswerable_share = 0.2;
+  double gold_removed_share = 0.25;  // of the retrieved groups: the answering passage is taken out
+  int64_t questions_per_group =
+      16;                        // asked of the same passages: more are faster, fewer mix better
   std::string rag_template;      // of generator/prompt.h; empty: the default
-  int64_t passage_tokens = 0;    // room for passages; 0: what max_seq_len leaves
+  int64_t prompt_tokens = 1536;  // passages stop here, as for `ask`
 };
 
 // LoraSettings with what suits question answering on a small model: every Linear, r = 16, scale 2.
@@ -59,9 +70,9 @@ struct TrainingOptions {
   int64_t max_steps = 0;              // optimizer steps; 0: by epochs
   int64_t batch_size = 16;            // sequences of one optimizer step; large ones hurt LoRA
   int64_t micro_batch_tokens = 2048;  // tokens of one forward pass: memory grows with it
-  int64_t max_seq_len = 1024;         // a longer sequence loses passages, never its answer
-  bool packing = true;                // several sequences in a row of tokens, without leaks; faster
-  double learning_rate = 5e-4;        // LoRA's best is about 10 times that of full fine-tuning
+  int64_t max_seq_len = 2048;   // a longer sequence loses passages, never its answer; <= context
+  bool packing = true;          // several sequences in a row of tokens, without leaks; faster
+  double learning_rate = 5e-4;  // LoRA's best is about 10 times that of full fine-tuning
   Decay schedule = Decay::kCosine;
   double warmup_ratio = 0.03;  // share of the steps
   int64_t warmup_steps = -1;   // >= 0: instead of the share
@@ -75,7 +86,7 @@ struct TrainingOptions {
   bool checkpointing = true;     // recompute activations in backward: a third slower, far smaller
   uint64_t seed = 1;
   int64_t eval_every = 0;        // optimizer steps; 0: at the end of each epoch
-  int64_t save_every = 100;      // optimizer steps; what a crash can cost; 0: only at the end
+  int64_t save_every = 100;      // optimizer steps: what a crash can cost; 0: only at the end
   int64_t save_total_limit = 2;  // checkpoints kept; 0: all
   int64_t threads = 0;           // 0: the physical cores
 };
@@ -100,7 +111,7 @@ struct ConfigField {
   std::string default_text;  // as get() of a default FinetuneConfig; empty: unset
   enum class Kind { kScalar, kList, kMap } kind = Kind::kScalar;
   // Sets from text. Lists: "a,b" or YAML "[a, b]"; maps: YAML "{key: value}". Throws
-  // kInvalidArgument "NAME is 'TEXT', wanted ...".
+  // kInvalidArgument "NAME is "TEXT", wanted ..." for a value out of range, changing nothing.
   std::function<void(FinetuneConfig&, const std::string& text)> set;
   // Text that set() reads back to the same value; lists and maps as YAML flow.
   std::function<std::string(const FinetuneConfig&)> get;

@@ -1,0 +1,276 @@
+#include "finetune/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "data/core/error.h"
+#include "data/core/hash.h"
+
+namespace quarry {
+namespace {
+
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+
+const ConfigField* find_field(const std::string& name) {
+  for (const ConfigField& field : config_fields()) {
+    if (field.name == name) return &field;
+  }
+  return nullptr;
+}
+
+// Levenshtein distance.
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+// By the whole name, or by its last component under a wrong or missing section.
+std::string nearest_name(const std::string& name) {
+  std::string nearest;
+  size_t best = std::string::npos;
+  for (const ConfigField& field : config_fields()) {
+    const size_t whole = 2 * edit_distance(name, field.name);
+    const size_t last = 2 * edit_distance(last_component(name), last_component(field.name)) + 1;
+    if (std::min(whole, last) < best) {
+      best = std::min(whole, last);
+      nearest = field.name;
+    }
+  }
+  return nearest;
+}
+
+[[noreturn]] void throw_unknown(const std::string& name) {
+  throw_error(ErrorCode::kInvalidArgument, "unknown option \"", name.substr(0, 100),
+              "\": did you mean ", nearest_name(name), "?");
+}
+
+bool is_section(const std::string& name) {
+  return std::any_of(config_fields().begin(), config_fields().end(), [&](const ConfigField& field) {
+    return field.name.compare(0, name.size() + 1, name + ".") == 0;
+  });
+}
+
+// A value as ConfigField::set() wants it.
+std::string value_text(const YAML::Node& value) {
+  if (value.IsScalar()) return value.Scalar();
+  if (value.IsNull()) return "";
+  YAML::Emitter out;
+  out << YAML::Flow << value;
+  return out.c_str();
+}
+
+class YamlReader {
+ public:
+  YamlReader(std::string source, FinetuneConfig& config)
+      : source_(std::move(source)), config_(config) {}
+
+  void read(const YAML::Node& node, const std::string& prefix) {
+    for (const auto& item : node) {
+      check(item.first, item.first.IsScalar(), "a key is not a name");
+      const std::string name = prefix + item.first.Scalar();
+      if (const ConfigField* field = find_field(name)) {
+        check(item.first, seen_.insert(name).second, name + " is given twice");
+        set(*field, item.second);
+      } else if (is_section(name)) {
+        check(item.second, item.second.IsMap() || item.second.IsNull(),
+              name + " is a section, wanted options below it");
+        if (item.second.IsMap()) read(item.second, name + ".");
+      } else {
+        at_line(item.first, [&] { throw_unknown(name); });
+      }
+    }
+  }
+
+ private:
+  template <typename Action>
+  void at_line(const YAML::Node& node, const Action& action) {
+    try {
+      action();
+    } catch (const Error& error) {
+      throw_error(error.code(), source_, ":", node.Mark().line + 1, ": ", error.what());
+    }
+  }
+  void check(const YAML::Node& node, bool ok, const std::string& message) {
+    at_line(node, [&] { QUARRY_CHECK(ok, ErrorCode::kInvalidArgument, message); });
+  }
+  void set(const ConfigField& field, const YAML::Node& value) {
+    const bool is_list = value.IsSequence() && field.kind == ConfigField::Kind::kList;
+    const bool is_map = value.IsMap() && field.kind == ConfigField::Kind::kMap;
+    check(value, is_list || is_map || value.IsScalar() || value.IsNull(),
+          concat(field.name, " is a ", value.IsMap() ? "map" : "list", ", wanted ",
+                 field.kind == ConfigField::Kind::kMap    ? "a map"
+                 : field.kind == ConfigField::Kind::kList ? "a list"
+                                                          : "one value"));
+    for (const auto& item : value) {
+      const YAML::Node& inner = is_map ? item.second : item;
+      check(value, inner.IsScalar(), field.name + " holds something that is not one value");
+    }
+    at_line(value, [&] { field.set(config_, value_text(value)); });
+  }
+
+  std::string source_;
+  FinetuneConfig& config_;
+  std::set<std::string> seen_;
+};
+
+void require(bool ok, const std::string& message) {
+  QUARRY_CHECK(ok, ErrorCode::kInvalidArgument, message);
+}
+
+void check_adapter(const FinetuneConfig& config) {
+  const AdapterOptions& adapter = config.adapter;
+  try {
+    lora_settings_json(adapter);
+  } catch (const Error& error) {
+    throw_error(error.code(), "adapter.", error.what());
+  }
+  const std::string& init = adapter.init_lora_weights;
+  const std::string niter = "pissa_niter_";
+  const bool is_niter = init.size() > niter.size() && init.size() < niter.size() + 4 &&
+                        init.compare(0, niter.size(), niter) == 0 &&
+                        init.find_first_not_of("0123456789", niter.size()) == std::string::npos;
+  const bool is_pissa = init == "pissa" || is_niter;
+  require(init == "true" || init == "false" || init == "gaussian" || init == "loftq" || is_pissa,
+          concat("adapter.init_lora_weights is \"", init,
+                 "\", wanted true, false, gaussian, pissa, pissa_niter_N or loftq"));
+  const std::string& load_in = config.model.load_in;
+  require(!is_pissa || (load_in != "nf4" && load_in != "int8"),
+          concat("adapter.init_lora_weights is ", init, " and model.load_in ", load_in,
+                 ": PiSSA changes the base, which then cannot be quantized; wanted bf16 or f32"));
+  require(init != "loftq" || (load_in != "bf16" && load_in != "f32"),
+          concat("adapter.init_lora_weights is loftq and model.load_in ", load_in,
+                 ": LoftQ makes up for the error of a quantized base; wanted nf4"));
+}
+
+void check_data(const FinetuneConfig& config) {
+  static const std::set<std::string> kRoles = {"id",    "question", "answer",    "context",
+                                               "title", "prompt",   "completion"};
+  require(!config.data.train.empty(), "data.train is empty, wanted at least one file");
+  for (const auto& [role, column] : config.data.columns) {
+    require(kRoles.count(role) == 1,
+            concat("data.columns has a role \"", role,
+                   "\", wanted id, question, answer, context, title, prompt or completion"));
+    require(!column.empty(), concat("data.columns.", role, " is empty, wanted a column's name"));
+  }
+  const std::string& mode = config.passages.mode;
+  require(
+      (mode != "retrieved" && mode != "mixed") || !config.passages.index.empty(),
+      concat("passages.mode is ", mode, " and passages.index is empty, wanted an index folder"));
+}
+
+}  // namespace
+
+AdamWOptions FinetuneConfig::adamw_options() const {
+  AdamWOptions options;
+  options.beta1 = training.adam_beta1;
+  options.beta2 = training.adam_beta2;
+  options.epsilon = training.adam_epsilon;
+  options.weight_decay = training.weight_decay;
+  return options;
+}
+
+LearningRateSchedule FinetuneConfig::learning_rate_schedule(int64_t num_steps) const {
+  LearningRateSchedule schedule;
+  schedule.decay = training.schedule;
+  schedule.peak = training.learning_rate;
+  schedule.num_steps = num_steps;
+  schedule.warmup_steps = warmup_steps(training.warmup_steps, training.warmup_ratio, num_steps);
+  return schedule;
+}
+
+void set_config_field(FinetuneConfig& config, const std::string& name, const std::string& text) {
+  const ConfigField* field = find_field(name);
+  if (field == nullptr) throw_unknown(name);
+  field->set(config, text);
+}
+
+void read_config_yaml(const std::string& text, const std::string& source, FinetuneConfig& config) {
+  YAML::Node root;
+  try {
+    root = YAML::Load(text);
+  } catch (const YAML::Exception& error) {
+    throw_error(ErrorCode::kInvalidArgument, source, ":", error.mark.line + 1,
+                ": not YAML: ", error.msg);
+  }
+  if (root.IsNull()) return;
+  QUARRY_CHECK(root.IsMap(), ErrorCode::kInvalidArgument, source,
+               ":1: not a map of options, wanted \"model:\", \"data:\" ...");
+  FinetuneConfig changed = config;
+  YamlReader(source, changed).read(root, "");
+  config = std::move(changed);
+}
+
+void load_config_yaml(const std::filesystem::path& path, FinetuneConfig& config) {
+  std::ifstream in(path, std::ios::binary);
+  QUARRY_CHECK(in, ErrorCode::kNotFound, path.string(), ": cannot open the configuration");
+  std::string text(kMaxConfigBytes + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(in.gcount()));
+  QUARRY_CHECK(text.size() <= kMaxConfigBytes, ErrorCode::kInvalidArgument, path.string(),
+               ": larger than ", kMaxConfigBytes, " bytes: not a configuration");
+  read_config_yaml(text, path.string(), config);
+}
+
+std::string to_yaml(const FinetuneConfig& config) {
+  std::string yaml;
+  std::string section;
+  for (const ConfigField& field : config_fields()) {
+    const size_t dot = field.name.find('.');
+    const std::string own_section = dot == std::string::npos ? "" : field.name.substr(0, dot);
+    if (own_section != section && !own_section.empty()) yaml += own_section + ":\n";
+    section = own_section;
+    const std::string value = field.get(config);
+    YAML::Emitter scalar;
+    const bool is_flow = field.kind != ConfigField::Kind::kScalar && !value.empty() &&
+                         (value[0] == '[' || value[0] == '{');
+    if (!is_flow) scalar << value;
+    yaml += (section.empty() ? "" : "  ") + last_component(field.name) + ": " +
+            (is_flow ? value : std::string(scalar.c_str())) + "\n";
+  }
+  return yaml;
+}
+
+void check_config(const FinetuneConfig& config) {
+  FinetuneConfig copy = config;
+  for (const ConfigField& field : config_fields()) field.set(copy, field.get(config));
+  check_data(config);
+  check_adapter(config);
+  const TrainingOptions& training = config.training;
+  require(training.micro_batch_tokens >= training.max_seq_len,
+          concat("training.micro_batch_tokens is ", training.micro_batch_tokens,
+                 ", wanted at least training.max_seq_len, ", training.max_seq_len,
+                 ": a sequence is not split"));
+  require(training.max_steps == 0 || training.warmup_steps < training.max_steps,
+          concat("training.warmup_steps is ", training.warmup_steps,
+                 ", wanted fewer than training.max_steps, ", training.max_steps));
+  require(!config.output_dir.empty(), "output_dir is empty, wanted a folder");
+}
+
+std::string config_hash(const FinetuneConfig& config) {
+  static const std::set<std::string> kFree = {"output_dir", "training.eval_every",
+                                              "training.save_every", "training.save_total_limit",
+                                              "training.threads"};
+  std::string text;
+  for (const ConfigField& field : config_fields()) {
+    if (kFree.count(field.name) == 0) text += field.name + "=" + field.get(config) + "\n";
+  }
+  return sha256_hex(text);
+}
+
+}  // namespace quarry
