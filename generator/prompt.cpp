@@ -207,7 +207,8 @@ const std::vector<RagTemplate>& rag_templates() {
       {"passages", 1,
        "Answer from the numbered passages only. If they do not hold the answer, say that the "
        "documents do not hold it.",
-       "", "Using the text above, answer this question in a few words: ", ""},
+       "", "Using the text above, answer this question in a few words: ", "",
+       "The documents do not hold the answer."},
   };
   return templates;
 }

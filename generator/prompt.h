@@ -16,9 +16,10 @@ struct RagTemplate {
   std::string name;
   int version = 1;
   std::string system;
-  std::string passages_heading;  // before the first passage
-  std::string question_heading;  // before the question, which comes last
-  std::string ending;            // after the question
+  std::string passages_heading;       // before the first passage
+  std::string question_heading;       // before the question, which comes last
+  std::string ending;                 // after the question
+  std::string not_in_documents = {};  // what a tuned model says when the passages lack the answer
 };
 
 const std::vector<RagTemplate>& rag_templates();

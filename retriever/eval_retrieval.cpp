@@ -27,17 +27,6 @@ std::string without_spaces(const std::string& text) {
   return out;
 }
 
-// What names a document in relevance judgements, most specific first.
-std::vector<std::string> document_names(const std::string& uri) {
-  std::vector<std::string> names = {uri};
-  const size_t hash = uri.rfind('#');
-  if (hash != std::string::npos) names.push_back(uri.substr(hash + 1));
-  const std::filesystem::path file = hash == std::string::npos ? uri : uri.substr(0, hash);
-  names.push_back(file.filename().string());
-  names.push_back(file.stem().string());
-  return names;
-}
-
 GoldMatch match_of(const QaExample& example, GoldMatch wanted) {
   if (wanted == GoldMatch::kAuto) {
     wanted = example.gold_ids.empty() ? GoldMatch::kText : GoldMatch::kDocument;
@@ -124,6 +113,16 @@ SearchOptions deep_enough(const RetrievalEvalOptions& options) {
 }
 
 }  // namespace
+
+std::vector<std::string> document_names(const std::string& uri) {
+  std::vector<std::string> names = {uri};
+  const size_t hash = uri.rfind('#');
+  if (hash != std::string::npos) names.push_back(uri.substr(hash + 1));
+  const std::filesystem::path file = hash == std::string::npos ? uri : uri.substr(0, hash);
+  names.push_back(file.filename().string());
+  names.push_back(file.stem().string());
+  return names;
+}
 
 GoldMatch parse_gold_match(const std::string& text) {
   if (text == "auto") return GoldMatch::kAuto;

@@ -19,6 +19,10 @@ enum class GoldMatch {
   kText,       // hit and gold passage contain one another, white space aside
 };
 
+// What gold ids may call a document, most specific first: its uri, the part after '#' (the record's
+// id), the file's name and its stem.
+std::vector<std::string> document_names(const std::string& uri);
+
 // Throws kInvalidArgument naming the value and the choices: auto, document, passage-id, text.
 GoldMatch parse_gold_match(const std::string& text);
 

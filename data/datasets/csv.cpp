@@ -3,68 +3,12 @@
 // and "passage". Quoted fields may hold line ends.
 #include <algorithm>
 
+#include "data/core/error.h"
+#include "data/datasets/csv_records.h"
 #include "data/datasets/dataset.h"
-#include "data/datasets/lines.h"
 
 namespace quarry {
 namespace {
-
-// Splits lines into records; a record may go on over several lines inside quotes.
-class CsvParser {
- public:
-  explicit CsvParser(char separator) : separator_(separator) {}
-
-  bool in_quotes() const { return in_quotes_; }
-
-  // True when a record is complete: take it with fields().
-  bool feed(const std::string& line, const std::string& where) {
-    if (in_quotes_) {
-      field_ += '\n';
-    } else {
-      fields_.clear();
-      field_.clear();
-      was_quoted_ = false;
-    }
-    for (size_t i = 0; i < line.size(); ++i) {
-      const char c = line[i];
-      if (in_quotes_) {
-        if (c != '"') {
-          field_ += c;
-        } else if (i + 1 < line.size() && line[i + 1] == '"') {
-          field_ += '"';
-          ++i;
-        } else {
-          in_quotes_ = false;
-        }
-      } else if (c == '"' && field_.empty() && !was_quoted_) {
-        in_quotes_ = was_quoted_ = true;
-      } else if (c == separator_) {
-        end_field();
-      } else {
-        QUARRY_CHECK(!was_quoted_, ErrorCode::kCorruptData, where,
-                     ": text after a closing quote in field ", fields_.size() + 1);
-        field_ += c;
-      }
-    }
-    if (in_quotes_) return false;
-    end_field();
-    return true;
-  }
-  const std::vector<std::string>& fields() const { return fields_; }
-
- private:
-  void end_field() {
-    fields_.push_back(field_);
-    field_.clear();
-    was_quoted_ = false;
-  }
-
-  char separator_;
-  bool in_quotes_ = false;
-  bool was_quoted_ = false;
-  std::string field_;
-  std::vector<std::string> fields_;
-};
 
 std::vector<std::string> split_bars(const std::string& text) {
   std::vector<std::string> parts;
@@ -96,27 +40,18 @@ QaExample example_of(const std::vector<std::string>& header, const std::vector<s
 }  // namespace
 
 std::vector<QaExample> read_csv_questions(const DatasetSource& source) {
-  const std::filesystem::path& path = source.questions;
-  CsvParser parser(path.extension() == ".tsv" ? '\t' : ',');
   std::vector<std::string> header;
   std::vector<QaExample> examples;
-  std::string last_where = path.string();
-  for_each_line(path, [&](const std::string& line, const std::string& where) {
-    last_where = where;
-    if (line.empty() && !parser.in_quotes()) return;
-    if (!parser.feed(line, where)) return;
-    if (header.empty()) {
-      header = parser.fields();
-      QUARRY_CHECK(std::find(header.begin(), header.end(), "question") != header.end(),
-                   ErrorCode::kCorruptData, where, ": no column \"question\" in the header");
-      return;
-    }
-    QUARRY_CHECK(parser.fields().size() == header.size(), ErrorCode::kCorruptData, where,
-                 ": found ", parser.fields().size(), " fields, the header has ", header.size());
-    examples.push_back(example_of(header, parser.fields(), examples.size() + 1));
-  });
-  QUARRY_CHECK(!parser.in_quotes(), ErrorCode::kCorruptData, last_where,
-               ": the file ends inside a quoted field");
+  for_each_csv_record(
+      source.questions, [&](const std::vector<std::string>& fields, const std::string& where) {
+        if (!header.empty()) {
+          examples.push_back(example_of(header, fields, examples.size() + 1));
+          return;
+        }
+        header = fields;
+        QUARRY_CHECK(std::find(header.begin(), header.end(), "question") != header.end(),
+                     ErrorCode::kCorruptData, where, ": no column \"question\" in the header");
+      });
   return examples;
 }
 

@@ -132,6 +132,15 @@ std::vector<float> Model::forward(const std::vector<SequenceChunk>& chunks) cons
   return logits;
 }
 
+std::vector<float> Model::target_losses(const TokenTree&, const LoraAdapter*) const {
+  throw_error(ErrorCode::kInternal, "the fake model does not train");
+}
+
+std::vector<float> Model::accumulate_gradients(const TokenTree&, const LoraAdapter&,
+                                               const GradientOptions&, LoraGradients&) const {
+  throw_error(ErrorCode::kInternal, "the fake model does not train");
+}
+
 void Model::close_gate() {
   const std::lock_guard<std::mutex> lock(mutex_);
   gate_open_ = false;

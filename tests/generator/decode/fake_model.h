@@ -50,6 +50,12 @@ class Model : public CausalLm {
   std::unique_ptr<KvCache> make_cache() const override;
   std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const override;
   const std::vector<LinearSlot>& linear_slots() const override { return slots_; }
+  // Not trained: both throw.
+  std::vector<float> target_losses(const TokenTree& tree,
+                                   const LoraAdapter* adapter) const override;
+  std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
+                                          const GradientOptions& options,
+                                          LoraGradients& gradients) const override;
 
   // forward() waits while the gate is closed; entered() blocks until a call waits there.
   void close_gate();
