@@ -103,8 +103,8 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& folder) {
                "\" gives its sentencepiece model other ids; a tokenizer.json beside it is needed");
   const bool is_t5 = family.rfind("T5", 0) == 0;
   SentencePieceOptions options;
-  for (const auto& [id, item] :
-       field_or<Json>(config, "added_tokens_decoder", Json::object(), source).items()) {
+  const Json added = field_or<Json>(config, "added_tokens_decoder", Json::object(), source);
+  for (const auto& [id, item] : added.items()) {
     AddedToken token;
     token.content = require_field<std::string>(item, "content", source);
     const bool numeric =

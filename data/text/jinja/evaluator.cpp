@@ -31,6 +31,12 @@ class Evaluator {
     for (auto& [name, value] : variables) scope_->variables[name] = std::move(value);
   }
 
+  ~Evaluator() {
+    for (const Value& written : written_namespaces_) written.mutable_dict().items.clear();
+  }
+  Evaluator(const Evaluator&) = delete;
+  Evaluator& operator=(const Evaluator&) = delete;
+
   std::string run(const Block& block) {
     try {
       std::string output;
@@ -216,6 +222,9 @@ class Evaluator {
     const Value target = look_up(statement.targets.front());
     if (!target.is_dict() || !target.as_dict().is_namespace) {
       fault("cannot assign attribute on non-namespace object \"", statement.targets.front(), "\"");
+    }
+    if (value.is_list() || value.is_dict() || value.is_callable()) {
+      written_namespaces_.push_back(target);
     }
     target.mutable_dict().set(statement.attribute, std::move(value));
   }
@@ -429,6 +438,7 @@ class Evaluator {
   }
 
   ScopePtr scope_;
+  std::vector<Value> written_namespaces_;  // emptied at the end: they may hold themselves
   int64_t steps_ = 0;
   int call_depth_ = 0;
   int depth_ = 0;

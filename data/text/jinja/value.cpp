@@ -4,13 +4,14 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 
 #include "data/text/utf8.h"
 
 namespace quarry::jinja {
 namespace {
 
-constexpr int kMaxPrintDepth = 200;
+constexpr int kMaxValueDepth = 200;  // that is printed or compared
 
 std::string quote(const std::string& text) {
   const bool use_double =
@@ -52,7 +53,7 @@ void append_items(std::string& out, const List& list, int depth) {
 }
 
 void append_repr(std::string& out, const Value& value, int depth) {
-  if (depth > kMaxPrintDepth) fault("value is nested deeper than ", kMaxPrintDepth);
+  if (depth > kMaxValueDepth) fault("value is nested deeper than ", kMaxValueDepth);
   if (value.is_string()) {
     out += quote(value.string());
   } else if (value.is_list()) {
@@ -75,21 +76,69 @@ void append_repr(std::string& out, const Value& value, int depth) {
   }
 }
 
-bool equal_items(const List& a, const List& b) {
+bool equal_at(const Value& a, const Value& b, int depth);
+
+bool equal_items(const List& a, const List& b, int depth) {
   return a.is_tuple == b.is_tuple &&
-         std::equal(a.items.begin(), a.items.end(), b.items.begin(), b.items.end(), equal);
+         std::equal(a.items.begin(), a.items.end(), b.items.begin(), b.items.end(),
+                    [depth](const Value& x, const Value& y) { return equal_at(x, y, depth); });
 }
 
-bool equal_items(const Dict& a, const Dict& b) {
+bool equal_items(const Dict& a, const Dict& b, int depth) {
   if (a.is_namespace || b.is_namespace) return &a == &b;  // which may hold themselves
   return a.items.size() == b.items.size() &&
-         std::all_of(a.items.begin(), a.items.end(), [&b](const auto& item) {
+         std::all_of(a.items.begin(), a.items.end(), [&](const auto& item) {
            const Value* other = b.find(item.first);
-           return other != nullptr && equal(item.second, *other);
+           return other != nullptr && equal_at(item.second, *other, depth);
          });
 }
 
+bool equal_at(const Value& a, const Value& b, int depth) {
+  if (depth > kMaxValueDepth) fault("value is nested deeper than ", kMaxValueDepth);
+  if (a.is_integral() && b.is_integral()) return a.integer() == b.integer();
+  if (a.is_number() && b.is_number()) return a.number() == b.number();
+  if (a.is_string() && b.is_string()) return a.string() == b.string();
+  if (a.is_list() && b.is_list()) return equal_items(a.as_list(), b.as_list(), depth + 1);
+  if (a.is_dict() && b.is_dict()) return equal_items(a.as_dict(), b.as_dict(), depth + 1);
+  if (a.is_callable() && b.is_callable()) return &a.callable() == &b.callable();
+  return (a.is_none() && b.is_none()) || (a.is_undefined() && b.is_undefined());
+}
+
+// What freed containers of this thread held and the loop below has not freed yet.
+thread_local std::vector<Value>* waiting_values = nullptr;
+
+void free_values(std::vector<Value> values) {
+  if (waiting_values != nullptr) {
+    std::move(values.begin(), values.end(), std::back_inserter(*waiting_values));
+    return;
+  }
+  waiting_values = &values;
+  while (!values.empty()) {
+    const Value last = std::move(values.back());
+    values.pop_back();
+  }
+  waiting_values = nullptr;
+}
+
+void free_list(List* list) {
+  free_values(std::move(list->items));
+  delete list;
+}
+
+void free_dict(Dict* dict) {
+  std::vector<Value> values;
+  for (auto& [key, value] : dict->items) {
+    if (!key.is_string()) values.push_back(key);
+    values.push_back(std::move(value));
+  }
+  free_values(std::move(values));
+  delete dict;
+}
+
 }  // namespace
+
+Value::Value(List list) : data_(std::shared_ptr<List>(new List(std::move(list)), free_list)) {}
+Value::Value(Dict dict) : data_(std::shared_ptr<Dict>(new Dict(std::move(dict)), free_dict)) {}
 
 const Value* Dict::find(const Value& key) const {
   for (const auto& [name, value] : items) {
@@ -180,15 +229,7 @@ bool truthy(const Value& value) {
   return true;
 }
 
-bool equal(const Value& a, const Value& b) {
-  if (a.is_integral() && b.is_integral()) return a.integer() == b.integer();
-  if (a.is_number() && b.is_number()) return a.number() == b.number();
-  if (a.is_string() && b.is_string()) return a.string() == b.string();
-  if (a.is_list() && b.is_list()) return equal_items(a.as_list(), b.as_list());
-  if (a.is_dict() && b.is_dict()) return equal_items(a.as_dict(), b.as_dict());
-  if (a.is_callable() && b.is_callable()) return &a.callable() == &b.callable();
-  return (a.is_none() && b.is_none()) || (a.is_undefined() && b.is_undefined());
-}
+bool equal(const Value& a, const Value& b) { return equal_at(a, b, 0); }
 
 int compare(const Value& a, const Value& b) {
   if (a.is_integral() && b.is_integral()) {

@@ -56,7 +56,8 @@ struct Arguments {
 };
 using Callable = std::function<Value(const Arguments&)>;
 
-// A Python value as templates see it. Copies of lists, dictionaries and functions share.
+// A Python value as templates see it. Copies of lists, dictionaries and functions share. However
+// deep lists and dictionaries are nested, they are freed without recursion.
 class Value {
  public:
   Value() : data_(Undefined{}) {}
@@ -68,8 +69,8 @@ class Value {
   Value(std::string value) : data_(std::move(value)) {}                           // NOLINT
   Value(const char* value) : data_(std::string(value)) {}                         // NOLINT
   Value(Callable value) : data_(std::make_shared<Callable>(std::move(value))) {}  // NOLINT
-  explicit Value(List list) : data_(std::make_shared<List>(std::move(list))) {}
-  explicit Value(Dict dict) : data_(std::make_shared<Dict>(std::move(dict))) {}
+  explicit Value(List list);
+  explicit Value(Dict dict);
   static Value list(std::vector<Value> items) { return Value(List{std::move(items), false}); }
   static Value tuple(std::vector<Value> items) { return Value(List{std::move(items), true}); }
 

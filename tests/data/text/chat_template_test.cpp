@@ -114,6 +114,20 @@ TEST(ChatTemplate, EndlessAndHugeWorkIsCutOff) {
               HasSubstr("nested deeper than 200"));
 }
 
+// Lists nested as deep as a template has steps are freed without recursion.
+TEST(ChatTemplate, DeepValuesDoNotExhaustTheStack) {
+  EXPECT_EQ(render("{% set ns = namespace(x=1) %}{% for i in range(90000) %}"
+                   "{% set ns.x = [ns.x] %}{% endfor %}done"),
+            "done");
+  EXPECT_EQ(render("{% set ns = namespace(x=1) %}{% for i in range(90000) %}"
+                   "{% set ns.x = namespace(x=ns.x) %}{% endfor %}done"),
+            "done");
+  EXPECT_THAT(error_of("{% set ns = namespace(x=1, y=1) %}{% for i in range(90000) %}"
+                       "{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}"
+                       "{{ ns.x == ns.y }}"),
+              HasSubstr("nested deeper than 200"));
+}
+
 // Every prefix of a real template either renders or is refused with an Error.
 TEST(ChatTemplate, TruncatedTemplatesNeverCrash) {
   const std::string source =
