@@ -39,7 +39,8 @@ class TensorboardWriter {
 // naming the byte offset of a record whose checksum or message is wrong.
 std::vector<ScalarEvent> read_scalar_events(const std::filesystem::path& path);
 
-// Cuts the file after its last whole record of a step <= `step`. Throws as read_scalar_events.
+// Cuts the file before its first record of a step > `step` or that is unfinished. Throws as
+// read_scalar_events; kUnavailable.
 void truncate_events(const std::filesystem::path& path, int64_t step);
 
 // CRC-32C (Castagnoli; RFC 3720 B.4).
