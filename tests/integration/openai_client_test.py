@@ -15,8 +15,8 @@ try:
 except ImportError:
     skip("this Python has no 'openai' package")
 
-QUESTION = [{"role": "user", "content": "Who built the steam engine?"}]
 base = ""
+question = []
 keyed_command = ""
 
 
@@ -47,7 +47,7 @@ class Chat(unittest.TestCase):
 
     def ask(self, **options):
         return client().chat.completions.create(
-            model=self.model, messages=QUESTION, max_tokens=64, temperature=0, **options)
+            model=self.model, messages=question, max_tokens=64, temperature=0, **options)
 
     def test_answer_with_citations(self):
         answer = self.ask()
@@ -105,7 +105,7 @@ class Chat(unittest.TestCase):
 
     def test_wrong_model(self):
         with self.assertRaises(openai.NotFoundError) as caught:
-            client().chat.completions.create(model="gpt-9", messages=QUESTION)
+            client().chat.completions.create(model="gpt-9", messages=question)
         self.assertEqual(caught.exception.code, "model_not_found")
         self.assertIn("'gpt-9'", caught.exception.message)
 
@@ -190,8 +190,9 @@ class Keys(unittest.TestCase):
 
 
 def main():
-    global base, keyed_command
+    global base, keyed_command, question
     arguments = parse_arguments(__doc__)
+    question = [{"role": "user", "content": arguments.question}]
     keyed_command = arguments.keyed_server_cmd
     with running_server(arguments.server_cmd) as url:
         base = url

@@ -41,10 +41,10 @@ class Page(unittest.TestCase):
             folder.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=str(folder / f"{name}.png"), full_page=True)
 
-    def ask(self, question="Who built the steam engine?"):
+    def ask(self):
         self.page.goto(base + "/")
         expect(self.page.locator("#question")).to_be_focused()
-        self.page.keyboard.type(question)
+        self.page.keyboard.type(arguments.question)
         self.page.keyboard.press("Enter")
         expect(self.page.locator("#answer")).to_have_attribute("aria-busy", "false", timeout=60000)
 
@@ -74,12 +74,12 @@ class Page(unittest.TestCase):
     def test_source_link_opens_by_itself(self):
         self.ask()
         found = self.page.evaluate(
-            """async () => {
-                 const body = {messages: [{role: 'user', content: 'Who built the steam engine?'}]};
+            """async question => {
+                 const body = {messages: [{role: 'user', content: question}]};
                  const response = await fetch('/v1/chat/completions', {method: 'POST',
                    headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body)});
                  return (await response.json()).choices[0].message.annotations[0];
-               }""")
+               }""", arguments.question)
         self.page.goto(base + found["url_citation"]["url"])
         expect(self.page.locator("#source-text mark")).to_have_text(
             found["source"]["quote"], use_inner_text=False)
@@ -155,7 +155,7 @@ class Page(unittest.TestCase):
             self.page.fill("#key", "test-key")
             self.page.keyboard.press("Tab")
             expect(self.page.locator("#error")).to_be_hidden()
-            self.page.fill("#question", "Who built the steam engine?")
+            self.page.fill("#question", arguments.question)
             self.page.click("#send")
             expect(self.page.locator("#spoken")).to_contain_text("Answer: ", timeout=60000)
 

@@ -24,6 +24,8 @@ def parse_arguments(description):
                         help="command that serves on port {port}")
     parser.add_argument("--keyed-server-cmd", default="",
                         help="the same, asking for the API key 'test-key'")
+    parser.add_argument("--question", default="Who built the steam engine?",
+                        help="a question that the server's documents answer")
     parser.add_argument("--screenshots", default="", help="folder for screenshots of the page")
     return parser.parse_args()
 
