@@ -195,6 +195,7 @@ int run(int argc, const char* const* argv) {
   add_serve_command(app, context);
   add_eval_command(app, context);
   add_model_command(app, context);
+  add_adapter_command(app, context);
   add_doctor_command(app, context);
   add_completion_command(app, context);
   add_help_topics(app);

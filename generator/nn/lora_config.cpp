@@ -372,6 +372,10 @@ int64_t LoraConfig::rank(const std::string& path) const {
   return static_cast<int64_t>(rank_);
 }
 
+double LoraConfig::default_scale() const {
+  return alpha_ / (use_rslora_ ? std::sqrt(rank_) : rank_);
+}
+
 double LoraConfig::scale(const std::string& path) const {
   double alpha = alpha_;
   for (const auto& [pattern, value] : alpha_pattern_) {

@@ -51,6 +51,12 @@ class LoraConfig {
   int64_t rank(const std::string& path) const;
   // alpha / r, or alpha / sqrt(r) with rsLoRA.
   double scale(const std::string& path) const;
+  // Of Linears that no pattern names.
+  int64_t default_rank() const { return static_cast<int64_t>(rank_); }
+  double default_alpha() const { return alpha_; }
+  double default_scale() const;
+  bool use_rslora() const { return use_rslora_; }
+  bool has_patterns() const { return !rank_pattern_.empty() || !alpha_pattern_.empty(); }
   // For messages: what target_modules says.
   const std::string& target_text() const { return target_text_; }
   const std::vector<std::string>& warnings() const { return warnings_; }

@@ -104,21 +104,20 @@ void save_adapter(const fs::path& folder, const LoraConfig& config,
   StagedFolder staged(folder);
   write_safetensors(staged.path() / "adapter_model.safetensors", list, {{"format", "pt"}});
   config.with_plain_init().save(staged.path() / "adapter_config.json");
-  write_file_atomically(staged.path() / kNotesFile, dump_json(to_json(options.notes), 2) + "\n");
+  write_file_atomically(staged.path() / kNotesFile, adapter_notes_text(options.notes) + "\n");
   if (!options.model_card.empty()) {
     write_file_atomically(staged.path() / "README.md", options.model_card);
   }
   staged.commit();
 }
 
-std::optional<AdapterNotes> read_adapter_notes(const fs::path& folder) {
-  const fs::path path = folder / kNotesFile;
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) return std::nullopt;
-  const Json json = read_json_file(path, kMaxNotesBytes);
+std::string adapter_notes_text(const AdapterNotes& notes) { return dump_json(to_json(notes), 2); }
+
+AdapterNotes parse_adapter_notes(const std::string& text, const std::string& source) {
+  const Json json = parse_json(text, source, ErrorCode::kCorruptData);
+  QUARRY_CHECK(json.is_object(), ErrorCode::kCorruptData, source, ": is not an object");
   AdapterNotes notes;
   try {
-    QUARRY_CHECK(json.is_object(), ErrorCode::kCorruptData, path.string(), ": is not an object");
     const Json base = json.value("base_model", Json::object());
     notes.base_name = base.value("name", "");
     notes.base_content_hash = base.value("content_hash", "");
@@ -127,19 +126,35 @@ std::optional<AdapterNotes> read_adapter_notes(const fs::path& folder) {
     notes.rag_template_version = form.value("version", 0);
     notes.not_in_documents = json.value("not_in_documents", "");
   } catch (const Json::exception& error) {
-    throw_error(ErrorCode::kCorruptData, path.string(), ": ", error.what());
+    throw_error(ErrorCode::kCorruptData, source, ": ", error.what());
   }
   return notes;
+}
+
+std::optional<AdapterNotes> read_adapter_notes(const fs::path& folder) {
+  const fs::path path = folder / kNotesFile;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return std::nullopt;
+  const MappedFile file(path);
+  QUARRY_CHECK(file.size() <= kMaxNotesBytes, ErrorCode::kCorruptData, path.string(), ": ",
+               file.size(), " bytes, at most ", kMaxNotesBytes, " accepted");
+  const std::string text(reinterpret_cast<const char*>(file.data()), file.size());
+  return parse_adapter_notes(text, path.string());
+}
+
+void check_adapter_base(const AdapterNotes& notes, const std::string& source,
+                        const std::string& base_content_hash, const std::string& base_name) {
+  if (notes.base_content_hash.empty()) return;
+  QUARRY_CHECK(notes.base_content_hash == base_content_hash, ErrorCode::kInvalidArgument, source,
+               ": was trained on '", notes.base_name, "' (content hash ",
+               short_hash(notes.base_content_hash), "), this model is '", base_name, "' (",
+               short_hash(base_content_hash), ")");
 }
 
 void check_adapter_base(const fs::path& folder, const std::string& base_content_hash,
                         const std::string& base_name) {
   const std::optional<AdapterNotes> notes = read_adapter_notes(folder);
-  if (!notes || notes->base_content_hash.empty()) return;
-  QUARRY_CHECK(notes->base_content_hash == base_content_hash, ErrorCode::kInvalidArgument,
-               folder.string(), ": was trained on '", notes->base_name, "' (content hash ",
-               short_hash(notes->base_content_hash), "), this model is '", base_name, "' (",
-               short_hash(base_content_hash), ")");
+  if (notes) check_adapter_base(*notes, folder.string(), base_content_hash, base_name);
 }
 
 }  // namespace quarry

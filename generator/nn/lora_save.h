@@ -48,10 +48,15 @@ void save_adapter(const std::filesystem::path& folder, const LoraConfig& config,
 
 // Nullopt when the folder has no quarry_adapter.json. Throws kCorruptData.
 std::optional<AdapterNotes> read_adapter_notes(const std::filesystem::path& folder);
+// The notes as JSON and back; `source` is for messages. Throws kCorruptData.
+std::string adapter_notes_text(const AdapterNotes& notes);
+AdapterNotes parse_adapter_notes(const std::string& text, const std::string& source);
 
 // Throws kInvalidArgument, naming both models, when the adapter in `folder` notes another base
 // model than this; no note means no check.
 void check_adapter_base(const std::filesystem::path& folder, const std::string& base_content_hash,
                         const std::string& base_name);
+void check_adapter_base(const AdapterNotes& notes, const std::string& source,
+                        const std::string& base_content_hash, const std::string& base_name);
 
 }  // namespace quarry

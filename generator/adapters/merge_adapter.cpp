@@ -1,0 +1,198 @@
+#include "generator/adapters/merge_adapter.h"
+
+#include <map>
+
+#include "data/core/error.h"
+#include "data/core/paths.h"
+#include "data/core/staged_folder.h"
+#include "generator/adapters/merged_tensor.h"
+#include "generator/adapters/model_folder_from_gguf.h"
+#include "generator/nn/lora_save.h"
+#include "generator/weights/gguf_writer.h"
+
+namespace quarry {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_dense(WeightType type) {
+  return type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
+}
+
+// What general.file_type calls a file whose weights mostly have this type.
+uint32_t gguf_file_type(WeightType type) {
+  if (type == WeightType::kF32) return 0;
+  return type == WeightType::kF16 ? 1 : 32;
+}
+
+const char* torch_name(WeightType type) {
+  if (type == WeightType::kF32) return "float32";
+  return type == WeightType::kF16 ? "float16" : "bfloat16";
+}
+
+WeightType output_type(const TensorView& base, const MergeOptions& options) {
+  if (options.type) return *options.type;
+  QUARRY_CHECK(is_dense(base.type), ErrorCode::kInvalidArgument, "tensor '", base.name,
+               "' of the base is ", weight_type_traits(base.type).name,
+               "; only a dense base can be merged as-base, choose f32, f16 or bf16");
+  return base.type;
+}
+
+// A merge under way: the model, the adapter and what becomes of each tensor.
+class Merge {
+ public:
+  Merge(const ModelFile& base, const fs::path& adapter, const MergeOptions& options)
+      : base_(base), options_(options), adapter_(LoraAdapter::load(adapter, base.slots())) {
+    for (const ModelLayout::Linear& linear : base.layout().linears) {
+      base.weight(linear);
+      tensors_[base.stored_name(linear.weight)] = {&linear.weight,
+                                                   adapter_->find(linear.slot.path)};
+    }
+    for (const ModelTensor& tensor : base.layout().others) {
+      tensors_[base.stored_name(tensor)] = {&tensor, nullptr};
+    }
+  }
+
+  MergeResult write_gguf(const fs::path& out) {
+    GgufWriter writer;
+    writer.copy_metadata(*base_.gguf());
+    for (const TensorView& view : base_.tensors().tensors()) {
+      const Part* part = find(view);
+      if (part == nullptr || part->lora == nullptr) {
+        count(view.type, view.num_elements());
+        writer.add_tensor({view.name, view.type, view.shape, view.data});
+        continue;
+      }
+      ++result_.merged_tensors;
+      MergedTensor merged = merged_tensor(view, *part);
+      writer.set_uint32("general.file_type", gguf_file_type(merged.type));
+      writer.add_tensor(to_write(view.name, merged));
+    }
+    writer.write(out);
+    return result_;
+  }
+
+  MergeResult write_folder(const fs::path& out) {
+    StagedFolder staged(out);
+    std::vector<TensorToWrite> list;
+    WeightType main_type = WeightType::kF32;
+    for (const TensorView& view : base_.tensors().tensors()) {
+      const Part* part = find(view);
+      QUARRY_CHECK(part != nullptr || base_.gguf() == nullptr, ErrorCode::kInvalidArgument,
+                   base_.tensors().description(), ": tensor '", view.name,
+                   "' has no name in a Hugging Face folder");
+      MergedTensor merged = merged_tensor(view, part == nullptr ? Part() : *part);
+      merged.in_stored_order = false;
+      if (merged.lora != nullptr) {
+        ++result_.merged_tensors;
+        main_type = merged.type;
+      }
+      list.push_back(to_write(part == nullptr ? view.name : part->tensor->hf_name, merged));
+    }
+    write_safetensors(staged.path() / "model.safetensors", list, {{"format", "pt"}});
+    if (base_.gguf() != nullptr) {
+      write_model_folder_from_gguf(*base_.gguf(), base_.family(), torch_name(main_type),
+                                   staged.path());
+    } else {
+      copy_folder_text(main_type, staged.path());
+    }
+    staged.commit();
+    return result_;
+  }
+
+ private:
+  struct Part {
+    const ModelTensor* tensor = nullptr;
+    const LoraWeights* lora = nullptr;
+  };
+
+  const Part* find(const TensorView& view) const {
+    const auto it = tensors_.find(view.name);
+    return it == tensors_.end() ? nullptr : &it->second;
+  }
+
+  void count(WeightType type, int64_t elements) { result_.bytes += weight_bytes(type, elements); }
+
+  MergedTensor merged_tensor(const TensorView& view, const Part& part) {
+    MergedTensor merged;
+    merged.base = &view;
+    merged.lora = part.lora;
+    if (base_.gguf() != nullptr && part.tensor != nullptr) {
+      merged.stored_rows = &part.tensor->gguf_rows;
+    }
+    merged.type = output_type(view, options_);
+    count(merged.type, view.num_elements());
+    return merged;
+  }
+
+  static TensorToWrite to_write(const std::string& name, const MergedTensor& merged) {
+    TensorToWrite tensor;
+    tensor.name = name;
+    tensor.type = merged.type;
+    tensor.shape = merged.base->shape;
+    tensor.make_data = [merged] { return merged_bytes(merged); };
+    return tensor;
+  }
+
+  // The base folder's files but for the weights, with config.json saying the new dtype.
+  void copy_folder_text(WeightType type, const fs::path& out) const {
+    for (const auto& entry : fs::directory_iterator(base_.location().path)) {
+      const std::string extension = entry.path().extension().string();
+      const std::string name = entry.path().filename().string();
+      const bool text = extension == ".json" || extension == ".txt" || extension == ".model" ||
+                        extension == ".jinja";
+      const bool weights = name.find(".index.json") != std::string::npos;
+      if (!entry.is_regular_file() || !text || weights || name == "config.json") continue;
+      fs::copy_file(entry.path(), out / name);
+    }
+    const fs::path path = base_.location().path / "config.json";
+    const MappedFile file(path);
+    OrderedJson config =
+        OrderedJson::parse(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
+    config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(type);
+    write_file_atomically(out / "config.json", dump_json(config, 2) + "\n");
+  }
+
+  const ModelFile& base_;
+  const MergeOptions& options_;
+  std::unique_ptr<LoraAdapter> adapter_;
+  std::map<std::string, Part> tensors_;  // by stored name
+  MergeResult result_;
+};
+
+}  // namespace
+
+std::optional<WeightType> parse_merge_type(const std::string& name) {
+  if (name == "f32") return WeightType::kF32;
+  if (name == "f16") return WeightType::kF16;
+  if (name == "bf16") return WeightType::kBF16;
+  QUARRY_CHECK(name == "as-base", ErrorCode::kInvalidArgument, "type \"", name,
+               "\" of the merged model: wanted f32, f16, bf16 or as-base");
+  return std::nullopt;
+}
+
+std::optional<WeightType> default_merge_type(const ModelFile& base) {
+  for (const ModelLayout::Linear& linear : base.layout().linears) {
+    if (!is_dense(base.weight(linear).type)) return WeightType::kF16;
+  }
+  return std::nullopt;
+}
+
+MergeResult merge_adapter(const ModelFile& base, const fs::path& adapter, const fs::path& out,
+                          const MergeOptions& options) {
+  std::error_code error;
+  QUARRY_CHECK(!fs::exists(out, error), ErrorCode::kInvalidArgument, out.string(),
+               ": is there already and is not replaced");
+  const bool to_gguf = out.extension() == ".gguf";
+  QUARRY_CHECK(!to_gguf || base.gguf() != nullptr, ErrorCode::kInvalidArgument, out.string(),
+               ": a GGUF is written from a GGUF base, and ", base.location().path.string(),
+               " is a folder; merge into a folder, and let llama.cpp's convert_hf_to_gguf.py make "
+               "a GGUF of it");
+  if (options.check_base) {
+    check_adapter_base(adapter, model_content_hash(base.location()), base.location().name);
+  }
+  Merge merge(base, adapter, options);
+  return to_gguf ? merge.write_gguf(out) : merge.write_folder(out);
+}
+
+}  // namespace quarry

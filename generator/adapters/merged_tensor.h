@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "generator/nn/lora.h"
+#include "generator/weights/tensor_source.h"
+
+namespace quarry {
+
+// One tensor of a model with an adapter put in: W + scale * B A, in float32 until the last
+// rounding.
+struct MergedTensor {
+  const TensorView* base = nullptr;   // borrowed; any type
+  const LoraWeights* lora = nullptr;  // borrowed; null: W as it is
+  // Row i of `lora` belongs to row stored_rows[i] of the base; empty: the same order. Borrowed.
+  const std::vector<int64_t>* stored_rows = nullptr;
+  bool in_stored_order = true;         // of the rows of the result; else in the adapter's
+  WeightType type = WeightType::kF32;  // F32, F16 or BF16
+};
+
+// The bytes. Throws kInvalidArgument, naming the tensor, when a value is not finite in that type;
+// kCorruptData when the rows are not a multiple of stored_rows.
+std::string merged_bytes(const MergedTensor& tensor);
+
+}  // namespace quarry

@@ -1,0 +1,73 @@
+#include "generator/adapters/model_file.h"
+
+#include "data/core/error.h"
+#include "generator/weights/gguf_file.h"
+#include "generator/weights/safetensors_file.h"
+
+namespace quarry {
+namespace {
+
+bool ends_with(const std::string& text, const std::string& tail) {
+  return text.size() >= tail.size() &&
+         text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
+}
+
+}  // namespace
+
+std::unique_ptr<ModelFile> ModelFile::open(const ModelLocation& location) {
+  std::unique_ptr<ModelFile> file(new ModelFile());
+  file->location_ = location;
+  CausalLmSource source;
+  if (location.kind == ModelLocation::Kind::kGgufFile) {
+    auto gguf = GgufFile::open(location.path);
+    file->family_ = &find_causal_lm_family(*gguf);
+    file->gguf_ = source.gguf = gguf.get();
+    source.description = gguf->description();
+    file->tensors_ = std::move(gguf);
+  } else {
+    const std::filesystem::path config_path = location.path / "config.json";
+    file->config_ = read_json_file(config_path);
+    source.description = config_path.string();
+    file->family_ = &find_causal_lm_family(file->config_, source.description);
+    source.config = &file->config_;
+    auto tensors = SafetensorsFile::open(location.path);
+    QUARRY_CHECK(tensors->unreadable().empty(), ErrorCode::kInvalidArgument, tensors->description(),
+                 ": tensor '", tensors->unreadable().begin()->first, "' has dtype ",
+                 tensors->unreadable().begin()->second, ", which is not supported");
+    file->tensors_ = std::move(tensors);
+  }
+  source.tensors = file->tensors_.get();
+  file->layout_ = file->family_->layout(source);
+  for (const ModelLayout::Linear& linear : file->layout_.linears) {
+    file->slots_.push_back(linear.slot);
+  }
+  return file;
+}
+
+const std::string& ModelFile::stored_name(const ModelTensor& tensor) const {
+  return gguf_ != nullptr ? tensor.gguf_name : tensor.hf_name;
+}
+
+const TensorView& ModelFile::weight(const ModelLayout::Linear& linear) const {
+  const TensorView& view = tensors_->get(stored_name(linear.weight));
+  const std::vector<int64_t> wanted = {linear.slot.out_features, linear.slot.in_features};
+  QUARRY_CHECK(view.shape == wanted, ErrorCode::kCorruptData, tensors_->description(), ": tensor '",
+               view.name, "' does not have the shape [", wanted[0], ", ", wanted[1],
+               "] that the configuration asks for");
+  return view;
+}
+
+int64_t ModelFile::num_parameters() const {
+  const bool tied = config_.is_object() && config_.value("tie_word_embeddings", false);
+  int64_t count = 0;
+  for (const TensorView& tensor : tensors_->tensors()) {
+    const bool integers = tensor.type == WeightType::kI32 || tensor.type == WeightType::kI64;
+    const bool table =
+        tensor.name == "rope_freqs.weight" || ends_with(tensor.name, "rotary_emb.inv_freq");
+    const bool shared = tied && tensor.name == "lm_head.weight";
+    if (!integers && !table && !shared) count += tensor.num_elements();
+  }
+  return count;
+}
+
+}  // namespace quarry

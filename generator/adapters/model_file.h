@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/core/json.h"
+#include "generator/models/families.h"
+#include "generator/weights/model_catalog.h"
+
+namespace quarry {
+
+// A generator's file or folder, opened for its tensors without making a model of it. Immutable.
+class ModelFile {
+ public:
+  // Throws as load_generator does.
+  static std::unique_ptr<ModelFile> open(const ModelLocation& location);
+
+  const ModelLocation& location() const { return location_; }
+  const CausalLmFamily& family() const { return *family_; }
+  const TensorSource& tensors() const { return *tensors_; }
+  const GgufFile* gguf() const { return gguf_; }  // null: a Hugging Face folder
+  const Json& config() const { return config_; }  // config.json of a folder
+  const ModelLayout& layout() const { return layout_; }
+  const std::vector<CausalLm::LinearSlot>& slots() const { return slots_; }
+
+  // The name that a tensor has in this file.
+  const std::string& stored_name(const ModelTensor& tensor) const;
+  // Throws kCorruptData when it is absent or has another shape than [out, in].
+  const TensorView& weight(const ModelLayout::Linear& linear) const;
+  // Parameters as PEFT counts them: what a tied head shares counts once, tables of rotary
+  // frequencies not at all.
+  int64_t num_parameters() const;
+
+ private:
+  ModelFile() = default;
+
+  ModelLocation location_;
+  const CausalLmFamily* family_ = nullptr;
+  std::unique_ptr<TensorSource> tensors_;
+  const GgufFile* gguf_ = nullptr;  // into tensors_
+  Json config_;
+  ModelLayout layout_;
+  std::vector<CausalLm::LinearSlot> slots_;
+};
+
+}  // namespace quarry
