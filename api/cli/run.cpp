@@ -194,6 +194,7 @@ int run(int argc, const char* const* argv) {
   add_generate_command(app, context);
   add_serve_command(app, context);
   add_eval_command(app, context);
+  add_finetune_command(app, context);
   add_model_command(app, context);
   add_adapter_command(app, context);
   add_doctor_command(app, context);

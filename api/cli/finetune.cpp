@@ -1,0 +1,165 @@
+#include <unistd.h>
+
+#include <iostream>
+#include <map>
+#include <memory>
+
+#include "api/cli/command.h"
+#include "data/core/error.h"
+#include "data/core/progress.h"
+#include "finetune/run.h"
+
+namespace quarry::cli {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  quarry finetune --train questions.jsonl --out my-run
+      rows {"question", "answer", "context"}, {"prompt", "completion"} or {"messages": [...]}
+  quarry finetune --train train.jsonl --eval dev.jsonl --index my-index --passages mixed
+      passages that `ask` would find, and questions that they do not answer
+  quarry finetune --config run.yaml --set training.learning_rate=2e-4 --dry-run
+  quarry finetune --config my-run/config.yaml --resume
+Then: quarry ask INDEX "question" --adapter my-run/last
+
+Every option is a field of the configuration (--fields lists them); a YAML file and --set name them.
+Ctrl-C writes a checkpoint; --resume continues from it bit for bit.)";
+
+struct FinetuneArguments {
+  std::string config_file;
+  std::map<std::string, std::string> named;  // dotted name -> text, from flags of their own
+  std::vector<std::string> train;
+  std::vector<std::string> eval;
+  std::vector<std::string> set;  // "name=value"
+  bool resume = false;
+  bool dry_run = false;
+  bool list_fields = false;
+  bool as_json = false;
+};
+
+void print_fields() {
+  for (const ConfigField& field : config_fields()) {
+    std::cout << field.name << " = "
+              << (field.default_text.empty() ? "(unset)" : field.default_text) << "\n    "
+              << field.help << "\n";
+  }
+}
+
+FinetuneConfig resolve(const FinetuneArguments& arguments) {
+  FinetuneConfig config;
+  if (!arguments.config_file.empty()) load_config_yaml(arguments.config_file, config);
+  if (!arguments.train.empty()) config.data.train = arguments.train;
+  if (!arguments.eval.empty()) config.data.eval = arguments.eval;
+  for (const auto& [name, text] : arguments.named) set_config_field(config, name, text);
+  for (const std::string& assignment : arguments.set) {
+    const size_t equals = assignment.find('=');
+    QUARRY_CHECK(equals != std::string::npos, ErrorCode::kInvalidArgument, "--set ", assignment,
+                 ": wanted name=value");
+    set_config_field(config, assignment.substr(0, equals), assignment.substr(equals + 1));
+  }
+  // An index is there to be used.
+  const bool mode_is_given =
+      arguments.named.count("passages.mode") > 0 || config.passages.mode != "given";
+  if (!config.passages.index.empty() && !mode_is_given) config.passages.mode = "mixed";
+  return config;
+}
+
+FinetuneEvents make_events(const CommandContext& context, Progress& progress) {
+  FinetuneEvents events;
+  events.cancel = context.cancel;
+  events.note = [&progress](const std::string& line) { progress.note(line); };
+  events.on_step = [&progress](const StepResult& result, int64_t num_steps,
+                               double tokens_per_second) {
+    char detail[128];
+    std::snprintf(detail, sizeof(detail), "step %lld, loss %.4f, %.0f tokens/s",
+                  static_cast<long long>(result.step), result.loss, tokens_per_second);
+    progress.update("training", static_cast<double>(result.step), static_cast<double>(num_steps),
+                    detail);
+  };
+  return events;
+}
+
+void report(const FinetuneOutcome& outcome, bool as_json) {
+  if (as_json) {
+    OrderedJson json;
+    json["steps"] = outcome.steps;
+    json["seconds"] = outcome.seconds;
+    json["train_loss"] = outcome.train_loss;
+    if (outcome.best_eval_loss > 0.0) json["best_eval_loss"] = outcome.best_eval_loss;
+    json["sequences"] = outcome.data.sequences;
+    json["tokens"] = outcome.data.tokens;
+    json["unanswerable"] = outcome.data.unanswerable;
+    json["last_adapter"] = outcome.last_adapter.string();
+    json["best_adapter"] = outcome.best_adapter.string();
+    print_json(json);
+    return;
+  }
+  std::cout << outcome.steps << " steps on " << outcome.data.sequences << " sequences in "
+            << format_duration(outcome.seconds) << ", loss " << outcome.train_loss << "\n"
+            << "adapter: " << outcome.best_adapter.string() << "\n";
+}
+
+void finetune(const FinetuneArguments& arguments, CommandContext& context) {
+  if (arguments.list_fields) return print_fields();
+  const FinetuneConfig config = resolve(arguments);
+  const bool draws = isatty(STDERR_FILENO) != 0;
+  const auto progress = context.quiet ? std::make_unique<SilentProgress>()
+                                      : make_progress(std::cerr, draws ? ProgressStyle::kTerminal
+                                                                       : ProgressStyle::kLines);
+  FinetuneRun run(config);
+  if (arguments.dry_run) {
+    std::cout << to_yaml(config) << "\n" << run.describe();
+    return;
+  }
+  const FinetuneOutcome outcome = run.train(arguments.resume, make_events(context, *progress));
+  progress->finish();
+  report(outcome, arguments.as_json);
+}
+
+}  // namespace
+
+void add_finetune_command(CLI::App& app, CommandContext& context) {
+  auto arguments = std::make_shared<FinetuneArguments>();
+  CLI::App* command = app.add_subcommand(
+      "finetune", "Train a LoRA adapter on the frozen base model with your own questions");
+  command->footer(kFooter);
+  command->add_option("--config", arguments->config_file, "Configuration in YAML");
+  command->add_option("--train", arguments->train, "Training data: files or folders");
+  command->add_option("--eval", arguments->eval, "Data for the evaluation loss");
+  // Fields that are used often, under short names.
+  const std::vector<std::pair<std::string, std::string>> flags = {
+      {"--model", "model.path"},
+      {"--format", "data.format"},
+      {"--passages", "passages.mode"},
+      {"--index", "passages.index"},
+      {"--top-k", "passages.top_k"},
+      {"--rank", "adapter.r"},
+      {"--alpha", "adapter.lora_alpha"},
+      {"--epochs", "training.epochs"},
+      {"--max-steps", "training.max_steps"},
+      {"--batch-size", "training.batch_size"},
+      {"--learning-rate", "training.learning_rate"},
+      {"--seed", "training.seed"},
+      {"--threads", "training.threads"},
+      {"--out", "output_dir"}};
+  for (const auto& [flag, field] : flags) {
+    for (const ConfigField& known : config_fields()) {
+      if (known.name != field) continue;
+      const std::string help =
+          known.help + (known.default_text.empty() ? "" : " [" + known.default_text + "]");
+      command->add_option_function<std::string>(
+          flag,
+          [arguments, name = field](const std::string& text) { arguments->named[name] = text; },
+          help);
+    }
+  }
+  command->add_option("--set", arguments->set, "Any field of the configuration: name=value")
+      ->take_all();
+  command->add_flag("--resume", arguments->resume, "Continue from the latest checkpoint");
+  command->add_flag("--dry-run", arguments->dry_run,
+                    "Show the configuration, the counts and the first sequences, and stop");
+  command->add_flag("--fields", arguments->list_fields, "List every field of the configuration");
+  command->add_flag("--json", arguments->as_json, "The outcome as JSON");
+  command->callback([arguments, &context] { finetune(*arguments, context); });
+}
+
+}  // namespace quarry::cli

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/core/cancel.h"
+#include "finetune/config.h"
+#include "finetune/data/group_stream.h"
+#include "finetune/trainer.h"
+
+namespace quarry {
+
+// What a run reports while it goes.
+struct FinetuneEvents {
+  const CancelFlag* cancel = nullptr;  // polled between steps
+  // After every optimizer step; `num_steps` is the plan for the whole run, and the last one when
+  // the data end earlier.
+  std::function<void(const StepResult& result, int64_t num_steps, double tokens_per_second)>
+      on_step;
+  std::function<void(const std::string& line)> note;  // one line about what happened
+};
+
+struct FinetuneOutcome {
+  int64_t steps = 0;
+  double seconds = 0.0;       // of this process
+  double train_loss = 0.0;    // mean of the last 50 steps
+  double best_eval_loss = 0;  // 0: not evaluated
+  DataSummary data;
+  std::filesystem::path last_adapter;  // PEFT folders
+  std::filesystem::path best_adapter;  // by evaluation loss; last_adapter without an evaluation
+};
+
+// One fine-tuning run in its folder:
+//   config.yaml  environment.json  metrics.jsonl  events.out.tfevents.*  loss_curve.svg
+//   checkpoint-<step>/  last/  best/       (adapters in PEFT's format, with a model card)
+// One thread.
+class FinetuneRun {
+ public:
+  // Loads model, data and index. Throws what reading them throws; kInvalidArgument for options that
+  // contradict each other.
+  explicit FinetuneRun(const FinetuneConfig& config);
+  ~FinetuneRun();
+  FinetuneRun(const FinetuneRun&) = delete;
+  FinetuneRun& operator=(const FinetuneRun&) = delete;
+
+  // What a dry run prints: counts, sizes, and the first sequences as text with their targets marked.
+  std::string describe();
+
+  // Trains to the end. `resume` continues from the latest checkpoint in the folder bit for bit, or
+  // starts when there is none; without it a folder that holds a run is refused. Throws
+  // kUnavailable "...: cancelled" after writing a checkpoint; what Trainer throws, after writing
+  // the state before that step.
+  FinetuneOutcome train(bool resume, const FinetuneEvents& events);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quarry
