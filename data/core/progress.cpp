@@ -26,6 +26,7 @@ class StreamProgress : public Progress {
       what_ = what;
       started_ = now;
       shown_ = now;
+      started_at_ = done;
       if (style_ == ProgressStyle::kLines) return;
     }
     const double interval = style_ == ProgressStyle::kTerminal ? kTerminalInterval : kLinesInterval;
@@ -56,8 +57,9 @@ class StreamProgress : public Progress {
       const double share = std::clamp(done / total, 0.0, 1.0);
       text << ' ' << static_cast<int>(share * 100.0) << " %";
       if (!detail.empty()) text << ", " << detail;
-      if (elapsed > kShowEtaAfter && share > 0.0 && share < 1.0) {
-        text << ", " << format_duration(elapsed * (1.0 - share) / share) << " left";
+      // What was done before the first call (a resumed run) says nothing about the rate.
+      if (elapsed > kShowEtaAfter && done > started_at_ && share < 1.0) {
+        text << ", " << format_duration(elapsed * (total - done) / (done - started_at_)) << " left";
       }
     } else if (!detail.empty()) {
       text << ", " << detail;
@@ -83,6 +85,7 @@ class StreamProgress : public Progress {
   ProgressStyle style_;
   std::string what_;
   Clock::time_point started_;
+  double started_at_ = 0.0;  // units done at started_
   Clock::time_point shown_;
   bool drawn_ = false;
 };

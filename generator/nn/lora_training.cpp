@@ -5,18 +5,13 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/decode/random.h"
 #include "generator/nn/lora_config.h"
 
 namespace quarry {
 namespace {
 
-// The finalizer of splitmix64 (Steele et al. 2014): every bit of x changes every bit of the result.
-uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
+uint64_t mix(uint64_t x) { return SplitMix64(x).next(); }
 
 uint64_t hash_text(const std::string& text) {  // FNV-1a
   uint64_t hash = 0xcbf29ce484222325u;
