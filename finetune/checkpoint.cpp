@@ -1,10 +1,6 @@
 #include "finetune/checkpoint.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -13,6 +9,7 @@
 #include "data/core/hash.h"
 #include "data/core/paths.h"
 #include "data/core/staged_folder.h"
+#include "data/core/sync_to_disk.h"
 #include "generator/weights/safetensors_file.h"
 
 namespace quarry {
@@ -37,15 +34,6 @@ std::optional<int64_t> step_of_name(const std::string& name) {
     return std::nullopt;
   }
   return std::stoll(digits);
-}
-
-void fsync_file(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool ok = fd >= 0 && ::fsync(fd) == 0;
-  const int failure = errno;
-  if (fd >= 0) ::close(fd);
-  QUARRY_CHECK(ok, ErrorCode::kUnavailable, path.string(),
-               ": cannot put it on disk: ", std::strerror(failure));
 }
 
 // Folders that an interrupted save or removal left behind.
@@ -98,7 +86,7 @@ Json describe_files(const fs::path& folder) {
   Json files = Json::object();
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
     if (!entry.is_regular_file()) continue;
-    fsync_file(entry.path());
+    sync_file(entry.path());
     files[entry.path().lexically_relative(folder).generic_string()] = {
         {"bytes", entry.file_size()}, {"sha256", sha256_file_hex(entry.path())}};
   }

@@ -1,8 +1,6 @@
 #include "finetune/run_log.h"
 
-#include <fcntl.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -16,6 +14,7 @@
 #include "data/core/cpu_isa.h"
 #include "data/core/parallel_for.h"
 #include "data/core/paths.h"
+#include "data/core/sync_to_disk.h"
 #include "finetune/loss_curve_svg.h"
 
 namespace quarry {
@@ -113,15 +112,6 @@ fs::path open_events(const fs::path& folder, int64_t resume_step) {
   for (const fs::path& file : files) truncate_events(file, resume_step);
   if (!files.empty()) return files.back();
   return folder / concat(kEventsPrefix, static_cast<int64_t>(seconds_since_1970()), ".quarry");
-}
-
-void sync_file(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool ok = fd >= 0 && ::fsync(fd) == 0;
-  const int failure = errno;
-  if (fd >= 0) ::close(fd);
-  QUARRY_CHECK(ok, ErrorCode::kUnavailable, path.string(),
-               ": cannot put it on disk: ", std::strerror(failure));
 }
 
 // Value of the first line "key : value" of a file of /proc; empty without one.

@@ -1,6 +1,5 @@
 #include "retriever/snapshot_file.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,6 +9,7 @@
 
 #include "data/core/error.h"
 #include "data/core/hash.h"
+#include "data/core/sync_to_disk.h"
 
 namespace quarry {
 namespace {
@@ -23,13 +23,6 @@ constexpr size_t kFooterBytes = 8 + kDigestBytes + kMagic.size();
 void append(std::FILE* file, std::string_view bytes, const fs::path& path) {
   QUARRY_CHECK(std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size(),
                ErrorCode::kUnavailable, path.string(), ": cannot write: ", std::strerror(errno));
-}
-
-void sync_folder(const fs::path& folder) {
-  const int handle = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY);
-  if (handle < 0) return;
-  ::fsync(handle);
-  ::close(handle);
 }
 
 void write_whole(const fs::path& path, const fs::path& target, const Json& header,

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "data/core/error.h"
+#include "data/core/sync_to_disk.h"
 
 namespace quarry {
 namespace {
@@ -53,10 +54,7 @@ void AtomicFile::commit() {
   if (::fchmod(fd_, 0644) != 0 || ::fsync(fd_) != 0) fail(errno);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
   temporary_.clear();
-  const int folder_fd = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder_fd < 0) return;
-  ::fsync(folder_fd);
-  ::close(folder_fd);
+  sync_folder(path_.parent_path());
 }
 
 }  // namespace quarry

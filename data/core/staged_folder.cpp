@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "data/core/error.h"
+#include "data/core/sync_to_disk.h"
 
 namespace quarry {
 namespace {
@@ -20,13 +21,6 @@ namespace fs = std::filesystem;
 fs::path without_slash(const fs::path& path) {
   const fs::path absolute = fs::absolute(path).lexically_normal();
   return absolute.has_filename() ? absolute : absolute.parent_path();
-}
-
-void sync_folder(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  ::fsync(fd);
-  ::close(fd);
 }
 
 }  // namespace

@@ -1,8 +1,5 @@
 #include "data/store/passage_store.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -10,6 +7,7 @@
 #include <fstream>
 
 #include "data/core/error.h"
+#include "data/core/sync_to_disk.h"
 #include "data/store/schema.h"
 #include "data/store/sqlite_passage_store.h"
 
@@ -31,15 +29,6 @@ std::string utc_now() {
   return text.data();
 }
 
-void sync_path(const fs::path& path, int flags) {
-  const int file = ::open(path.c_str(), flags | O_CLOEXEC);
-  QUARRY_CHECK(file >= 0, ErrorCode::kUnavailable, path.string(),
-               ": cannot open: ", std::strerror(errno));
-  const int result = ::fsync(file);
-  ::close(file);
-  QUARRY_CHECK(result == 0, ErrorCode::kUnavailable, path.string(), ": cannot sync to disk");
-}
-
 // The schema and the manifest in a file of its own, complete before it gets its name: a crash
 // leaves no store or a whole one.
 void write_empty_store(const fs::path& path, const StoreManifest& manifest) {
@@ -56,9 +45,9 @@ void write_empty_store(const fs::path& path, const StoreManifest& manifest) {
     QUARRY_CHECK(mode == "wal", ErrorCode::kUnavailable, path.string(),
                  ": this file system cannot hold a write-ahead log (journal mode is ", mode, ")");
   }
-  sync_path(fresh, O_RDONLY);
+  sync_file(fresh);
   fs::rename(fresh, path);
-  sync_path(folder_of(path), O_RDONLY | O_DIRECTORY);
+  sync_folder(path.parent_path());
 }
 
 }  // namespace

@@ -114,7 +114,8 @@ void decode_block(const BlockQ6_K& block, float* x) {
         const int i = 128 * h + 32 * g + l;
         const int low = (block.ql[64 * h + 32 * (g & 1) + l] >> (g < 2 ? 0 : 4)) & 15;
         const int high = (block.qh[32 * h + l] >> (2 * g)) & 3;
-        const float step = d * static_cast<float>(block.scales[i / 16]);
+        const int8_t scale = block.scales[i / 16];
+        const float step = d * static_cast<float>(scale);
         x[i] = step * static_cast<float>((low | high << 4) - 32);
       }
     }
