@@ -2,44 +2,44 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
-#include "finetune/config.h"
 #include "finetune/model_shape.h"
+#include "finetune/optimizer.h"
 
 namespace quarry {
 
-// Where the bytes of a run go.
+// Where the bytes of our own training go.
 struct MemoryEstimate {
-  int64_t base_bytes = 0;     // frozen weights
-  int64_t adapter_bytes = 0;  // trainable values and their gradients
-  int64_t optimizer_bytes = 0;
-  int64_t activation_bytes = 0;  // kept for backward, and scratch of the layer at work
+  int64_t base_bytes = 0;        // frozen weights as they are held
+  int64_t adapter_bytes = 0;     // trainable values and their gradients, float32
+  int64_t optimizer_bytes = 0;   // its state
+  int64_t activation_bytes = 0;  // kept for backward, and those of the layer at work
   int64_t logits_bytes = 0;
-  int64_t workspace_bytes = 0;  // the program itself, packed weights, buffers of the kernels
+  int64_t workspace_bytes = 0;  // the program itself and scratch of its threads
   int64_t total() const {
     return base_bytes + adapter_bytes + optimizer_bytes + activation_bytes + logits_bytes +
            workspace_bytes;
   }
 };
 
-// Constants of estimate_training() that only a measurement can give.
+// What only a measurement can tell. Rows are [tokens, size] arrays of activations.
 struct EstimateConstants {
-  double program_bytes = 90e6;       // resident before a model is loaded
-  double threads_bytes = 8e6;        // scratch of each thread
-  double saved_hidden_rows = 1;      // [T, hidden] kept per layer with activation checkpointing
-  double saved_hidden_rows_all = 9;  // ... and without, with ...
-  double saved_intermediate_rows_all = 3;  // ... this many of [T, intermediate]
-  double working_hidden_rows = 12;         // of the layer at work, values and gradients
+  double program_bytes = 90e6;  // resident before a model is loaded
+  double thread_bytes = 8e6;    // scratch of each thread
+  // Kept for backward in every layer, with activation checkpointing and without.
+  double kept_hidden_rows_checkpointed = 1;
+  double kept_hidden_rows = 9;
+  double kept_intermediate_rows = 3;
+  // Of the layer at work: values and gradients.
+  double working_hidden_rows = 12;
   double working_intermediate_rows = 5;
   double logits_copies = 2;  // logits and their gradient, float32
 };
 
 struct TrainingShape {
   ModelShape model;
-  int64_t base_bytes = 0;  // of the weights as they are held
-  int64_t trainable_parameters = 0;
-  int64_t trainable_in_8bit = 0;         // of these: in tensors of at least 4096 elements
+  TrainableCount count;
+  int64_t base_bytes = 0;
   int64_t tokens = 0;                    // of one forward pass
   int64_t target_tokens = 0;             // of these: rows of the logits
   int64_t activation_element_bytes = 2;  // 2: bf16, 4: f32
@@ -52,33 +52,38 @@ struct TrainingShape {
 MemoryEstimate estimate_training(const TrainingShape& shape,
                                  const EstimateConstants& constants = {});
 
-// The adapter's trainable values, by the rules of PEFT (LoraConfig), of a model known by shape.
-TrainableCount count_trainable(const ModelShape& model, const LoraSettings& settings);
+// A line for each part and the total, for people.
+std::string to_text(const MemoryEstimate& estimate);
 
 enum class TuningMethod { kFull, kLora };
 
-struct FrameworkEstimateOptions {
+struct FrameworkOptions {
   TuningMethod method = TuningMethod::kLora;
-  int64_t frozen_bytes_per_parameter = 4;  // float32; 2 for bf16
-  // Batch of the published runs that the allowance below was set by.
-  double activation_share = 0.03;   // of the bytes of weights ...
-  double activation_bytes = 1.5e9;  // ... and this
-  LoraSettings adapter;             // kLora: r = 8 ...
-  double device_bytes = 80e9;       // "fits" is against this
+  LoraSettings adapter;               // kLora; without targets: the family's defaults
+  double frozen_parameter_bytes = 4;  // of kLora: 4 for float32, 2 for bf16
+  double device_bytes = 80e9;
+  // Allowance for activations, logits and the framework itself: so much and this share of the
+  // weights. From PEFT's published peaks of LoRA (batch 8, A100): 14.4 GB for T0_3B, 56 for
+  // mt0-xxl, 32 for bloomz-7b1; other batches differ.
+  double allowance_bytes = 2.5e9;
+  double allowance_share = 0.035;
 };
 
 struct FrameworkEstimate {
   TrainableCount count;
-  double weight_bytes = 0;
-  double training_bytes = 0;  // gradients and both Adam moments, float32
-  double activation_bytes = 0;
+  double weight_bytes = 0;    // of the base
+  double training_bytes = 0;  // of what is trained: gradients, Adam's moments, an adapter's values
+  double allowance_bytes = 0;
   double total_bytes = 0;
-  bool fits = false;
+  bool fits = false;  // in device_bytes
 };
 
-// Peak device memory of fine-tuning with a framework that keeps float32 weights and Adam: full is
-// 16 bytes a parameter, LoRA 4 a frozen one and 16 a trainable one, and an allowance.
-FrameworkEstimate estimate_framework(const ModelShape& model,
-                                     const FrameworkEstimateOptions& options);
+// Peak device memory of tuning with a framework that trains in float32 with Adam, from shapes
+// alone: 16 bytes a trained parameter (value, gradient, two moments), frozen_parameter_bytes a
+// frozen one, and the allowance. Throws as count_trainable().
+FrameworkEstimate estimate_framework(const ModelShape& model, const FrameworkOptions& options);
+
+// "47.14 GB" (of 10^9 bytes), "151.3 MB".
+std::string format_bytes(double bytes);
 
 }  // namespace quarry

@@ -13,8 +13,6 @@
 namespace quarry {
 namespace {
 
-// Smaller tensors keep float32 moments, as in bitsandbytes: they cost little and often are norms.
-constexpr int64_t kMinElementsFor8bit = 4096;
 constexpr int64_t kNormChunk = 1 << 16;
 constexpr int64_t kParallelGrain = 1 << 14;
 

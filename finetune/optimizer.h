@@ -46,8 +46,11 @@ class Optimizer {
 
 enum class OptimizerKind {
   kAdamW,      // 8 bytes of state per parameter
-  kAdamW8bit,  // 2.03 bytes per parameter of tensors of at least 4096 elements
+  kAdamW8bit,  // 2.03 bytes per parameter of tensors of at least kMinElementsFor8bit
 };
+
+// Smaller tensors keep float32 moments, as in bitsandbytes: they cost little and often are norms.
+constexpr int64_t kMinElementsFor8bit = 4096;
 
 // AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) in float32, as torch.optim.AdamW computes
 // it. 8bit: moments kept as codes of dynamic maps (finetune/dynamic_map.h) in blocks of 256, each

@@ -1,0 +1,96 @@
+#include "finetune/estimate.h"
+
+#include <array>
+#include <cstdio>
+
+#include "data/core/error.h"
+
+namespace quarry {
+namespace {
+
+constexpr double kTrainedBytes = 16;  // float32 value, gradient and two moments
+
+double optimizer_bytes(const TrainingShape& shape) {
+  // Two codes and two float32 maxima a block of 256.
+  constexpr double k8bitBytes = 2.0 + 8.0 / 256;
+  constexpr double k32bitBytes = 8;
+  const auto trainable = static_cast<double>(shape.count.trainable);
+  const auto large = static_cast<double>(
+      shape.optimizer == OptimizerKind::kAdamW8bit ? shape.count.in_large_tensors : 0);
+  return large * k8bitBytes + (trainable - large) * k32bitBytes;
+}
+
+double activation_bytes(const TrainingShape& shape, const EstimateConstants& c) {
+  const auto hidden = static_cast<double>(shape.model.hidden_size);
+  const auto intermediate = static_cast<double>(shape.model.intermediate_size);
+  const double kept = shape.checkpointing
+                          ? c.kept_hidden_rows_checkpointed * hidden
+                          : c.kept_hidden_rows * hidden + c.kept_intermediate_rows * intermediate;
+  const double working =
+      c.working_hidden_rows * hidden + c.working_intermediate_rows * intermediate;
+  return static_cast<double>(shape.tokens * shape.activation_element_bytes) *
+         (kept * static_cast<double>(shape.model.num_layers) + working);
+}
+
+}  // namespace
+
+MemoryEstimate estimate_training(const TrainingShape& shape, const EstimateConstants& constants) {
+  constexpr int64_t kFloatBytes = 4;
+  MemoryEstimate estimate;
+  estimate.base_bytes = shape.base_bytes;
+  estimate.adapter_bytes = 2 * kFloatBytes * shape.count.trainable;
+  estimate.optimizer_bytes = static_cast<int64_t>(optimizer_bytes(shape));
+  estimate.activation_bytes = static_cast<int64_t>(activation_bytes(shape, constants));
+  estimate.logits_bytes = static_cast<int64_t>(
+      constants.logits_copies *
+      static_cast<double>(shape.target_tokens * shape.model.vocab_size * kFloatBytes));
+  estimate.workspace_bytes = static_cast<int64_t>(
+      constants.program_bytes + constants.thread_bytes * static_cast<double>(shape.threads));
+  return estimate;
+}
+
+std::string to_text(const MemoryEstimate& estimate) {
+  const std::pair<const char*, int64_t> parts[] = {
+      {"base          ", estimate.base_bytes},      {"adapters      ", estimate.adapter_bytes},
+      {"optimizer     ", estimate.optimizer_bytes}, {"activations   ", estimate.activation_bytes},
+      {"logits        ", estimate.logits_bytes},    {"workspace     ", estimate.workspace_bytes},
+      {"estimated peak", estimate.total()},
+  };
+  std::string out;
+  for (const auto& [name, bytes] : parts) {
+    out += concat(name, "  ", format_bytes(static_cast<double>(bytes)), "\n");
+  }
+  return out;
+}
+
+FrameworkEstimate estimate_framework(const ModelShape& model, const FrameworkOptions& options) {
+  FrameworkEstimate estimate;
+  const auto parameters = static_cast<double>(model.num_parameters);
+  constexpr double kFloatBytes = 4;
+  if (options.method == TuningMethod::kFull) {
+    estimate.count.trainable = estimate.count.all = model.num_parameters;
+    estimate.weight_bytes = kFloatBytes * parameters;
+    estimate.training_bytes = (kTrainedBytes - kFloatBytes) * parameters;
+  } else {
+    estimate.count = count_trainable(model, options.adapter);
+    estimate.weight_bytes = options.frozen_parameter_bytes * parameters;
+    estimate.training_bytes = kTrainedBytes * static_cast<double>(estimate.count.trainable);
+  }
+  estimate.allowance_bytes =
+      options.allowance_bytes + options.allowance_share * estimate.weight_bytes;
+  estimate.total_bytes = estimate.weight_bytes + estimate.training_bytes + estimate.allowance_bytes;
+  estimate.fits = estimate.total_bytes <= options.device_bytes;
+  return estimate;
+}
+
+std::string format_bytes(double bytes) {
+  std::array<char, 32> text;
+  if (bytes >= 1e9) {
+    std::snprintf(text.data(), text.size(), "%.2f GB", bytes / 1e9);
+  } else {
+    std::snprintf(text.data(), text.size(), "%.1f MB", bytes / 1e6);
+  }
+  return text.data();
+}
+
+}  // namespace quarry

@@ -1,0 +1,368 @@
+#include "finetune/model_shape.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "finetune/optimizer.h"
+#include "generator/models/config_values.h"
+#include "generator/nn/lora_config.h"
+
+namespace quarry {
+namespace {
+
+constexpr int64_t kMaxLayers = 10000;
+constexpr int64_t kMaxExtent = int64_t{1} << 30;  // of a tensor
+
+// Adds up a model module by module, so that the functions below read like the models.
+class ShapeBuilder {
+ public:
+  ShapeBuilder(const ConfigValues& config, ModelShape& shape) : config_(config), shape_(shape) {}
+
+  void weights(int64_t rows, int64_t columns) {
+    add(shape_.num_parameters, product(rows, columns));
+  }
+  void biases(int64_t count) {
+    weights(count, 1);
+    add(shape_.bias_parameters, count);
+  }
+  void linear(const std::string& path, int64_t in, int64_t out, bool has_bias = false) {
+    weights(in, out);
+    if (has_bias) biases(out);
+    shape_.linears.push_back({path, in, out, has_bias, false});
+  }
+  void embedding(const std::string& path, int64_t rows, int64_t columns) {
+    weights(rows, columns);
+    shape_.embeddings.emplace_back(path, product(rows, columns));
+  }
+  // A tied head has no weights of its own.
+  void output_head(const std::string& path, bool tied) {
+    if (!tied) weights(shape_.hidden_size, shape_.vocab_size);
+    shape_.linears.push_back({path, shape_.hidden_size, shape_.vocab_size, false, true});
+  }
+  void rms_norm(int64_t size) { weights(size, 1); }
+  void layer_norm(int64_t size) {
+    weights(size, 1);
+    biases(size);
+  }
+
+ private:
+  int64_t product(int64_t a, int64_t b) const {
+    QUARRY_CHECK(a <= kMaxExtent && b <= kMaxExtent, ErrorCode::kCorruptData, config_.source(),
+                 ": a tensor of ", a, " x ", b, " values, wanted extents of at most ", kMaxExtent);
+    return a * b;
+  }
+  void add(int64_t& total, int64_t count) const {
+    QUARRY_CHECK(!__builtin_add_overflow(total, count, &total), ErrorCode::kCorruptData,
+                 config_.source(), ": more than 2^63 parameters");
+  }
+
+  const ConfigValues& config_;
+  ModelShape& shape_;
+};
+
+int64_t layers(const ConfigValues& config, int64_t value) {
+  QUARRY_CHECK(value <= kMaxLayers, ErrorCode::kCorruptData, config.source(), ": ", value,
+               " layers, wanted at most ", kMaxLayers);
+  return value;
+}
+
+// llama, mistral, qwen2 (biases of q, k and v), qwen3 (norms of q and k).
+void llama_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("hidden_size");
+  const int64_t inner = shape.intermediate_size = config.size("intermediate_size");
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(config, config.size("num_hidden_layers"));
+  const int64_t heads = config.size("num_attention_heads");
+  const int64_t kv_heads = config.size_or("num_key_value_heads", heads);
+  const int64_t head_dim = config.size_or("head_dim", std::max<int64_t>(hidden / heads, 1));
+  const bool is_qwen2 = shape.model_type == "qwen2";
+  const bool attention_bias = config.flag_or("attention_bias", is_qwen2);
+  const bool mlp_bias = config.flag_or("mlp_bias", false);
+  model.embedding("model.embed_tokens", shape.vocab_size, hidden);
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("model.layers.", i, ".");
+    model.linear(layer + "self_attn.q_proj", hidden, heads * head_dim, attention_bias);
+    model.linear(layer + "self_attn.k_proj", hidden, kv_heads * head_dim, attention_bias);
+    model.linear(layer + "self_attn.v_proj", hidden, kv_heads * head_dim, attention_bias);
+    model.linear(layer + "self_attn.o_proj", heads * head_dim, hidden, attention_bias && !is_qwen2);
+    if (shape.model_type == "qwen3") {
+      model.rms_norm(head_dim);
+      model.rms_norm(head_dim);
+    }
+    model.linear(layer + "mlp.gate_proj", hidden, inner, mlp_bias);
+    model.linear(layer + "mlp.up_proj", hidden, inner, mlp_bias);
+    model.linear(layer + "mlp.down_proj", inner, hidden, mlp_bias);
+    model.rms_norm(hidden);
+    model.rms_norm(hidden);
+  }
+  model.rms_norm(hidden);
+  model.output_head("lm_head", config.flag_or("tie_word_embeddings", false));
+}
+
+// One T5 attention or feed-forward layer with its norm.
+void t5_attention(ShapeBuilder& model, const std::string& path, int64_t hidden, int64_t inner) {
+  for (const char* name : {".q", ".k", ".v"}) model.linear(path + name, hidden, inner);
+  model.linear(path + ".o", inner, hidden);
+  model.rms_norm(hidden);
+}
+
+void t5_feed_forward(ShapeBuilder& model, const std::string& path, int64_t hidden, int64_t inner,
+                     bool gated) {
+  if (gated) {
+    model.linear(path + ".wi_0", hidden, inner);
+    model.linear(path + ".wi_1", hidden, inner);
+  } else {
+    model.linear(path + ".wi", hidden, inner);
+  }
+  model.linear(path + ".wo", inner, hidden);
+  model.rms_norm(hidden);
+}
+
+void t5_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const bool is_mt5 = shape.model_type == "mt5";
+  const int64_t hidden = shape.hidden_size = config.size("d_model");
+  shape.intermediate_size = config.size("d_ff");
+  shape.vocab_size = config.size("vocab_size");
+  const int64_t encoder_layers = layers(config, config.size("num_layers"));
+  const int64_t decoder_layers =
+      layers(config, config.size_or("num_decoder_layers", encoder_layers));
+  shape.num_layers = encoder_layers + decoder_layers;
+  const int64_t heads = config.size("num_heads");
+  const int64_t inner = heads * config.size("d_kv");
+  const bool gated =
+      config.text_or("feed_forward_proj", is_mt5 ? "gated-gelu" : "relu").rfind("gated-", 0) == 0;
+  const int64_t buckets = config.size_or("relative_attention_num_buckets", 32);
+  model.embedding("shared", shape.vocab_size, hidden);
+  for (int64_t i = 0; i < encoder_layers; ++i) {
+    const std::string block = concat("encoder.block.", i, ".layer.");
+    t5_attention(model, block + "0.SelfAttention", hidden, inner);
+    t5_feed_forward(model, block + "1.DenseReluDense", hidden, shape.intermediate_size, gated);
+  }
+  for (int64_t i = 0; i < decoder_layers; ++i) {
+    const std::string block = concat("decoder.block.", i, ".layer.");
+    t5_attention(model, block + "0.SelfAttention", hidden, inner);
+    t5_attention(model, block + "1.EncDecAttention", hidden, inner);
+    t5_feed_forward(model, block + "2.DenseReluDense", hidden, shape.intermediate_size, gated);
+  }
+  for (int stack = 0; stack < 2; ++stack) {
+    model.biases(buckets * heads);  // relative_attention_bias of the first block
+    model.rms_norm(hidden);
+  }
+  model.output_head("lm_head", config.flag_or("tie_word_embeddings", !is_mt5));
+}
+
+void bloom_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size =
+      config.has("hidden_size") ? config.size("hidden_size") : config.size("n_embed");
+  shape.intermediate_size = 4 * hidden;
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(
+      config, config.has("n_layer") ? config.size("n_layer") : config.size("num_hidden_layers"));
+  model.embedding("transformer.word_embeddings", shape.vocab_size, hidden);
+  model.layer_norm(hidden);
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("transformer.h.", i, ".");
+    model.linear(layer + "self_attention.query_key_value", hidden, 3 * hidden, true);
+    model.linear(layer + "self_attention.dense", hidden, hidden, true);
+    model.linear(layer + "mlp.dense_h_to_4h", hidden, 4 * hidden, true);
+    model.linear(layer + "mlp.dense_4h_to_h", 4 * hidden, hidden, true);
+    model.layer_norm(hidden);
+    model.layer_norm(hidden);
+  }
+  model.layer_norm(hidden);
+  model.output_head("lm_head", config.flag_or("tie_word_embeddings", true));
+}
+
+void opt_shape(const ConfigValues& config, ModelShape& shape) {
+  constexpr int64_t kPositionOffset = 2;
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("hidden_size");
+  const int64_t inner = shape.intermediate_size = config.size("ffn_dim");
+  const int64_t projected = config.size_or("word_embed_proj_dim", hidden);
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(config, config.size("num_hidden_layers"));
+  const bool bias = config.flag_or("enable_bias", true);
+  model.embedding("model.decoder.embed_tokens", shape.vocab_size, projected);
+  model.embedding("model.decoder.embed_positions",
+                  config.size("max_position_embeddings") + kPositionOffset, hidden);
+  if (projected != hidden) {
+    model.linear("model.decoder.project_in", projected, hidden);
+    model.linear("model.decoder.project_out", hidden, projected);
+  }
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("model.decoder.layers.", i, ".");
+    for (const char* name : {"k_proj", "v_proj", "q_proj", "out_proj"}) {
+      model.linear(layer + "self_attn." + name, hidden, hidden, bias);
+    }
+    model.linear(layer + "fc1", hidden, inner, bias);
+    model.linear(layer + "fc2", inner, hidden, bias);
+    model.layer_norm(hidden);
+    model.layer_norm(hidden);
+  }
+  if (config.flag_or("do_layer_norm_before", true)) model.layer_norm(hidden);
+  QUARRY_CHECK(config.flag_or("tie_word_embeddings", true), ErrorCode::kInvalidArgument,
+               config.source(), ": tie_word_embeddings is false, which no OPT model has");
+  model.output_head("lm_head", true);
+}
+
+void gpt2_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("n_embd");
+  const int64_t inner = shape.intermediate_size = config.size_or("n_inner", 4 * hidden);
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(config, config.size("n_layer"));
+  model.embedding("transformer.wte", shape.vocab_size, hidden);
+  model.embedding("transformer.wpe", config.size("n_positions"), hidden);
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("transformer.h.", i, ".");
+    model.linear(layer + "attn.c_attn", hidden, 3 * hidden, true);
+    model.linear(layer + "attn.c_proj", hidden, hidden, true);
+    model.linear(layer + "mlp.c_fc", hidden, inner, true);
+    model.linear(layer + "mlp.c_proj", inner, hidden, true);
+    model.layer_norm(hidden);
+    model.layer_norm(hidden);
+  }
+  model.layer_norm(hidden);
+  model.output_head("lm_head", config.flag_or("tie_word_embeddings", true));
+}
+
+void bert_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("hidden_size");
+  const int64_t inner = shape.intermediate_size = config.size("intermediate_size");
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(config, config.size("num_hidden_layers"));
+  model.embedding("embeddings.word_embeddings", shape.vocab_size, hidden);
+  model.embedding("embeddings.position_embeddings", config.size("max_position_embeddings"), hidden);
+  model.embedding("embeddings.token_type_embeddings", config.size_or("type_vocab_size", 2), hidden);
+  model.layer_norm(hidden);
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("encoder.layer.", i, ".");
+    for (const char* name : {"self.query", "self.key", "self.value", "output.dense"}) {
+      model.linear(layer + "attention." + name, hidden, hidden, true);
+    }
+    model.linear(layer + "intermediate.dense", hidden, inner, true);
+    model.linear(layer + "output.dense", inner, hidden, true);
+    model.layer_norm(hidden);
+    model.layer_norm(hidden);
+  }
+  model.linear("pooler.dense", hidden, hidden, true);
+}
+
+struct Family {
+  const char* name;
+  void (*shape)(const ConfigValues& config, ModelShape& shape);
+  std::vector<std::string> default_targets;
+};
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> list = {
+      {"llama", llama_shape, {"q_proj", "v_proj"}},
+      {"mistral", llama_shape, {"q_proj", "v_proj"}},
+      {"qwen2", llama_shape, {"q_proj", "v_proj"}},
+      {"qwen3", llama_shape, {"q_proj", "v_proj"}},
+      {"t5", t5_shape, {"q", "v"}},
+      {"mt5", t5_shape, {"q", "v"}},
+      {"bloom", bloom_shape, {"query_key_value"}},
+      {"opt", opt_shape, {"q_proj", "v_proj"}},
+      {"gpt2", gpt2_shape, {"c_attn"}},
+      {"bert", bert_shape, {"query", "value"}},
+  };
+  return list;
+}
+
+bool ends_with_component(const std::string& path, const std::string& name) {
+  return path == name ||
+         (path.size() > name.size() &&
+          path.compare(path.size() - name.size() - 1, std::string::npos, "." + name) == 0);
+}
+
+bool is_saved_in_full(const LoraSettings& settings, const std::string& path) {
+  return std::any_of(settings.modules_to_save.begin(), settings.modules_to_save.end(),
+                     [&](const std::string& name) { return ends_with_component(path, name); });
+}
+
+std::string with_thousands(int64_t value) {
+  std::string digits = std::to_string(value);
+  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3) {
+    digits.insert(static_cast<size_t>(at), ",");
+  }
+  return digits;
+}
+
+}  // namespace
+
+ModelShape model_shape(const Json& json, const std::string& source) {
+  const ConfigValues config(json, source);
+  ModelShape shape;
+  shape.model_type = config.text_or("model_type", "");
+  std::string names;
+  for (const Family& family : families()) {
+    if (shape.model_type == family.name) {
+      shape.default_targets = family.default_targets;
+      family.shape(config, shape);
+      return shape;
+    }
+    names += concat(names.empty() ? "" : ", ", family.name);
+  }
+  throw_error(ErrorCode::kInvalidArgument, source, ": model_type is \"", shape.model_type,
+              "\", wanted one of ", names);
+}
+
+TrainableCount count_trainable(const ModelShape& model, const LoraSettings& given) {
+  LoraSettings settings = given;
+  if (settings.target_modules.empty() && settings.target_pattern.empty() &&
+      !settings.target_all_linear) {
+    settings.target_modules = model.default_targets;
+  }
+  const LoraConfig config = LoraConfig::from_settings(settings);
+  TrainableCount count;
+  int64_t copied = 0;  // modules_to_save train a copy beside the original
+  int64_t adapted_biases = 0;
+  int64_t targeted = 0;
+  const auto save_in_full = [&](int64_t parameters) {
+    copied += parameters;
+    if (parameters >= kMinElementsFor8bit) count.in_large_tensors += parameters;
+  };
+  for (const LinearShape& linear : model.linears) {
+    if (is_saved_in_full(settings, linear.path)) {
+      save_in_full(linear.in_features * linear.out_features);
+      if (linear.has_bias) save_in_full(linear.out_features);
+    } else if (config.targets(linear.path, linear.is_output_head)) {
+      ++targeted;
+      const int64_t rank = config.rank(linear.path);
+      for (const int64_t size : {rank * linear.in_features, rank * linear.out_features}) {
+        count.trainable += size;
+        if (size >= kMinElementsFor8bit) count.in_large_tensors += size;
+      }
+      if (linear.has_bias) adapted_biases += linear.out_features;
+    }
+  }
+  for (const auto& [path, parameters] : model.embeddings) {
+    if (is_saved_in_full(settings, path)) save_in_full(parameters);
+  }
+  QUARRY_CHECK(targeted > 0, ErrorCode::kInvalidArgument, "target_modules ", config.target_text(),
+               " match no Linear of a ", model.model_type, " model; it has \"",
+               model.linears.front().path, "\" and ", model.linears.size() - 1, " others");
+  count.all = model.num_parameters + copied + count.trainable;
+  count.trainable += copied;
+  if (settings.bias == "all") count.trainable += model.bias_parameters;
+  if (settings.bias == "lora_only") count.trainable += adapted_biases;
+  return count;
+}
+
+std::string format_trainable(const TrainableCount& count) {
+  std::array<char, 32> percent;
+  std::snprintf(percent.data(), percent.size(), "%.4f",
+                count.all > 0
+                    ? 100.0 * static_cast<double>(count.trainable) / static_cast<double>(count.all)
+                    : 0.0);
+  return concat("trainable params: ", with_thousands(count.trainable),
+                " || all params: ", with_thousands(count.all), " || trainable%: ", percent.data());
+}
+
+}  // namespace quarry
