@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
-#include <map>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -47,7 +46,6 @@ struct Engine::Impl {
   ~Impl();
 
   void check_request(const GenerateRequest& request) const;
-  std::shared_ptr<const LoraAdapter> find_adapter(const std::string& name) const;  // locked
   void loop();
   void run_jobs(std::unique_lock<std::mutex>& lock);
   void drop_cancelled();
@@ -62,6 +60,7 @@ struct Engine::Impl {
 
   const std::shared_ptr<const LoadedGenerator> generator_;
   const EngineOptions options_;
+  AdapterSet adapters_;  // has its own locks
 
   // Guards everything down to the thread.
   mutable std::mutex mutex_;
@@ -73,7 +72,6 @@ struct Engine::Impl {
   std::deque<std::shared_ptr<Sequence>> waiting_;
   std::unordered_map<RequestId, std::shared_ptr<Sequence>> unfinished_;  // waiting and running
   std::deque<std::packaged_task<void()>> jobs_;
-  std::map<std::string, std::shared_ptr<const LoraAdapter>> adapters_;
   EngineStats stats_;
 
   // Engine thread only.
@@ -85,13 +83,17 @@ struct Engine::Impl {
 };
 
 Engine::Impl::Impl(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options)
-    : generator_(std::move(generator)), options_(options) {
+    : generator_(std::move(generator)),
+      options_(options),
+      adapters_(generator_, options.max_lora_rank) {
   QUARRY_CHECK(options_.max_batch_sequences >= 1, ErrorCode::kInvalidArgument,
                "max_batch_sequences is ", options_.max_batch_sequences, ", must be 1 or more");
   QUARRY_CHECK(options_.max_queue >= 0, ErrorCode::kInvalidArgument, "max_queue is ",
                options_.max_queue, ", must be 0 or more");
   QUARRY_CHECK(options_.prefill_chunk_tokens >= 1, ErrorCode::kInvalidArgument,
                "prefill_chunk_tokens is ", options_.prefill_chunk_tokens, ", must be 1 or more");
+  QUARRY_CHECK(options_.max_lora_rank >= 1, ErrorCode::kInvalidArgument, "max_lora_rank is ",
+               options_.max_lora_rank, ", must be 1 or more");
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -122,16 +124,6 @@ void Engine::Impl::check_request(const GenerateRequest& request) const {
   QUARRY_CHECK(request.max_tokens >= 1, ErrorCode::kInvalidArgument, "max_tokens is ",
                request.max_tokens, ", must be 1 or more");
   validate(request.sampling);
-}
-
-std::shared_ptr<const LoraAdapter> Engine::Impl::find_adapter(const std::string& name) const {
-  if (name.empty()) return nullptr;
-  const auto found = adapters_.find(name);
-  if (found != adapters_.end()) return found->second;
-  std::string known;
-  for (const auto& entry : adapters_) known += (known.empty() ? "" : ", ") + entry.first;
-  throw_error(ErrorCode::kNotFound, "no adapter is named '", name, "'; there ",
-              known.empty() ? "are none" : "are: ", known);
 }
 
 void Engine::Impl::loop() {
@@ -290,6 +282,7 @@ Engine::~Engine() = default;
 
 Engine::Submitted Engine::submit(GenerateRequest request, OnText on_text) {
   impl_->check_request(request);
+  if (request.served == nullptr) request.served = impl_->adapters_.acquire(request.adapter);
   Submitted submitted;
   {
     const std::lock_guard<std::mutex> lock(impl_->mutex_);
@@ -299,10 +292,8 @@ Engine::Submitted Engine::submit(GenerateRequest request, OnText on_text) {
                  ErrorCode::kUnavailable,
                  "the queue is full: ", impl_->options_.max_batch_sequences, " requests run and ",
                  impl_->options_.max_queue, " wait; try again later");
-    std::shared_ptr<const LoraAdapter> adapter = impl_->find_adapter(request.adapter);
-    const auto sequence =
-        std::make_shared<Sequence>(impl_->next_id_, std::move(request), std::move(on_text),
-                                   std::move(adapter), *impl_->generator_);
+    const auto sequence = std::make_shared<Sequence>(impl_->next_id_, std::move(request),
+                                                     std::move(on_text), *impl_->generator_);
     submitted.id = impl_->next_id_++;
     submitted.result = sequence->future();
     impl_->waiting_.push_back(sequence);
@@ -339,40 +330,9 @@ void Engine::run(const std::function<void()>& job) {
   done.get();
 }
 
-void Engine::add_adapter(const std::string& name, const std::string& folder) {
-  QUARRY_CHECK(impl_->generator_ != nullptr, ErrorCode::kUnavailable, "adapter '", name,
-               "': no generator is loaded");
-  const auto check_free = [&] {
-    QUARRY_CHECK(!name.empty(), ErrorCode::kInvalidArgument, "adapter of ", folder,
-                 ": the name is empty");
-    QUARRY_CHECK(name != impl_->generator_->name && impl_->adapters_.count(name) == 0,
-                 ErrorCode::kInvalidArgument, "adapter '", name, "': the name is taken");
-  };
-  {
-    const std::lock_guard<std::mutex> lock(impl_->mutex_);
-    check_free();
-  }
-  // Read outside the lock: requests go on meanwhile.
-  std::shared_ptr<const LoraAdapter> adapter =
-      LoraAdapter::load(folder, impl_->generator_->model->linear_slots());
-  const std::lock_guard<std::mutex> lock(impl_->mutex_);
-  check_free();
-  impl_->adapters_.emplace(name, std::move(adapter));
-}
+AdapterSet& Engine::adapters() { return impl_->adapters_; }
 
-void Engine::remove_adapter(const std::string& name) {
-  std::shared_ptr<const LoraAdapter> removed;  // freed after the lock, if nobody runs with it
-  const std::lock_guard<std::mutex> lock(impl_->mutex_);
-  removed = impl_->find_adapter(name);
-  impl_->adapters_.erase(name);
-}
-
-std::vector<std::string> Engine::adapters() const {
-  const std::lock_guard<std::mutex> lock(impl_->mutex_);
-  std::vector<std::string> names;
-  for (const auto& entry : impl_->adapters_) names.push_back(entry.first);
-  return names;
-}
+const AdapterSet& Engine::adapters() const { return impl_->adapters_; }
 
 void Engine::drain(double timeout_seconds) {
   std::unique_lock<std::mutex> lock(impl_->mutex_);

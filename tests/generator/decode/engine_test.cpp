@@ -358,6 +358,17 @@ TEST(Engine, AdaptersServedTogetherAnswerAsWhenServedAlone) {
   }
 }
 
+TEST(Engine, AnAdapterOfAnotherBaseModelIsRefused) {
+  const test::TemporaryFolder folder;
+  Rig rig(fake::hashed_letters);
+  write_adapter(folder.path(), 1.0f);
+  write_file_atomically(folder.path() / "quarry_adapter.json",
+                        R"({"base_model": {"name": "other", "content_hash": "0123456789abcdef"}})");
+  expect_error([&] { rig.engine->add_adapter("one", folder.path().string()); },
+               ErrorCode::kInvalidArgument,
+               "was trained on 'other' (content hash 0123456789ab), this model is 'fake'");
+}
+
 TEST(Engine, AdapterNamesAreCheckedBeforeUse) {
   const test::TemporaryFolder folder;
   Rig rig(fake::hashed_letters);
