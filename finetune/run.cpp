@@ -11,9 +11,12 @@
 #include "data/core/hash.h"
 #include "data/core/parallel_for.h"
 #include "data/core/paths.h"
+#include "data/core/progress.h"
 #include "data/store/passage_store.h"
 #include "finetune/checkpoint.h"
+#include "finetune/estimate.h"
 #include "finetune/model_card.h"
+#include "finetune/run_inputs.h"
 #include "finetune/run_log.h"
 #include "generator/nn/lora_config.h"
 #include "generator/nn/lora_save.h"
@@ -29,91 +32,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-kernels::Precision precision_of(const FinetuneConfig& config) {
-  const std::string& load_in = config.model.load_in;
-  if (load_in == "as-is") {
-    return config.training.compute == "f32" ? kernels::Precision::kExact
-                                            : kernels::Precision::kFast;
-  }
-  throw_error(ErrorCode::kInvalidArgument, "model.load_in is '", load_in,
-              "', and this version trains on a model as its file holds it only (as-is)");
-}
-
-LoadedGenerator load_base(const FinetuneConfig& config) {
-  if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));
-  return load_generator(
-      config.model.path.empty() ? std::string(kDefaultGenerator) : config.model.path,
-      precision_of(config));
-}
-
-RenderOptions render_options(const FinetuneConfig& config, const CausalLm& model) {
-  RenderOptions options;
-  if (!config.passages.rag_template.empty()) {
-    options.form = find_rag_template(config.passages.rag_template);
-  }
-  options.max_seq_len = std::min(config.training.max_seq_len, model.config().max_seq_len);
-  options.preferred_prompt_tokens = config.passages.prompt_tokens;
-  return options;
-}
-
-GroupOptions group_options(const FinetuneConfig& config) {
-  GroupOptions options;
-  options.passages = parse_passage_source(config.passages.mode);
-  options.retrieval_mode = parse_search_mode(config.passages.retrieval_mode);
-  options.top_k = config.passages.top_k;
-  options.gold_share = config.passages.gold_share;
-  options.unanswerable_share =
-      options.passages == PassageSource::kGiven ? 0.0 : config.passages.unanswerable_share;
-  options.gold_removed_share = config.passages.gold_removed_share;
-  options.questions_per_group = config.passages.questions_per_group;
-  options.too_long = config.data.too_long == "skip" ? TooLong::kSkip : TooLong::kError;
-  options.seed = config.training.seed;
-  return options;
-}
-
-CsvColumns csv_columns(const std::map<std::string, std::string>& columns) {
-  CsvColumns csv;
-  const std::map<std::string, std::string*> roles = {{"id", &csv.id},
-                                                     {"question", &csv.question},
-                                                     {"answer", &csv.answer},
-                                                     {"context", &csv.context},
-                                                     {"title", &csv.title},
-                                                     {"prompt", &csv.prompt},
-                                                     {"completion", &csv.completion}};
-  for (const auto& [role, column] : columns) {
-    const auto found = roles.find(role);
-    QUARRY_CHECK(found != roles.end(), ErrorCode::kInvalidArgument, "data.columns: '", role,
-                 "' is no role of a column (id, question, answer, context, title, prompt, "
-                 "completion)");
-    *found->second = column;
-  }
-  return csv;
-}
-
-TrainingSet read_set(const DataOptions& data, const std::vector<std::string>& paths) {
-  TrainingReadOptions options;
-  options.columns = csv_columns(data.columns);
-  options.chat_targets =
-      data.chat_targets == "all" ? ChatTargets::kAllTurns : ChatTargets::kLastTurn;
-  options.completion_form =
-      data.completion_form == "raw" ? CompletionForm::kRaw : CompletionForm::kChat;
-  options.squad_passages = data.squad_passages;
-  std::vector<TrainingSource> sources;
-  for (const std::string& path : paths) sources.push_back({path, data.format});
-  return read_training_set(sources, options);
-}
-
-void limit_rows(int64_t limit, uint64_t seed, TrainingSet& set) {
-  if (limit <= 0 || static_cast<size_t>(limit) >= set.rows.size()) return;
-  // A sample spread over the set: rows of one document stand side by side in most files.
-  SplitMix64 random(seed);
-  for (size_t i = 0; i < static_cast<size_t>(limit); ++i) {
-    const size_t rest = set.rows.size() - i;
-    std::swap(set.rows[i], set.rows[i + random.next() % rest]);
-  }
-  set.rows.resize(static_cast<size_t>(limit));
 }
 
 std::vector<StateTensor> to_state(const std::vector<ParameterView>& parameters) {
@@ -196,6 +114,31 @@ struct FinetuneRun::Impl {
     lora_config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
     adapter =
         create_adapter(*lora_config, slots, config.adapter.init_lora_weights, config.training.seed);
+  }
+
+  // What the memory of a run depends on.
+  TrainingShape training_shape() {
+    const CausalLmConfig& model = base.model->config();
+    TrainingShape shape;
+    shape.model.num_layers = model.num_layers;
+    shape.model.hidden_size = model.hidden_size;
+    shape.model.intermediate_size = model.intermediate_size;
+    shape.model.vocab_size = model.vocab_size;
+    const ModelInfo info = describe_model(resolve_model(base.path.string()));
+    shape.model.num_parameters = info.parameters;
+    shape.base_bytes = info.weight_bytes;
+    for (const ParameterView& parameter : trainer->parameters()) {
+      shape.count.trainable += parameter.size;
+      if (parameter.size >= kMinElementsFor8bit) shape.count.in_large_tensors += parameter.size;
+    }
+    shape.count.all = info.parameters + shape.count.trainable;
+    shape.tokens = config.training.micro_batch_tokens;
+    shape.target_tokens = std::min<int64_t>(64, shape.tokens);  // logits exist for 64 rows at once
+    shape.activation_element_bytes = config.training.compute == "f32" ? 4 : 2;
+    shape.checkpointing = config.training.checkpointing;
+    shape.optimizer = config.training.optimizer;
+    shape.threads = num_threads();
+    return shape;
   }
 
   // Steps of the whole run, as far as they can be told before the groups are made.
@@ -425,18 +368,24 @@ FinetuneRun::FinetuneRun(const FinetuneConfig& config) {
 FinetuneRun::~FinetuneRun() = default;
 
 std::string FinetuneRun::describe() {
-  int64_t trainable = 0;
-  for (const ParameterView& parameter : impl_->trainer->parameters()) trainable += parameter.size;
-  std::string text =
-      concat("base model        ", impl_->base.name, "\nadapter           ",
-             impl_->adapter->weights().size(), " Linears, ", trainable, " trainable values\n",
-             "training rows     ", impl_->train_set.rows.size(), "\noptimizer steps   about ",
-             impl_->planned_steps(), "\n");
-  const std::vector<TrainingSequence> batch = impl_->next_batch();
-  text += to_text(impl_->stream->summary());
+  Impl& run = *impl_;
+  const std::vector<TrainingSequence> batch = run.next_batch();
+  QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "the training data gave no sequence:\n",
+               to_text(run.stream->summary()));
+  const TrainingShape shape = run.training_shape();
+  const auto start = Clock::now();
+  const StepResult step = run.trainer->step(batch, 1e-9);  // the adapter is thrown away
+  const double seconds = seconds_since(start);
+  const double num_steps = static_cast<double>(run.planned_steps());
+  std::string text = concat(
+      format_trainable(shape.count), "\nbase model       ", run.base.name, "\ntraining rows    ",
+      run.train_set.rows.size(), "\noptimizer steps  about ", run.planned_steps(),
+      "\nexpected time    ", format_duration(seconds * num_steps), " (the first step took ",
+      format_duration(seconds), ": ", step.sequences, " sequences, ", step.tokens, " tokens in ",
+      step.rows, " rows)\n\nMemory at the peak, estimated\n", to_text(estimate_training(shape)),
+      "\nThe first batch\n", to_text(run.stream->summary()));
   for (size_t i = 0; i < std::min<size_t>(2, batch.size()); ++i) {
-    text += concat("\n--- ", batch[i].id, "\n", quarry::describe(batch[i], *impl_->base.tokenizer),
-                   "\n");
+    text += "\n" + quarry::describe(batch[i], *run.base.tokenizer) + "\n";
   }
   return text;
 }

@@ -46,7 +46,8 @@ class FinetuneRun {
   FinetuneRun(const FinetuneRun&) = delete;
   FinetuneRun& operator=(const FinetuneRun&) = delete;
 
-  // What a dry run prints: counts, sizes, and the first sequences as text with their targets marked.
+  // What a dry run prints: counts, sizes, and the first sequences as text with their targets
+  // marked.
   std::string describe();
 
   // Trains to the end. `resume` continues from the latest checkpoint in the folder bit for bit, or

@@ -1,10 +1,11 @@
+#include "api/cli/finetune.h"
+
 #include <unistd.h>
 
 #include <iostream>
 #include <map>
 #include <memory>
 
-#include "api/cli/command.h"
 #include "data/core/error.h"
 #include "data/core/progress.h"
 #include "finetune/run.h"
@@ -159,7 +160,10 @@ void add_finetune_command(CLI::App& app, CommandContext& context) {
                     "Show the configuration, the counts and the first sequences, and stop");
   command->add_flag("--fields", arguments->list_fields, "List every field of the configuration");
   command->add_flag("--json", arguments->as_json, "The outcome as JSON");
-  command->callback([arguments, &context] { finetune(*arguments, context); });
+  add_finetune_estimate_command(*command);
+  command->callback([arguments, command, &context] {
+    if (command->get_subcommands().empty()) finetune(*arguments, context);
+  });
 }
 
 }  // namespace quarry::cli

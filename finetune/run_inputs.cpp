@@ -1,0 +1,100 @@
+#include "finetune/run_inputs.h"
+
+#include <algorithm>
+#include <map>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/decode/random.h"
+#include "generator/weights/model_catalog.h"
+
+namespace quarry {
+namespace {
+
+kernels::Precision precision_of(const FinetuneConfig& config) {
+  const std::string& load_in = config.model.load_in;
+  if (load_in == "as-is") {
+    return config.training.compute == "f32" ? kernels::Precision::kExact
+                                            : kernels::Precision::kFast;
+  }
+  throw_error(ErrorCode::kInvalidArgument, "model.load_in is '", load_in,
+              "', and this version trains on a model as its file holds it only (as-is)");
+}
+
+CsvColumns csv_columns(const std::map<std::string, std::string>& columns) {
+  CsvColumns csv;
+  const std::map<std::string, std::string*> roles = {{"id", &csv.id},
+                                                     {"question", &csv.question},
+                                                     {"answer", &csv.answer},
+                                                     {"context", &csv.context},
+                                                     {"title", &csv.title},
+                                                     {"prompt", &csv.prompt},
+                                                     {"completion", &csv.completion}};
+  for (const auto& [role, column] : columns) {
+    const auto found = roles.find(role);
+    QUARRY_CHECK(found != roles.end(), ErrorCode::kInvalidArgument, "data.columns: '", role,
+                 "' is no role of a column (id, question, answer, context, title, prompt, "
+                 "completion)");
+    *found->second = column;
+  }
+  return csv;
+}
+
+}  // namespace
+
+LoadedGenerator load_base(const FinetuneConfig& config) {
+  if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));
+  return load_generator(
+      config.model.path.empty() ? std::string(kDefaultGenerator) : config.model.path,
+      precision_of(config));
+}
+
+RenderOptions render_options(const FinetuneConfig& config, const CausalLm& model) {
+  RenderOptions options;
+  if (!config.passages.rag_template.empty()) {
+    options.form = find_rag_template(config.passages.rag_template);
+  }
+  options.max_seq_len = std::min(config.training.max_seq_len, model.config().max_seq_len);
+  options.preferred_prompt_tokens = config.passages.prompt_tokens;
+  return options;
+}
+
+GroupOptions group_options(const FinetuneConfig& config) {
+  GroupOptions options;
+  options.passages = parse_passage_source(config.passages.mode);
+  options.retrieval_mode = parse_search_mode(config.passages.retrieval_mode);
+  options.top_k = config.passages.top_k;
+  options.gold_share = config.passages.gold_share;
+  options.unanswerable_share =
+      options.passages == PassageSource::kGiven ? 0.0 : config.passages.unanswerable_share;
+  options.gold_removed_share = config.passages.gold_removed_share;
+  options.questions_per_group = config.passages.questions_per_group;
+  options.too_long = config.data.too_long == "skip" ? TooLong::kSkip : TooLong::kError;
+  options.seed = config.training.seed;
+  return options;
+}
+
+TrainingSet read_set(const DataOptions& data, const std::vector<std::string>& paths) {
+  TrainingReadOptions options;
+  options.columns = csv_columns(data.columns);
+  options.chat_targets =
+      data.chat_targets == "all" ? ChatTargets::kAllTurns : ChatTargets::kLastTurn;
+  options.completion_form =
+      data.completion_form == "raw" ? CompletionForm::kRaw : CompletionForm::kChat;
+  options.squad_passages = data.squad_passages;
+  std::vector<TrainingSource> sources;
+  for (const std::string& path : paths) sources.push_back({path, data.format});
+  return read_training_set(sources, options);
+}
+
+void limit_rows(int64_t limit, uint64_t seed, TrainingSet& set) {
+  if (limit <= 0 || static_cast<size_t>(limit) >= set.rows.size()) return;
+  SplitMix64 random(seed);
+  for (size_t i = 0; i < static_cast<size_t>(limit); ++i) {
+    const size_t rest = set.rows.size() - i;
+    std::swap(set.rows[i], set.rows[i + random.next() % rest]);
+  }
+  set.rows.resize(static_cast<size_t>(limit));
+}
+
+}  // namespace quarry
