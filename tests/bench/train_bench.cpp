@@ -1,91 +1,134 @@
-// Speed of a gradient step: B sequences of T random tokens, the last N of each being targets, LoRA
-// on every Linear of the frozen base, one sequence a pass.
-//   train_bench [MODEL] [B] [T] [TARGETS] [RANK] [STEPS] [bf16|f32] [checkpoint]
-// Prints tokens a second of each step, the median and the peak memory of the process.
+// Speed of training: LoRA on every Linear of the frozen base, AdamW.
+//   train_bench [--model M] [--batches FILE.jsonl] [--adapter DIR] [--rank R] [--steps N]
+//               [--learning-rate X] [--rows N] [--compute bf16|f32] [--checkpoint]
+// A line of FILE is one batch: a list of {"tokens": [...], "targets": n}, the last n tokens being
+// targets; without FILE, four sequences of 512 random tokens with 32 targets. Prints one JSON
+// object a step, then the median and the peak memory of the process.
 #include <sys/resource.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstdlib>
-#include <string>
-#include <vector>
+#include <fstream>
+#include <iostream>
 
-#include "generator/models/causal_lm.h"
+#include "data/core/json.h"
+#include "finetune/trainer.h"
 #include "generator/nn/lora_config.h"
-#include "generator/nn/lora_training.h"
 #include "generator/weights/model_catalog.h"
 #include "tests/bench/bench_util.h"
 
 namespace {
 
-using quarry::TokenTree;
+using quarry::TrainingSequence;
 
-TokenTree random_sequence(int64_t length, int64_t targets, int64_t vocab, uint32_t seed) {
-  TokenTree tree;
-  for (int64_t i = 0; i <= length; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    const int32_t token = static_cast<int32_t>(seed % static_cast<uint32_t>(vocab));
-    if (i > length - targets) tree.targets.push_back({i - 1, token, 1.0f});
-    if (i == length) break;
-    tree.tokens.push_back(token);
-    tree.positions.push_back(static_cast<int32_t>(i));
+struct Options {
+  std::string model = quarry::kDefaultGenerator;
+  std::string batches;
+  std::string adapter;
+  std::string compute = "bf16";
+  int64_t rank = 8;
+  int64_t steps = 5;
+  int64_t rows = 512;
+  double learning_rate = 5e-4;
+  bool checkpoint = false;
+};
+
+TrainingSequence make_sequence(std::vector<int32_t> tokens, size_t targets) {
+  TrainingSequence sequence;
+  sequence.id = "bench";
+  sequence.is_target.assign(tokens.size(), 0);
+  std::fill(sequence.is_target.end() - static_cast<int64_t>(targets), sequence.is_target.end(), 1);
+  sequence.tokens = std::move(tokens);
+  return sequence;
+}
+
+std::vector<TrainingSequence> random_batch(int64_t vocab) {
+  std::vector<TrainingSequence> batch;
+  uint32_t state = 1;
+  for (int i = 0; i < 4; ++i) {
+    std::vector<int32_t> tokens;
+    for (int t = 0; t < 513; ++t) {
+      state = state * 1664525u + 1013904223u;
+      tokens.push_back(static_cast<int32_t>(state % static_cast<uint32_t>(vocab)));
+    }
+    batch.push_back(make_sequence(std::move(tokens), 32));
   }
-  for (TokenTree::Target& target : tree.targets) {
-    target.weight = 1.0f / static_cast<float>(targets);
+  return batch;
+}
+
+std::vector<std::vector<TrainingSequence>> read_batches(const std::string& path) {
+  std::vector<std::vector<TrainingSequence>> batches;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    batches.emplace_back();
+    for (const auto& row : quarry::Json::parse(line)) {
+      batches.back().push_back(make_sequence(row.at("tokens").get<std::vector<int32_t>>(),
+                                             row.at("targets").get<size_t>()));
+    }
   }
-  tree.segments = {{0, length, -1}};
-  return tree;
+  return batches;
+}
+
+std::unique_ptr<quarry::LoraAdapter> make_adapter(const Options& options,
+                                                  const quarry::CausalLm& model) {
+  if (!options.adapter.empty()) {
+    return quarry::LoraAdapter::load(options.adapter, model.linear_slots());
+  }
+  quarry::LoraSettings settings;
+  settings.r = options.rank;
+  settings.target_all_linear = true;
+  return quarry::create_adapter(quarry::LoraConfig::from_settings(settings), model.linear_slots(),
+                                "true", 1);
+}
+
+void run(const Options& options) {
+  const auto loaded = quarry::load_generator(options.model, quarry::kernels::Precision::kFast);
+  const auto batches = options.batches.empty()
+                           ? std::vector<std::vector<TrainingSequence>>{random_batch(
+                                 loaded.model->config().vocab_size)}
+                           : read_batches(options.batches);
+  const auto adapter = make_adapter(options, *loaded.model);
+  const auto optimizer = quarry::make_optimizer(quarry::OptimizerKind::kAdamW);
+  quarry::TrainerOptions trainer_options;
+  trainer_options.micro_batch_tokens = options.rows;
+  trainer_options.max_grad_norm = 0.0;
+  trainer_options.gradient.checkpoint_layers = options.checkpoint;
+  if (options.compute == "f32") {
+    trainer_options.gradient.compute = quarry::GradientOptions::Compute::kFloat32;
+  }
+  quarry::Trainer trainer(*loaded.model, *adapter, *optimizer, trainer_options);
+  std::vector<double> rates;
+  for (int64_t step = 0; step < options.steps; ++step) {
+    const double start = quarry::bench::seconds_now();
+    const auto result =
+        trainer.step(batches[static_cast<size_t>(step) % batches.size()], options.learning_rate);
+    rates.push_back(static_cast<double>(result.tokens) / (quarry::bench::seconds_now() - start));
+    std::printf("{\"step\": %lld, \"loss\": %.6f, \"tokens_per_second\": %.1f}\n",
+                static_cast<long long>(result.step), result.loss, rates.back());
+    std::fflush(stdout);
+  }
+  std::sort(rates.begin(), rates.end());
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  std::printf("{\"median_tokens_per_second\": %.1f, \"peak_mb\": %.0f}\n", rates[rates.size() / 2],
+              static_cast<double>(usage.ru_maxrss) / 1024.0);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const auto argument = [&](int index, const char* fallback) {
-    return std::string(argc > index ? argv[index] : fallback);
-  };
-  const std::string model = argument(1, quarry::kDefaultGenerator);
-  const int64_t batch = std::atoll(argument(2, "4").c_str());
-  const int64_t length = std::atoll(argument(3, "512").c_str());
-  const int64_t targets = std::atoll(argument(4, "32").c_str());
-  const int64_t steps = std::atoll(argument(6, "5").c_str());
-  const auto loaded = quarry::load_generator(model, quarry::kernels::Precision::kFast);
-  quarry::LoraSettings settings;
-  settings.r = std::atoll(argument(5, "8").c_str());
-  settings.target_all_linear = true;
-  const auto config = quarry::LoraConfig::from_settings(settings);
-  const auto adapter = quarry::create_adapter(config, loaded.model->linear_slots(), "true", 1);
-  quarry::LoraGradients gradients(*adapter);
-  quarry::GradientOptions options;
-  if (argument(7, "bf16") == "f32") options.compute = quarry::GradientOptions::Compute::kFloat32;
-  options.checkpoint_layers = argument(8, "") == "checkpoint";
-  std::vector<double> seconds;
-  for (int64_t step = 0; step < steps; ++step) {
-    const double start = quarry::bench::seconds_now();
-    double loss = 0.0;
-    gradients.zero();
-    for (int64_t i = 0; i < batch; ++i) {
-      const TokenTree tree = random_sequence(length, targets, loaded.model->config().vocab_size,
-                                             static_cast<uint32_t>(i + 1));
-      for (const float value :
-           loaded.model->accumulate_gradients(tree, *adapter, options, gradients)) {
-        loss += value;
-      }
-    }
-    for (auto& [path, weights] : adapter->mutable_weights()) {  // plain gradient descent
-      const quarry::LoraGradients::Pair& gradient = gradients.at(path);
-      for (size_t j = 0; j < weights.a.size(); ++j) weights.a[j] -= 1e-3f * gradient.a[j];
-      for (size_t j = 0; j < weights.b.size(); ++j) weights.b[j] -= 1e-3f * gradient.b[j];
-      weights.pack();
-    }
-    seconds.push_back(quarry::bench::seconds_now() - start);
-    std::printf("step %lld  loss %.4f  %.0f tokens/s\n", static_cast<long long>(step + 1),
-                loss / static_cast<double>(batch * targets),
-                static_cast<double>(batch * length) / seconds.back());
-  }
-  std::sort(seconds.begin(), seconds.end());
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  std::printf("median %.0f tokens/s, peak %.0f MB\n",
-              static_cast<double>(batch * length) / seconds[seconds.size() / 2],
-              static_cast<double>(usage.ru_maxrss) / 1024.0);
+  Options options;
+  CLI::App app("Speed of training");
+  app.add_option("--model", options.model);
+  app.add_option("--batches", options.batches);
+  app.add_option("--adapter", options.adapter);
+  app.add_option("--rank", options.rank);
+  app.add_option("--steps", options.steps);
+  app.add_option("--learning-rate", options.learning_rate);
+  app.add_option("--rows", options.rows, "Rows of one pass");
+  app.add_option("--compute", options.compute);
+  app.add_flag("--checkpoint", options.checkpoint);
+  CLI11_PARSE(app, argc, argv);
+  run(options);
   return 0;
 }
