@@ -1,0 +1,151 @@
+#include "finetune/run.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+
+#include "data/core/error.h"
+#include "data/core/hash.h"
+#include "generator/nn/lora.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_llama_gguf.h"
+
+namespace quarry {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string read(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+class FinetuneRunTest : public ::testing::Test {
+ protected:
+  FinetuneRunTest() : model_(write_tiny_llama_gguf(folder_.path(), 3)) {
+    std::ofstream rows(folder_.path() / "rows.jsonl");
+    for (int i = 0; i < 10; ++i) {
+      rows << R"({"id": "r)" << i << R"(", "question": "What is )" << i
+           << R"( called?", "answer": "name )" << i * 7 << R"(", "context": "In this place )" << i
+           << R"( is called name )" << i * 7 << R"(."})"
+           << "\n";
+    }
+  }
+  FinetuneConfig config(const std::string& out) const {
+    FinetuneConfig config;
+    config.model.path = model_.string();
+    config.data.train = {(folder_.path() / "rows.jsonl").string()};
+    config.adapter.r = 4;
+    config.adapter.lora_dropout = 0.1;
+    config.training.max_seq_len = 512;
+    config.training.micro_batch_tokens = 512;
+    config.training.batch_size = 3;
+    config.training.max_steps = 7;
+    config.training.save_every = 2;
+    config.output_dir = (folder_.path() / out).string();
+    return config;
+  }
+  std::string weights(const std::string& out) const {
+    return read(folder_.path() / out / "last" / "adapter_model.safetensors");
+  }
+  // The message of a run that must fail.
+  static std::string error_of(const FinetuneConfig& config, bool resume = false,
+                              const FinetuneEvents& events = {}) {
+    try {
+      FinetuneRun(config).train(resume, events);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  test::TemporaryFolder folder_;
+  std::filesystem::path model_;
+};
+
+TEST_F(FinetuneRunTest, ResumedRunIsBitEqualAndTheBaseIsUntouched) {
+  const std::string base = sha256_file_hex(model_);
+  const FinetuneOutcome whole = FinetuneRun(config("whole")).train(false, {});
+  EXPECT_EQ(whole.steps, 7);
+  EXPECT_GT(whole.train_loss, 0.0);
+
+  CancelFlag cancel;
+  FinetuneEvents events;
+  events.cancel = &cancel;
+  events.on_step = [&](const StepResult& result, int64_t, double) {
+    if (result.step == 3) cancel.cancel();
+  };
+  EXPECT_THAT(error_of(config("cut"), false, events), HasSubstr("training: cancelled"));
+  EXPECT_EQ(FinetuneRun(config("cut")).train(true, {}).steps, 7);
+  EXPECT_EQ(weights("cut"), weights("whole"));
+  EXPECT_NE(weights("whole"), "");
+  // metrics.jsonl has every step once.
+  const std::string metrics = read(folder_.path() / "cut" / "metrics.jsonl");
+  for (int step = 1; step <= 7; ++step) {
+    const std::string key = "\"step\":" + std::to_string(step) + ",";
+    const size_t at = metrics.find(key);
+    ASSERT_NE(at, std::string::npos) << step;
+    EXPECT_EQ(metrics.find(key, at + 1), std::string::npos) << step;
+  }
+  EXPECT_EQ(sha256_file_hex(model_), base);
+}
+
+// What kill -9 leaves: the state of the last checkpoint, later lines in the log.
+TEST_F(FinetuneRunTest, ResumeFromAnOlderCheckpointIsBitEqual) {
+  FinetuneRun(config("whole")).train(false, {});
+  FinetuneConfig killed = config("killed");
+  killed.training.save_total_limit = 0;
+  FinetuneRun(killed).train(false, {});
+  for (const char* later : {"checkpoint-6", "checkpoint-7"}) {
+    std::filesystem::remove_all(folder_.path() / "killed" / later);
+  }
+  FinetuneRun(killed).train(true, {});
+  EXPECT_EQ(weights("killed"), weights("whole"));
+}
+
+TEST_F(FinetuneRunTest, LeavesARunFolderAndAnAdapterThatServesTheModel) {
+  FinetuneConfig with_eval = config("run");
+  with_eval.data.eval = with_eval.data.train;
+  with_eval.training.eval_every = 3;
+  const FinetuneOutcome outcome = FinetuneRun(with_eval).train(false, {});
+  const std::filesystem::path run = folder_.path() / "run";
+  for (const char* name : {"config.yaml", "environment.json", "metrics.jsonl", "loss_curve.svg",
+                           "last/adapter_config.json", "last/quarry_adapter.json", "last/README.md",
+                           "best/adapter_model.safetensors"}) {
+    EXPECT_TRUE(std::filesystem::exists(run / name)) << name;
+  }
+  EXPECT_GT(outcome.best_eval_loss, 0.0);
+  EXPECT_THAT(read(run / "metrics.jsonl"), HasSubstr("\"phase\":\"eval\""));
+  const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
+  const auto adapter = LoraAdapter::load(run / "last", loaded.model->linear_slots());
+  EXPECT_EQ(adapter->weights().size(), 14u);
+  // The resolved configuration describes the same run.
+  FinetuneConfig again;
+  load_config_yaml(run / "config.yaml", again);
+  EXPECT_EQ(config_hash(again), config_hash(with_eval));
+}
+
+TEST_F(FinetuneRunTest, RefusesAFolderWithARunOtherOptionsAndLoadInByName) {
+  FinetuneRun(config("run")).train(false, {});
+  EXPECT_THAT(error_of(config("run")), HasSubstr("holds a run already; continue it with --resume"));
+  FinetuneConfig other = config("run");
+  other.training.learning_rate = 1e-5;
+  EXPECT_THAT(error_of(other, true), HasSubstr("made with other options than these"));
+  other = config("other");
+  other.model.load_in = "nf4";
+  EXPECT_THAT(error_of(other), HasSubstr("model.load_in is 'nf4'"));
+}
+
+TEST_F(FinetuneRunTest, DryRunTellsCountsMemoryAndTheFirstBatch) {
+  const std::string text = FinetuneRun(config("dry")).describe();
+  EXPECT_THAT(text, HasSubstr("trainable params: "));
+  EXPECT_THAT(text, HasSubstr("optimizer steps  about 7"));
+  EXPECT_THAT(text, HasSubstr("Memory at the peak"));
+  EXPECT_THAT(text, HasSubstr("«"));
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "dry"));
+}
+
+}  // namespace
+}  // namespace quarry
