@@ -1,8 +1,6 @@
 #include "finetune/model_shape.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 
 #include "finetune/optimizer.h"
 #include "generator/models/config_values.h"
@@ -286,14 +284,6 @@ bool is_saved_in_full(const LoraSettings& settings, const std::string& path) {
                      [&](const std::string& name) { return ends_with_component(path, name); });
 }
 
-std::string with_thousands(int64_t value) {
-  std::string digits = std::to_string(value);
-  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(static_cast<size_t>(at), ",");
-  }
-  return digits;
-}
-
 }  // namespace
 
 ModelShape model_shape(const Json& json, const std::string& source) {
@@ -356,13 +346,7 @@ TrainableCount count_trainable(const ModelShape& model, const LoraSettings& give
 }
 
 std::string format_trainable(const TrainableCount& count) {
-  std::array<char, 32> percent;
-  std::snprintf(percent.data(), percent.size(), "%.4f",
-                count.all > 0
-                    ? 100.0 * static_cast<double>(count.trainable) / static_cast<double>(count.all)
-                    : 0.0);
-  return concat("trainable params: ", with_thousands(count.trainable),
-                " || all params: ", with_thousands(count.all), " || trainable%: ", percent.data());
+  return trainable_parameters_text(count.trainable, count.all);
 }
 
 }  // namespace quarry

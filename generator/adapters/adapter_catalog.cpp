@@ -1,7 +1,6 @@
 #include "generator/adapters/adapter_catalog.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <set>
 
 #include "data/core/error.h"
@@ -78,14 +77,6 @@ bool looks_like_adapter(const fs::path& path) {
   return is_gguf(path) && fs::is_regular_file(path, ignored);
 }
 
-std::string with_commas(int64_t number) {
-  std::string digits = std::to_string(number);
-  for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(static_cast<size_t>(at), ",");
-  }
-  return digits;
-}
-
 }  // namespace
 
 AdapterInfo describe_adapter(const fs::path& path) {
@@ -143,6 +134,14 @@ fs::path resolve_adapter(const std::string& adapter) {
               known, known.empty() ? "" : ")");
 }
 
+std::optional<fs::path> default_adapter(const LoadedGenerator& generator) {
+  const fs::path folder = adapters_folder() / (generator.name + "-qa");
+  const std::optional<AdapterNotes> notes = read_adapter_notes(folder);
+  if (!notes || notes->base_content_hash.empty()) return std::nullopt;
+  if (notes->base_content_hash != generator.content_hash) return std::nullopt;
+  return folder;
+}
+
 AdapterFit fit_adapter(const AdapterInfo& adapter, const ModelFile& model) {
   AdapterFit fit;
   if (adapter.format == "PEFT") LoraAdapter::load(adapter.path, model.slots());
@@ -154,14 +153,6 @@ AdapterFit fit_adapter(const AdapterInfo& adapter, const ModelFile& model) {
                                                         : AdapterFit::Base::kDiffers;
   }
   return fit;
-}
-
-std::string trainable_parameters_text(int64_t trainable, int64_t all) {
-  char share[32];
-  std::snprintf(share, sizeof(share), "%.4f",
-                all == 0 ? 0.0 : 100.0 * static_cast<double>(trainable) / static_cast<double>(all));
-  return "trainable params: " + with_commas(trainable) + " || all params: " + with_commas(all) +
-         " || trainable%: " + share;
 }
 
 }  // namespace quarry

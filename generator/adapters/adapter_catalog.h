@@ -44,6 +44,11 @@ std::filesystem::path adapters_folder();
 // those that are there.
 std::filesystem::path resolve_adapter(const std::string& adapter);
 
+// The adapter that answers with this model unless the user asks for another: adapters_folder() /
+// "<name of the model>-qa", when it is there and notes this model's content hash. Throws
+// kCorruptData when its notes cannot be read.
+std::optional<std::filesystem::path> default_adapter(const LoadedGenerator& generator);
+
 // An adapter beside a model.
 struct AdapterFit {
   enum class Base { kMatches, kDiffers, kUnknown };  // of the noted content hash
@@ -53,8 +58,5 @@ struct AdapterFit {
 };
 // Throws as LoraAdapter::load when the adapter's tensors do not fit the model.
 AdapterFit fit_adapter(const AdapterInfo& adapter, const ModelFile& model);
-
-// "trainable params: 896 || all params: 25,632 || trainable%: 3.4956", as PEFT prints it.
-std::string trainable_parameters_text(int64_t trainable, int64_t all);
 
 }  // namespace quarry

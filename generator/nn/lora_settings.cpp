@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "data/core/error.h"
 
@@ -93,6 +94,14 @@ OrderedJson init_json(const std::string& name) {
   return name;
 }
 
+std::string with_commas(int64_t number) {
+  std::string digits = std::to_string(number);
+  for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3) {
+    digits.insert(static_cast<size_t>(at), ",");
+  }
+  return digits;
+}
+
 }  // namespace
 
 bool is_peft_task_type(const std::string& name) {
@@ -126,6 +135,14 @@ OrderedJson lora_settings_json(const LoraSettings& settings) {
   json["task_type"] = text_or_null(settings.task_type);
   json["base_model_name_or_path"] = text_or_null(settings.base_model_name_or_path);
   return json;
+}
+
+std::string trainable_parameters_text(int64_t trainable, int64_t all) {
+  char share[32];
+  std::snprintf(share, sizeof(share), "%.4f",
+                all == 0 ? 0.0 : 100.0 * static_cast<double>(trainable) / static_cast<double>(all));
+  return "trainable params: " + with_commas(trainable) + " || all params: " + with_commas(all) +
+         " || trainable%: " + share;
 }
 
 }  // namespace quarry

@@ -43,4 +43,7 @@ bool is_peft_task_type(const std::string& name);
 // kInvalidArgument naming the setting when a value is out of range or settings exclude each other.
 OrderedJson lora_settings_json(const LoraSettings& settings);
 
+// "trainable params: 896 || all params: 25,632 || trainable%: 3.4956", as PEFT prints it.
+std::string trainable_parameters_text(int64_t trainable, int64_t all);
+
 }  // namespace quarry
