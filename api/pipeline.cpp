@@ -12,7 +12,12 @@
 
 namespace quarry {
 
-const char* const kNotInDocuments = "I found nothing in the documents that answers this question.";
+const char* const kNotInDocuments = default_rag_template().not_in_documents.c_str();
+
+bool says_not_in_documents(const std::string& text, const ServedAdapter& adapter) {
+  const auto [begin, end] = trimmed_range(text);
+  return text.compare(begin, end - begin, adapter.not_in_documents) == 0;
+}
 
 namespace {
 
@@ -30,6 +35,19 @@ std::string search_query(const std::vector<ChatMessage>& messages) {
   const std::string& last = *questions.back();
   if (questions.size() == 1 || count_content_words(last) >= kFewContentWords) return last;
   return *questions[questions.size() - 2] + " " + last;
+}
+
+// Puts passages and question into the form that prepared.adapter was trained with.
+void build_prompt(const LoadedGenerator& generator, const std::vector<ChatMessage>& messages,
+                  const std::vector<Hit>& hits, int64_t max_tokens, Pipeline::Prepared& prepared) {
+  const int64_t context = generator.model->config().max_seq_len;
+  RagPromptOptions options;
+  // A caller that asks for more tokens than half of the context gets what the prompt leaves.
+  options.max_tokens = context - std::clamp(max_tokens, int64_t{1}, context / 2);
+  RagPrompt prompt =
+      build_rag_prompt(generator, *prepared.adapter->rag_template, messages, hits, options);
+  prepared.citations = std::move(prompt.citations);
+  prepared.prompt = std::move(prompt.tokens);
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -59,39 +77,51 @@ std::vector<Hit> Pipeline::search(const std::string& query, const SearchOptions&
   return retriever_->search(text, vector.empty() ? nullptr : vector.data(), options);
 }
 
+const LoadedGenerator& Pipeline::generator() const {
+  QUARRY_CHECK(engine_->generator() != nullptr, ErrorCode::kUnavailable,
+               "no generator is loaded: only search works");
+  return *engine_->generator();
+}
+
 Pipeline::Prepared Pipeline::prepare(const std::vector<ChatMessage>& messages,
                                      const AskOptions& options) const {
-  const LoadedGenerator* generator = engine_->generator();
-  QUARRY_CHECK(generator != nullptr, ErrorCode::kUnavailable,
-               "no generator is loaded: only search works");
+  const LoadedGenerator& model = generator();
+  Prepared prepared;
+  prepared.adapter = engine_->adapters().acquire(options.adapter);
   const std::string query = search_query(messages);
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Hit> hits = search(query, options.search);
-  Prepared prepared;
   prepared.search_seconds = seconds_since(start);
   const double min_relevance =
       options.min_relevance < 0.0 ? kDefaultMinRelevance : options.min_relevance;
   prepared.relevant = !hits.empty() && relevance(query, hits) >= min_relevance;
-  if (!prepared.relevant) return prepared;
-  const int64_t context = generator->model->config().max_seq_len;
-  RagPromptOptions prompt_options;
-  // A caller that asks for more tokens than half of the context gets what the prompt leaves.
-  prompt_options.max_tokens = context - std::clamp(options.max_tokens, int64_t{1}, context / 2);
-  RagPrompt prompt =
-      build_rag_prompt(*generator, default_rag_template(), messages, hits, prompt_options);
-  prepared.citations = std::move(prompt.citations);
-  prepared.prompt = std::move(prompt.tokens);
+  if (prepared.relevant) build_prompt(model, messages, hits, options.max_tokens, prepared);
   return prepared;
 }
 
 Answer Pipeline::ask(const std::vector<ChatMessage>& messages, const AskOptions& options,
                      const Engine::OnText& on_text) const {
-  Prepared prepared = prepare(messages, options);
+  return answer(prepare(messages, options), options, on_text);
+}
+
+Answer Pipeline::answer_from(const std::vector<Hit>& hits, const std::vector<ChatMessage>& messages,
+                             const AskOptions& options, const Engine::OnText& on_text) const {
+  const LoadedGenerator& model = generator();
+  Prepared prepared;
+  prepared.adapter = engine_->adapters().acquire(options.adapter);
+  prepared.relevant = true;
+  build_prompt(model, messages, hits, options.max_tokens, prepared);
+  return answer(std::move(prepared), options, on_text);
+}
+
+Answer Pipeline::answer(Prepared prepared, const AskOptions& options,
+                        const Engine::OnText& on_text) const {
   Answer answer;
+  answer.adapter = prepared.adapter->name;
   answer.search_seconds = prepared.search_seconds;
   if (!prepared.relevant) {
     answer.answered = false;
-    answer.text = kNotInDocuments;
+    answer.text = prepared.adapter->not_in_documents;
     if (on_text) on_text(answer.text);
     return answer;
   }
@@ -100,12 +130,13 @@ Answer Pipeline::ask(const std::vector<ChatMessage>& messages, const AskOptions&
   request.max_tokens = options.max_tokens;
   request.stop = options.stop;
   request.sampling = options.sampling;
-  request.adapter = options.adapter;
+  request.served = prepared.adapter;
   answer.generation = engine_->submit(std::move(request), on_text).result.get();
   QUARRY_CHECK(answer.generation.finish_reason != FinishReason::kError, ErrorCode::kInternal,
                "the generator failed: ", answer.generation.error);
   answer.text = answer.generation.text;
-  answer.citations = std::move(prepared.citations);
+  answer.answered = !says_not_in_documents(answer.text, *prepared.adapter);
+  if (answer.answered) answer.citations = std::move(prepared.citations);
   return answer;
 }
 

@@ -17,20 +17,25 @@ struct AskOptions {
   int64_t max_tokens = 256;
   SamplingOptions sampling;
   std::vector<std::string> stop;
-  std::string adapter;          // empty: base model
+  std::string adapter;          // name in Engine::adapters(); empty: base model
   double min_relevance = -1.0;  // < 0: the pipeline's calibrated default; 0: never abstain
 };
 
 struct Answer {
   std::string text;
-  bool answered = true;             // false: nothing relevant was found, `text` says so
-  std::vector<Citation> citations;  // every passage in the prompt, numbered from 1
+  bool answered = true;             // false: the documents do not hold the answer, `text` says so
+  std::vector<Citation> citations;  // every passage in the prompt, from 1; none without an answer
+  std::string adapter;              // ServedAdapter::name; empty: the base model
   GenerateResult generation;        // empty when nothing was generated
   double search_seconds = 0.0;
 };
 
-// Said instead of inventing.
+// Said instead of inventing: default_rag_template().not_in_documents.
 extern const char* const kNotInDocuments;
+
+// Whether a generated text is the adapter's "not in the documents" reply, white space around it
+// aside.
+bool says_not_in_documents(const std::string& text, const ServedAdapter& adapter);
 
 // question -> passages -> prompt -> Answer. Thread-safe.
 class Pipeline {
@@ -39,8 +44,13 @@ class Pipeline {
   Pipeline(std::shared_ptr<Retriever> retriever, std::shared_ptr<const Embedder> embedder,
            std::shared_ptr<Engine> engine);
 
+  // Throws kNotFound for an unknown adapter, and as search(), Engine::submit() and
+  // build_rag_prompt().
   Answer ask(const std::vector<ChatMessage>& messages, const AskOptions& options,
              const Engine::OnText& on_text) const;
+  // The same from given passages: nothing is searched and nothing is found irrelevant.
+  Answer answer_from(const std::vector<Hit>& hits, const std::vector<ChatMessage>& messages,
+                     const AskOptions& options, const Engine::OnText& on_text) const;
   // Query embedding runs on the engine thread.
   std::vector<Hit> search(const std::string& query, const SearchOptions& options) const;
 
@@ -49,6 +59,8 @@ class Pipeline {
     bool relevant = false;
     std::vector<Citation> citations;
     std::vector<int32_t> prompt;  // rendered and tokenized, fits the model's context
+    // What the prompt was made for: its template's, and what has to answer it.
+    std::shared_ptr<const ServedAdapter> adapter;
     double search_seconds = 0.0;
   };
   Prepared prepare(const std::vector<ChatMessage>& messages, const AskOptions& options) const;
@@ -58,6 +70,9 @@ class Pipeline {
   const Embedder* embedder() const { return embedder_.get(); }
 
  private:
+  const LoadedGenerator& generator() const;
+  Answer answer(Prepared prepared, const AskOptions& options, const Engine::OnText& on_text) const;
+
   std::shared_ptr<Retriever> retriever_;
   std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Engine> engine_;

@@ -41,10 +41,7 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   const OpenedIndex opened = open_index(arguments.index, arguments.embedder, true);
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), EngineOptions{});
-  if (!arguments.adapter.empty()) {
-    engine->add_adapter("adapter", arguments.adapter);
-    options.adapter = "adapter";
-  }
+  options.adapter = load_adapter(arguments.adapter, *engine);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine);
   const bool stream = !arguments.as_json;
   const Answer answer =
@@ -75,7 +72,7 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("ask", "Answer a question from an index, with sources");
   command->add_option("INDEX", arguments->index, "Folder made by quarry index build")->required();
   command->add_option("QUESTION", arguments->question, "The question")->required();
-  command->add_option("--adapter", arguments->adapter, "PEFT LoRA adapter folder");
+  add_adapter_flag(*command, arguments->adapter);
   command->add_option("--min-relevance", arguments->min_relevance,
                       "Say \"not in the documents\" below this relevance; 0: always answer "
                       "(default: calibrated)");
@@ -90,7 +87,7 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
       "  quarry ask notes.idx \"when is the exam?\"\n"
       "  quarry ask notes.idx \"when is the exam?\" --top-k 3 --json\n"
       "  quarry ask notes.idx \"when is the exam?\" --model ~/models/other.gguf --adapter ./lora\n"
-      "Exit status 4 when nothing relevant is in the documents.");
+      "Exit status 4 when the documents do not hold the answer.");
   command->callback([arguments, &context] { ask(*arguments, context); });
 }
 

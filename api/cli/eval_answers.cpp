@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -12,6 +13,9 @@
 #include "data/datasets/dataset.h"
 #include "data/metrics/answer_metrics.h"
 #include "data/metrics/bootstrap.h"
+#include "finetune/data/training_set.h"
+#include "generator/decode/random.h"
+#include "generator/prompt.h"
 
 namespace quarry::cli {
 namespace {
@@ -23,7 +27,10 @@ struct AnswersArguments {
   std::string predictions;
   std::string adapter;
   std::string output;
+  std::string passages = "index";
   int64_t limit = 0;
+  int64_t sample = 0;
+  uint64_t sample_seed = 1;
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
@@ -56,6 +63,16 @@ std::vector<std::string> read_predictions(const std::string& path,
   return answers;
 }
 
+// Each question's own passage, by question id.
+std::map<std::string, Hit> read_gold_passages(const AnswersArguments& arguments) {
+  const TrainingSet set = read_training_set({{arguments.questions, "auto"}}, {});
+  std::map<std::string, Hit> gold;
+  for (const TrainingRow& row : set.rows) {
+    if (row.gold >= 0) gold[row.id].passage = set.passages[static_cast<size_t>(row.gold)];
+  }
+  return gold;
+}
+
 // Asks every question, several at a time so that the engine has a batch to step.
 std::vector<std::string> ask_all(const AnswersArguments& arguments,
                                  const std::vector<QaExample>& examples, CommandContext& context) {
@@ -64,13 +81,13 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
   options.max_tokens = arguments.sampling.max_tokens;
   options.sampling = arguments.sampling.sampling;
   options.stop = arguments.sampling.stop;
-  const OpenedIndex opened = open_index(arguments.index, "", true);
+  const bool use_gold = arguments.passages == "gold";
+  const std::map<std::string, Hit> gold =
+      use_gold ? read_gold_passages(arguments) : std::map<std::string, Hit>();
+  const OpenedIndex opened = use_gold ? OpenedIndex() : open_index(arguments.index, "", true);
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), EngineOptions{});
-  if (!arguments.adapter.empty()) {
-    engine->add_adapter("adapter", arguments.adapter);
-    options.adapter = "adapter";
-  }
+  options.adapter = load_adapter(arguments.adapter, *engine);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine);
 
   constexpr size_t kAskedAtOnce = 8;
@@ -81,7 +98,14 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
   const auto work = [&] {
     try {
       for (size_t i = next++; i < examples.size() && !context.cancel->cancelled(); i = next++) {
-        answers[i] = pipeline.ask({{"user", examples[i].question}}, options, nullptr).text;
+        const QaExample& example = examples[i];
+        const auto own = gold.find(example.qid);
+        QUARRY_CHECK(!use_gold || own != gold.end(), ErrorCode::kInvalidArgument,
+                     arguments.questions, ": question '", example.qid,
+                     "' has no passage of its own");
+        const std::vector<ChatMessage> messages = {{"user", example.question}};
+        answers[i] = use_gold ? pipeline.answer_from({own->second}, messages, options, nullptr).text
+                              : pipeline.ask(messages, options, nullptr).text;
         if (!context.quiet && (i + 1) % 50 == 0) {
           std::cerr << i + 1 << " of " << examples.size() << " questions\n";
         }
@@ -100,6 +124,27 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
   return answers;
 }
 
+// The first `count` of a shuffle by `seed`.
+void draw_sample(int64_t count, uint64_t seed, std::vector<QaExample>& examples) {
+  SplitMix64 random(seed);
+  const size_t kept = std::min(static_cast<size_t>(count), examples.size());
+  for (size_t i = 0; i < kept; ++i) {
+    std::swap(examples[i], examples[i + random.next() % (examples.size() - i)]);
+  }
+  examples.resize(kept);
+}
+
+// Share of answers that say that the documents do not hold the answer.
+std::vector<double> abstentions(const std::vector<std::string>& answers) {
+  std::vector<double> abstained;
+  for (const std::string& answer : answers) {
+    const bool says_so =
+        answer == kNotInDocuments || answer == default_rag_template().not_in_documents;
+    abstained.push_back(says_so ? 100.0 : 0.0);
+  }
+  return abstained;
+}
+
 void report(const AnswersArguments& arguments, const std::vector<QaExample>& examples,
             const std::vector<std::string>& answers) {
   std::vector<double> em;
@@ -110,24 +155,29 @@ void report(const AnswersArguments& arguments, const std::vector<QaExample>& exa
   }
   const Estimate em_mean = bootstrap_mean(em);
   const Estimate f1_mean = bootstrap_mean(f1);
+  const Estimate abstained = bootstrap_mean(abstentions(answers));
   if (arguments.as_json) {
     OrderedJson json;
     json["questions"] = examples.size();
     json["em"] = to_json(em_mean);
     json["f1"] = to_json(f1_mean);
+    json["not_in_documents"] = to_json(abstained);
     print_json(json);
     return;
   }
   std::cout << examples.size() << " questions (95 % intervals from 1,000 resamples)\n";
   print_estimate("EM", em_mean);
   print_estimate("F1", f1_mean);
+  print_estimate("not in the documents", abstained);
 }
 
 void evaluate(const AnswersArguments& arguments, CommandContext& context) {
-  QUARRY_CHECK(arguments.index.empty() != arguments.predictions.empty(),
-               ErrorCode::kInvalidArgument,
-               "eval answers: give either --index to ask the questions or --predictions to score a "
-               "file");
+  const int sources = static_cast<int>(!arguments.index.empty()) +
+                      static_cast<int>(!arguments.predictions.empty()) +
+                      static_cast<int>(arguments.passages == "gold");
+  QUARRY_CHECK(sources == 1, ErrorCode::kInvalidArgument,
+               "eval answers: give one of --index or --passages gold to ask the questions, or "
+               "--predictions to score a file");
   DatasetSource source;
   source.questions = arguments.questions;
   std::vector<QaExample> examples = read_dataset(arguments.dataset, source);
@@ -135,6 +185,7 @@ void evaluate(const AnswersArguments& arguments, CommandContext& context) {
   QUARRY_CHECK(!std::all_of(examples.begin(), examples.end(), unanswerable),
                ErrorCode::kInvalidArgument, arguments.questions,
                ": no question has an answer to compare with");
+  if (arguments.sample > 0) draw_sample(arguments.sample, arguments.sample_seed, examples);
   if (arguments.limit > 0 && static_cast<size_t>(arguments.limit) < examples.size()) {
     examples.resize(static_cast<size_t>(arguments.limit));
   }
@@ -163,9 +214,18 @@ void add_eval_answers_command(CLI::App& eval, CommandContext& context) {
   command->add_option("--predictions", arguments->predictions,
                       "Score this JSON file {question id: answer} instead of asking");
   command->add_option("--output", arguments->output, "Keep the answers in this JSON file");
+  command
+      ->add_option("--passages", arguments->passages,
+                   "Where passages come from: index (a search), gold (each question's own)")
+      ->check(CLI::IsMember({"index", "gold"}))
+      ->capture_default_str();
+  command->add_option("--sample", arguments->sample, "N questions drawn at random; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--sample-seed", arguments->sample_seed, "Of the draw")
+      ->capture_default_str();
   command->add_option("--limit", arguments->limit, "Only the first N questions; 0: all")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--adapter", arguments->adapter, "PEFT LoRA adapter folder");
+  add_adapter_flag(*command, arguments->adapter);
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);

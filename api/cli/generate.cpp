@@ -42,10 +42,7 @@ void generate(GenerateArguments arguments, CommandContext& context) {
   request.max_tokens = arguments.sampling.max_tokens;
   request.sampling = arguments.sampling.sampling;
   request.stop = arguments.sampling.stop;
-  if (!arguments.adapter.empty()) {
-    engine.add_adapter("adapter", arguments.adapter);
-    request.adapter = "adapter";
-  }
+  if (!arguments.adapter.empty()) request.adapter = load_adapter(arguments.adapter, engine);
   const bool stream = !arguments.as_json;
   const GenerateResult result = engine
                                     .submit(std::move(request),
@@ -79,7 +76,9 @@ void add_generate_command(CLI::App& app, CommandContext& context) {
       ->required();
   command->add_option("--system", arguments->system, "System message");
   command->add_flag("--raw", arguments->raw, "Send the prompt as it is, without the chat template");
-  command->add_option("--adapter", arguments->adapter, "PEFT LoRA adapter folder");
+  command->add_option("--adapter", arguments->adapter,
+                      "LoRA adapter: a name that `quarry adapter ls` lists or a PEFT folder "
+                      "(default: none)");
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   command->add_flag("--json", arguments->as_json, "Print JSON when done");

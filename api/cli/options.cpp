@@ -2,6 +2,7 @@
 
 #include "data/core/error.h"
 #include "data/store/passage_store.h"
+#include "generator/adapters/adapter_catalog.h"
 #include "retriever/vector_sync.h"
 
 namespace quarry::cli {
@@ -22,6 +23,30 @@ std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flag
   const auto precision =
       flags.precision == "exact" ? kernels::Precision::kExact : kernels::Precision::kFast;
   return std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, precision));
+}
+
+void add_adapter_flag(CLI::App& command, std::string& adapter) {
+  command.add_option("--adapter", adapter,
+                     "LoRA adapter to answer with: a name that `quarry adapter ls` lists, a PEFT "
+                     "folder, or none for the base model (default: the one made for the model, "
+                     "if installed)");
+}
+
+std::string load_adapter(const std::string& adapter, Engine& engine) {
+  if (adapter == kNoAdapter) return "";
+  std::filesystem::path folder;
+  if (adapter.empty()) {
+    const auto installed = default_adapter(*engine.generator());
+    if (!installed) return "";
+    folder = *installed;
+  } else {
+    folder = std::filesystem::absolute(resolve_adapter(adapter)).lexically_normal();
+    if (!folder.has_filename()) folder = folder.parent_path();  // "lora/"
+  }
+  std::string name = folder.filename().string();
+  if (name == engine.generator()->name) name += "-adapter";
+  engine.adapters().load(name, folder);
+  return name;
 }
 
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
@@ -125,6 +150,7 @@ OrderedJson to_json(const Answer& answer) {
   OrderedJson json;
   json["answer"] = answer.text;
   json["answered"] = answer.answered;
+  json["adapter"] = answer.adapter.empty() ? OrderedJson() : OrderedJson(answer.adapter);
   json["sources"] = OrderedJson::array();
   for (const Citation& citation : answer.citations) {
     OrderedJson source = to_json(citation.hit);

@@ -21,6 +21,13 @@ struct GeneratorFlags {
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags);
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags);
 
+// "--adapter" of commands that answer with one adapter: a name, a folder, or kNoAdapter.
+void add_adapter_flag(CLI::App& command, std::string& adapter);
+constexpr const char* kNoAdapter = "none";
+// Loads that adapter, or for "" default_adapter(), and returns its name in the engine: that of its
+// folder; "" for the base model. Throws as resolve_adapter() and AdapterSet::load().
+std::string load_adapter(const std::string& adapter, Engine& engine);
+
 struct SamplingFlags {
   int64_t max_tokens = 256;
   SamplingOptions sampling;

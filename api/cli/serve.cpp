@@ -8,6 +8,7 @@
 #include "api/cli/options.h"
 #include "api/http/server.h"
 #include "data/core/error.h"
+#include "generator/adapters/adapter_catalog.h"
 
 namespace quarry::cli {
 namespace {
@@ -16,7 +17,8 @@ struct ServeArguments {
   std::string index;
   std::string embedder;
   std::string api_key_file;
-  std::vector<std::string> adapters;  // NAME=DIR
+  std::vector<std::string> adapters;  // NAME=DIR, or one without a name
+  std::string adapter_root;
   ServerOptions server;
   EngineOptions engine;
   GeneratorFlags generator;
@@ -24,13 +26,34 @@ struct ServeArguments {
   SearchFlags search;
 };
 
-void add_adapters(const std::vector<std::string>& adapters, Engine& engine) {
+// Loads adapters and returns the name of the one that requests without a model get; empty: the base
+// model.
+std::string load_adapters(const std::vector<std::string>& adapters, Engine& engine) {
+  std::vector<std::string> unnamed;
   for (const std::string& adapter : adapters) {
     const size_t equals = adapter.find('=');
-    QUARRY_CHECK(equals != std::string::npos && equals > 0 && equals + 1 < adapter.size(),
-                 ErrorCode::kInvalidArgument, "--adapter '", adapter, "': want NAME=DIR");
-    engine.add_adapter(adapter.substr(0, equals), adapter.substr(equals + 1));
+    if (equals == std::string::npos) {
+      unnamed.push_back(adapter);
+      continue;
+    }
+    QUARRY_CHECK(equals > 0 && equals + 1 < adapter.size(), ErrorCode::kInvalidArgument,
+                 "--adapter '", adapter, "': want NAME=DIR");
+    engine.adapters().load(adapter.substr(0, equals), resolve_adapter(adapter.substr(equals + 1)));
   }
+  QUARRY_CHECK(unnamed.size() <= 1, ErrorCode::kInvalidArgument, "--adapter '", unnamed.back(),
+               "': requests without a model get '", unnamed.front(),
+               "' already; give others names, NAME=DIR");
+  return load_adapter(unnamed.empty() ? "" : unnamed.front(), engine);
+}
+
+// The folder in full.
+std::filesystem::path adapter_root(const std::string& folder) {
+  if (folder.empty()) return {};
+  std::error_code error;
+  std::filesystem::path root = std::filesystem::canonical(folder, error);
+  QUARRY_CHECK(!error && std::filesystem::is_directory(root, error), ErrorCode::kNotFound,
+               "--adapter-root '", folder, "': no such folder");
+  return root;
 }
 
 // Stops the server soon after the flag is set. Joined when it goes.
@@ -65,11 +88,12 @@ void serve(ServeArguments arguments, CommandContext& context) {
   options.ask.max_tokens = arguments.sampling.max_tokens;
   options.ask.sampling = arguments.sampling.sampling;
   options.ask.stop = arguments.sampling.stop;
+  options.adapter_root = adapter_root(arguments.adapter_root);
 
   const OpenedIndex opened = open_index(arguments.index, arguments.embedder, true);
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), arguments.engine);
-  add_adapters(arguments.adapters, *engine);
+  options.ask.adapter = load_adapters(arguments.adapters, *engine);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine);
   Server server(pipeline, options);
   const int port = server.bind();
@@ -85,6 +109,7 @@ void serve(ServeArguments arguments, CommandContext& context) {
 void add_serve_command(CLI::App& app, CommandContext& context) {
   auto arguments = std::make_shared<ServeArguments>();
   arguments->search.top_k = 5;
+  arguments->engine.max_lora_rank = 64;
   CLI::App* command = app.add_subcommand("serve", "Answer over HTTP, OpenAI-compatible");
   command->add_option("INDEX", arguments->index, "Folder made by quarry index build")->required();
   command->add_option("--host", arguments->server.host, "Address to listen on")
@@ -94,9 +119,19 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
       ->capture_default_str();
   command
       ->add_option("--adapter", arguments->adapters,
-                   "NAME=DIR: PEFT LoRA adapter, asked for as model NAME (repeatable)")
+                   "NAME=DIR: a LoRA adapter asked for as model NAME (repeatable). Without NAME=: "
+                   "what answers requests that name no model; none for the base (default: the "
+                   "adapter made for the model, if installed)")
       ->take_all()
       ->expected(1);
+  command->add_option("--adapter-root", arguments->adapter_root,
+                      "Let clients load, swap, combine and fuse adapters at /v1/adapters; they "
+                      "are read from below this folder only");
+  command
+      ->add_option("--max-lora-rank", arguments->engine.max_lora_rank,
+                   "Refuse adapters of a larger rank")
+      ->check(CLI::Range(int64_t{1}, kMaxLoraRank))
+      ->capture_default_str();
   command->add_option("--api-key-file", arguments->api_key_file,
                       "Accept only these keys, one a line");
   command->add_option("--model-name", arguments->server.model_name,
@@ -121,6 +156,7 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
       "Examples\n"
       "  quarry serve notes.idx --port 8080\n"
       "  quarry serve notes.idx --adapter law=./law-lora --api-key-file keys.txt\n"
+      "  quarry serve notes.idx --adapter ./my-lora --adapter-root ~/loras\n"
       "  curl localhost:8080/v1/chat/completions -d '{\"model\":\"law\",\n"
       "    \"messages\":[{\"role\":\"user\",\"content\":\"when is the exam?\"}]}'");
   command->callback([arguments, &context] { serve(*arguments, context); });

@@ -14,7 +14,6 @@ struct ChatRequest {
   std::vector<ChatMessage> messages;
   GenerationParameters parameters;
   std::string model;  // as it is named in the response
-  std::string adapter;
   bool retrieve = true;
   AskOptions ask;
 };
@@ -32,6 +31,7 @@ struct ChatPlan {
 
 struct ChatResult {
   std::string text;
+  bool answered = true;  // false: the text says that the documents do not hold the answer
   const char* finish_reason = "stop";
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
@@ -119,8 +119,8 @@ ChatRequest read_chat_request(const ServerContext& context, const Json& body) {
   const Fields fields(body);
   ChatRequest chat;
   chat.model = fields.string("model").value_or("");
-  chat.adapter = context.adapter_of(chat.model);
-  if (chat.model.empty()) chat.model = context.base_model;
+  const std::string adapter = context.adapter_of(chat.model);
+  if (chat.model.empty()) chat.model = context.model_of(adapter);
   refuse_unsupported(fields);
   chat.messages = read_messages(fields);
   chat.ask = context.options.ask;
@@ -129,7 +129,7 @@ ChatRequest read_chat_request(const ServerContext& context, const Json& body) {
   chat.ask.max_tokens = chat.parameters.max_tokens;
   chat.ask.sampling = chat.parameters.sampling;
   chat.ask.stop = chat.parameters.stop;
-  chat.ask.adapter = chat.adapter;
+  chat.ask.adapter = adapter;
   return chat;
 }
 
@@ -139,6 +139,7 @@ Pipeline::Prepared prepare(const ServerContext& context, const ChatRequest& chat
   const LoadedGenerator& generator = *context.pipeline.engine().generator();
   if (!chat.retrieve) {
     Pipeline::Prepared prepared;
+    prepared.adapter = context.pipeline.engine().adapters().acquire(chat.ask.adapter);
     prepared.prompt = render_chat(generator, chat.messages);
     prepared.relevant = true;
     return prepared;
@@ -166,36 +167,40 @@ std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
   request.max_tokens = chat.parameters.max_tokens;
   request.stop = chat.parameters.stop;
   request.sampling = chat.parameters.sampling;
-  request.adapter = chat.adapter;
+  request.served = plan->prepared.adapter;
   plan->generation = std::make_unique<Generation>(context, exchange, std::move(request));
   return plan;
 }
 
-// Beside OpenAI's fields: whether the documents answered, and every passage in the prompt.
-OrderedJson retrieval_json(const ChatPlan& plan) {
+// Beside OpenAI's fields: whether the documents answer, and every passage in the prompt, if so. A
+// stream says it before the first word as far as it is known then.
+OrderedJson retrieval_json(const ChatPlan& plan, bool answered) {
   if (!plan.retrieve) return nullptr;
   OrderedJson retrieval;
-  retrieval["answered"] = plan.prepared.relevant;
+  retrieval["answered"] = answered;
   retrieval["search_seconds"] = plan.prepared.search_seconds;
-  retrieval["citations"] = citations_json(plan.prepared.citations);
+  retrieval["citations"] =
+      answered ? citations_json(plan.prepared.citations) : OrderedJson::array();
   return retrieval;
 }
 
-OrderedJson annotations_of(const ChatPlan& plan, const std::string& text) {
-  return plan.prepared.relevant ? annotations_json(text, plan.prepared.citations)
-                                : OrderedJson::array();
+OrderedJson annotations_of(const ChatPlan& plan, const ChatResult& result) {
+  return result.answered ? annotations_json(result.text, plan.prepared.citations)
+                         : OrderedJson::array();
 }
 
 ChatResult run(ChatPlan& plan, const std::function<void(const std::string&)>& on_text,
                const std::function<void()>& on_idle) {
   ChatResult result;
   if (plan.generation == nullptr) {
-    result.text = kNotInDocuments;
+    result.text = plan.prepared.adapter->not_in_documents;
+    result.answered = false;
     if (on_text) on_text(result.text);
     return result;
   }
   GenerateResult generated = plan.generation->wait(on_text, on_idle);
   result.text = std::move(generated.text);
+  result.answered = !plan.retrieve || !says_not_in_documents(result.text, *plan.prepared.adapter);
   result.finish_reason = openai_finish_reason(generated.finish_reason);
   result.prompt_tokens = generated.prompt_tokens;
   result.completion_tokens = generated.completion_tokens;
@@ -213,6 +218,7 @@ OrderedJson chunk_json(const ChatPlan& plan, OrderedJson delta, const OrderedJso
   chunk["object"] = "chat.completion.chunk";
   chunk["created"] = plan.created;
   chunk["model"] = plan.model;
+  chunk["adapter"] = adapter_json(*plan.prepared.adapter);
   chunk["choices"] = OrderedJson::array({std::move(choice)});
   if (plan.include_usage) chunk["usage"] = nullptr;
   return chunk;
@@ -220,7 +226,7 @@ OrderedJson chunk_json(const ChatPlan& plan, OrderedJson delta, const OrderedJso
 
 void stream_chat(ChatPlan& plan, SseWriter& writer) {
   OrderedJson first = chunk_json(plan, {{"role", "assistant"}, {"content", ""}}, nullptr);
-  first["retrieval"] = retrieval_json(plan);
+  first["retrieval"] = retrieval_json(plan, plan.prepared.relevant);
   writer.event(first);
   const ChatResult result = run(
       plan,
@@ -229,7 +235,10 @@ void stream_chat(ChatPlan& plan, SseWriter& writer) {
       },
       [&] { writer.ping(); });
   if (plan.retrieve) {
-    writer.event(chunk_json(plan, {{"annotations", annotations_of(plan, result.text)}}, nullptr));
+    OrderedJson marks = chunk_json(plan, {{"annotations", annotations_of(plan, result)}}, nullptr);
+    const bool changed = plan.prepared.relevant && !result.answered;
+    if (changed) marks["retrieval"] = retrieval_json(plan, false);
+    writer.event(marks);
   }
   writer.event(chunk_json(plan, OrderedJson::object(), result.finish_reason));
   if (plan.include_usage) {
@@ -246,7 +255,7 @@ OrderedJson completion_json(const ChatPlan& plan, const ChatResult& result) {
   message["role"] = "assistant";
   message["content"] = result.text;
   message["refusal"] = nullptr;
-  message["annotations"] = annotations_of(plan, result.text);
+  message["annotations"] = annotations_of(plan, result);
   OrderedJson choice;
   choice["index"] = 0;
   choice["message"] = std::move(message);
@@ -257,9 +266,10 @@ OrderedJson completion_json(const ChatPlan& plan, const ChatResult& result) {
   body["object"] = "chat.completion";
   body["created"] = plan.created;
   body["model"] = plan.model;
+  body["adapter"] = adapter_json(*plan.prepared.adapter);
   body["choices"] = OrderedJson::array({std::move(choice)});
   body["usage"] = usage_json(result.prompt_tokens, result.completion_tokens);
-  body["retrieval"] = retrieval_json(plan);
+  body["retrieval"] = retrieval_json(plan, result.answered);
   return body;
 }
 

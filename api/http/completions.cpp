@@ -13,6 +13,7 @@ struct CompletionPlan {
   std::string id = make_id("cmpl-");
   int64_t created = unix_seconds();
   std::string model;
+  OrderedJson adapter;
   bool include_usage = false;
   std::unique_ptr<Generation> generation;
 };
@@ -69,6 +70,7 @@ OrderedJson completion_json(const CompletionPlan& plan, const std::string& text,
   body["object"] = "text_completion";
   body["created"] = plan.created;
   body["model"] = plan.model;
+  body["adapter"] = plan.adapter;  // beside OpenAI's fields
   body["choices"] = OrderedJson::array({std::move(choice)});
   return body;
 }
@@ -100,8 +102,8 @@ void handle_completion(ServerContext& context, Exchange& exchange, const httplib
   auto plan = std::make_shared<CompletionPlan>();
   plan->model = fields.string("model").value_or("");
   GenerateRequest generate;
-  generate.adapter = context.adapter_of(plan->model);
-  if (plan->model.empty()) plan->model = context.base_model;
+  const std::string adapter = context.adapter_of(plan->model);
+  if (plan->model.empty()) plan->model = context.model_of(adapter);
   fields.only_false("echo");
   fields.only_zero("logprobs");
   fields.only_empty("suffix", "this server does not fill in the middle");
@@ -113,6 +115,8 @@ void handle_completion(ServerContext& context, Exchange& exchange, const httplib
   generate.max_tokens = parameters.max_tokens;
   generate.stop = parameters.stop;
   generate.sampling = parameters.sampling;
+  generate.served = context.pipeline.engine().adapters().acquire(adapter);
+  plan->adapter = adapter_json(*generate.served);
   plan->generation = std::make_unique<Generation>(context, exchange, std::move(generate));
   if (parameters.stream) {
     stream_events(exchange, response,

@@ -25,16 +25,21 @@ std::string ServerContext::adapter_of(const std::string& model) const {
   if (base_model.empty()) {
     throw bad_request("model", "this server was started without a generator: it only searches");
   }
-  if (model.empty() || model == base_model) return "";
-  const std::vector<std::string> adapters = pipeline.engine().adapters();
+  if (model.empty()) return options.ask.adapter;
+  if (model == base_model) return "";
+  const std::vector<std::string> adapters = pipeline.engine().adapters().names();
   if (std::find(adapters.begin(), adapters.end(), model) != adapters.end()) return model;
   throw model_not_found(model, known_models());
 }
 
 std::string ServerContext::known_models() const {
   std::string names = base_model;
-  for (const std::string& adapter : pipeline.engine().adapters()) names += ", " + adapter;
+  for (const std::string& adapter : pipeline.engine().adapters().names()) names += ", " + adapter;
   return names;
+}
+
+OrderedJson adapter_json(const ServedAdapter& adapter) {
+  return adapter.name.empty() ? OrderedJson() : OrderedJson(adapter.name);
 }
 
 void write_json(const OrderedJson& body, httplib::Response& response) {

@@ -27,8 +27,13 @@ struct ServerContext {
   std::atomic<bool> cancelling{false};  // running work must end now
   std::atomic<int64_t> active{0};       // admitted requests that have not ended
 
-  // Adapter that `model` names: "" for the base model or no name. Throws model_not_found.
+  // Adapter that `model` names: "" for the base model, the default one for no name. Throws
+  // model_not_found.
   std::string adapter_of(const std::string& model) const;
+  // The other way: what a response names as its model.
+  const std::string& model_of(const std::string& adapter) const {
+    return adapter.empty() ? base_model : adapter;
+  }
   std::string known_models() const;  // "a, b, c"
 };
 
@@ -62,12 +67,21 @@ void handle_completion(ServerContext&, Exchange&, const httplib::Request&, httpl
 void handle_embeddings(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_models(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_model(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
+void handle_adapters(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
+void handle_adapter_load(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
+void handle_adapter_remove(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
+void handle_adapter_combine(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
+void handle_adapter_fuse(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
+void handle_adapter_unfuse(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_search(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_document(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_health(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_ready(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_metrics(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
 void handle_page(ServerContext&, Exchange&, const httplib::Request&, httplib::Response&);
+
+// "adapter" of a response: its name, null for the base model.
+OrderedJson adapter_json(const ServedAdapter& adapter);
 
 void write_json(const OrderedJson& body, httplib::Response& response);
 

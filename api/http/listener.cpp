@@ -226,6 +226,11 @@ bool Listener::serve_request(Connection& connection, bool last) {
     request.headers.erase("Range");
     request.path = "/";                     // routed already: see install_handlers()
     request.headers.erase("Content-Type");  // every body is JSON; httplib would parse forms
+    // httplib reads a DELETE's body up to the end of the connection when it has no length.
+    if (request.method == "DELETE" && !request.has_header("Content-Length") &&
+        !request.has_header("Transfer-Encoding")) {
+      request.headers.emplace("Content-Length", "0");
+    }
     if (exchange.rejection) {
       request.headers.erase("Connection");
       request.headers.emplace("Connection", "close");
@@ -296,12 +301,13 @@ void Listener::install_handlers() {
   };
   Get("/", dispatch);
   Post("/", dispatch);
+  Delete("/", dispatch);
   Options("/", [this](const httplib::Request&, httplib::Response& response) {
     response.status = 204;
-    response.set_header("Allow", "GET, HEAD, POST, OPTIONS");
+    response.set_header("Allow", "GET, HEAD, POST, DELETE, OPTIONS");
     if (context_.options.cors_origin.empty()) return;
     response.set_header("Access-Control-Allow-Origin", context_.options.cors_origin);
-    response.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    response.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
     response.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type");
     response.set_header("Access-Control-Max-Age", "600");
   });

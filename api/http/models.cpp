@@ -14,21 +14,30 @@ OrderedJson model_json(const ServerContext& context, const std::string& id, cons
   return model;
 }
 
+// The base and its adapters; first what answers requests that name no model. "root" and "parent"
+// are vLLM's: where it was read from, and the base of an adapter.
+void list_generators(const ServerContext& context, const LoadedGenerator& generator,
+                     OrderedJson& list) {
+  const int64_t context_length = generator.model->config().max_seq_len;
+  OrderedJson base = model_json(context, context.base_model, "base");
+  base["root"] = generator.path.string();
+  base["parent"] = nullptr;
+  base["context_length"] = context_length;
+  list.push_back(std::move(base));
+  for (const AdapterSet::Listing& listing : context.pipeline.engine().adapters().list()) {
+    OrderedJson adapter = model_json(context, listing.name, "adapter");
+    adapter["root"] = listing.origin.empty() ? mix_text(listing.parts) : listing.origin;
+    adapter["parent"] = context.base_model;
+    adapter["context_length"] = context_length;
+    const bool is_default = listing.name == context.options.ask.adapter;
+    list.insert(is_default ? list.begin() : list.end(), std::move(adapter));
+  }
+}
+
 OrderedJson list_models(const ServerContext& context) {
   OrderedJson list = OrderedJson::array();
-  const Engine& engine = context.pipeline.engine();
-  if (const LoadedGenerator* generator = engine.generator()) {
-    const int64_t context_length = generator->model->config().max_seq_len;
-    OrderedJson base = model_json(context, context.base_model, "base");
-    base["context_length"] = context_length;
-    list.push_back(std::move(base));
-    for (const std::string& name : engine.adapters()) {
-      OrderedJson adapter = model_json(context, name, "adapter");
-      adapter["parent"] = context.base_model;
-      adapter["context_length"] = context_length;
-      list.push_back(std::move(adapter));
-    }
-  }
+  const LoadedGenerator* generator = context.pipeline.engine().generator();
+  if (generator != nullptr) list_generators(context, *generator, list);
   if (const Embedder* embedder = context.pipeline.embedder()) {
     OrderedJson entry = model_json(context, embedder->name(), "embedding");
     entry["dimensions"] = embedder->dim();

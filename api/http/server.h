@@ -35,8 +35,12 @@ struct ServerOptions {
   double keep_alive_timeout_seconds = 15.0;
   double drain_timeout_seconds = 30.0;  // what is running at stop() may take this long
 
-  // Defaults of a chat request: passages, search mode, max_tokens, sampling, relevance threshold.
+  // Defaults of a chat request: passages, search mode, max_tokens, sampling, relevance threshold;
+  // ask.adapter is what answers requests that name no model.
   AskOptions ask;
+  // Clients may change the engine's adapters, and load those below this folder, as its canonical
+  // path; empty: they may not.
+  std::filesystem::path adapter_root;
 
   // Called on the connection's thread after each exchange; must be thread-safe. May be empty.
   std::function<void(const AccessRecord&)> on_request;
@@ -46,9 +50,9 @@ struct ServerOptions {
 // Throws kNotFound; kInvalidArgument when it holds no key or a key with spaces or control bytes.
 std::vector<std::string> load_api_keys(const std::filesystem::path& path);
 
-// The HTTP API: OpenAI-shaped chat, completions, embeddings and models; /v1/search, /documents,
-// /healthz, /readyz, /metrics and the page at /. Every connection has a thread of its own, so open
-// streams do not hold up other clients.
+// The HTTP API: OpenAI-shaped chat, completions, embeddings and models; /v1/adapters, /v1/search,
+// /documents, /healthz, /readyz, /metrics and the page at /. Every connection has a thread of its
+// own, so open streams do not hold up other clients.
 //
 // bind() and run() by one thread; stop() from any thread or signal handler.
 class Server {

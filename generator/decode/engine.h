@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "generator/decode/adapter_set.h"
 #include "generator/models/causal_lm.h"
+#include "generator/nn/lora_settings.h"
 
 namespace quarry {
 
@@ -39,7 +41,10 @@ struct GenerateRequest {
   int64_t max_tokens = 256;
   std::vector<std::string> stop;  // text is cut before the first of these
   SamplingOptions sampling;
-  std::string adapter;  // name given to add_adapter(); empty: the base model
+  std::string adapter;  // name in Engine::adapters(); empty: the base model
+  // From adapters().acquire(), for a caller that made the prompt for it; null: submit() acquires
+  // the one of that name.
+  std::shared_ptr<const ServedAdapter> served;
 };
 
 struct GenerateResult {
@@ -54,9 +59,10 @@ struct GenerateResult {
 };
 
 struct EngineOptions {
-  int64_t max_batch_sequences = 32;    // more wait in the queue
-  int64_t max_queue = 256;             // more are refused with kUnavailable
-  int64_t prefill_chunk_tokens = 256;  // a long prompt is fed in pieces between decode steps
+  int64_t max_batch_sequences = 32;      // more wait in the queue
+  int64_t max_queue = 256;               // more are refused with kUnavailable
+  int64_t prefill_chunk_tokens = 256;    // a long prompt is fed in pieces between decode steps
+  int64_t max_lora_rank = kMaxLoraRank;  // adapters of a larger rank are refused
 };
 
 struct EngineStats {
@@ -97,11 +103,9 @@ class Engine {
   // time) and returns when it is done. Exceptions pass through.
   void run(const std::function<void()>& job);
 
-  // `folder` is a PEFT LoRA adapter. Throws kNotFound, kCorruptData, kInvalidArgument (name taken,
-  // unsupported keys, another base model).
-  void add_adapter(const std::string& name, const std::string& folder);
-  void remove_adapter(const std::string& name);
-  std::vector<std::string> adapters() const;
+  // Adapters that requests can name, and what base requests run with.
+  AdapterSet& adapters();
+  const AdapterSet& adapters() const;
 
   // No new requests from now on; waits up to `timeout_seconds` for the running ones, then cancels
   // the rest. Idempotent.

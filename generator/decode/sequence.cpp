@@ -14,11 +14,10 @@ double seconds_between(std::chrono::steady_clock::time_point from,
 }  // namespace
 
 Sequence::Sequence(Engine::RequestId id, GenerateRequest request, Engine::OnText on_text,
-                   std::shared_ptr<const LoraAdapter> adapter, const LoadedGenerator& generator)
+                   const LoadedGenerator& generator)
     : id_(id),
       request_(std::move(request)),
       on_text_(std::move(on_text)),
-      adapter_(std::move(adapter)),
       generator_(generator),
       max_tokens_(std::min(request_.max_tokens,
                            generator.model->config().max_seq_len - num_prompt_tokens())),
@@ -36,7 +35,7 @@ void Sequence::start(std::unique_ptr<KvCache> cache) {
 SequenceChunk Sequence::next_chunk(int64_t prefill_budget) {
   SequenceChunk chunk;
   chunk.cache = cache_.get();
-  chunk.adapter = adapter_.get();
+  chunk.adapter = request_.served->weights.get();
   if (prefilling()) {
     chunk.tokens = request_.prompt.data() + fed_;
     chunk.num_tokens = std::min(prefill_budget, num_prompt_tokens() - fed_);
@@ -102,6 +101,7 @@ void Sequence::finish(FinishReason reason, const std::string& error) {
     result_.decode_seconds = seconds_between(first_token_, Clock::now());
   }
   cache_.reset();
+  request_.served.reset();
 }
 
 }  // namespace quarry

@@ -12,7 +12,6 @@
 #include "generator/decode/sampler.h"
 #include "generator/decode/stop_matcher.h"
 #include "generator/nn/kv_cache.h"
-#include "generator/nn/lora.h"
 
 namespace quarry {
 
@@ -20,10 +19,11 @@ namespace quarry {
 // cancel() and cancelled() from any.
 class Sequence {
  public:
-  // `generator` is borrowed and outlives the sequence; `adapter` may be null. Throws
-  // kInvalidArgument for bad stop strings. The caller has checked the rest of the request.
+  // `generator` is borrowed and outlives the sequence; request.served is set, and held until
+  // finish(). Throws kInvalidArgument for bad stop strings. The caller has checked the rest of the
+  // request.
   Sequence(Engine::RequestId id, GenerateRequest request, Engine::OnText on_text,
-           std::shared_ptr<const LoraAdapter> adapter, const LoadedGenerator& generator);
+           const LoadedGenerator& generator);
 
   Engine::RequestId id() const { return id_; }
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
@@ -63,7 +63,6 @@ class Sequence {
   const Engine::RequestId id_;
   GenerateRequest request_;
   Engine::OnText on_text_;
-  const std::shared_ptr<const LoraAdapter> adapter_;  // kept: removal does not break us
   const LoadedGenerator& generator_;
   int64_t max_tokens_;  // of the request, clipped to what the context leaves
   std::unique_ptr<KvCache> cache_;

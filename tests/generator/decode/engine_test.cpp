@@ -10,8 +10,6 @@
 #include <thread>
 
 #include "data/core/error.h"
-#include "data/core/paths.h"
-#include "generator/weights/safetensors_file.h"
 #include "tests/generator/decode/fake_model.h"
 #include "tests/support/temporary_folder.h"
 
@@ -312,35 +310,18 @@ TEST(Engine, AThrowingCallbackEndsItsRequestOnly) {
   EXPECT_EQ(generate(*rig.engine, request_of("good")).finish_reason, FinishReason::kStop);
 }
 
-// A PEFT folder whose only target is the fake model's; the fake model reads `a[0]`.
-void write_adapter(const std::filesystem::path& folder, float value) {
-  std::filesystem::create_directories(folder);
-  write_file_atomically(folder / "adapter_config.json",
-                        R"({"peft_type": "LORA", "r": 1, "lora_alpha": 1,
-                            "target_modules": ["q_proj"]})");
-  const std::string path = "base_model.model.model.layers.0.self_attn.q_proj.lora_";
-  const std::vector<float> values = {value, value};
-  std::vector<TensorToWrite> tensors(2);
-  tensors[0].name = path + "A.weight";
-  tensors[0].shape = {1, 2};
-  tensors[1].name = path + "B.weight";
-  tensors[1].shape = {2, 1};
-  for (TensorToWrite& tensor : tensors) tensor.data = values.data();
-  write_safetensors(folder / "adapter_model.safetensors", tensors, {});
-}
-
 TEST(Engine, AdaptersServedTogetherAnswerAsWhenServedAlone) {
   const test::TemporaryFolder folder;
   Rig rig(fake::hashed_letters);
   std::vector<std::string> expected;
   for (const char* name : {"one", "two"}) {
-    write_adapter(folder.path() / name, expected.empty() ? 1.0f : 2.0f);
-    rig.engine->add_adapter(name, (folder.path() / name).string());
+    fake::write_adapter(folder.path() / name, expected.empty() ? 1.0f : 2.0f);
+    rig.engine->adapters().load(name, folder.path() / name);
     GenerateRequest request = request_of("adapted");
     request.adapter = name;
     expected.push_back(generate(*rig.engine, request).text);
   }
-  EXPECT_THAT(rig.engine->adapters(), ElementsAre("one", "two"));
+  EXPECT_THAT(rig.engine->adapters().names(), ElementsAre("one", "two"));
   expected.push_back(generate(*rig.engine, request_of("adapted")).text);
   EXPECT_NE(expected[0], expected[1]);
   EXPECT_NE(expected[0], expected[2]);
@@ -351,42 +332,87 @@ TEST(Engine, AdaptersServedTogetherAnswerAsWhenServedAlone) {
     request.adapter = name;
     submitted.push_back(rig.engine->submit(request, nullptr));
   }
-  rig.engine->remove_adapter("two");  // its running request goes on
+  rig.engine->adapters().remove("two");  // its running request goes on
   rig.model->open_gate();
   for (size_t i = 0; i < submitted.size(); ++i) {
     EXPECT_EQ(submitted[i].result.get().text, expected[i]) << i;
   }
 }
 
-TEST(Engine, AnAdapterOfAnotherBaseModelIsRefused) {
+TEST(Engine, HotSwapUnderManyClientsFailsAndMixesNothing) {
   const test::TemporaryFolder folder;
-  Rig rig(fake::hashed_letters);
-  write_adapter(folder.path(), 1.0f);
-  write_file_atomically(folder.path() / "quarry_adapter.json",
-                        R"({"base_model": {"name": "other", "content_hash": "0123456789abcdef"}})");
-  expect_error([&] { rig.engine->add_adapter("one", folder.path().string()); },
-               ErrorCode::kInvalidArgument,
-               "was trained on 'other' (content hash 0123456789ab), this model is 'fake'");
+  EngineOptions options;
+  options.max_batch_sequences = 8;  // some requests wait
+  Rig rig(fake::hashed_letters, options);
+  GenerateRequest request = request_of("swapped");
+  request.adapter = "live";
+  std::vector<std::string> alone;
+  for (const char* name : {"one", "two"}) {
+    fake::write_adapter(folder.path() / name, alone.empty() ? 1.0f : 2.0f);
+    rig.engine->adapters().load("live", folder.path() / name);
+    alone.push_back(generate(*rig.engine, request).text);
+    rig.engine->adapters().remove("live");
+  }
+  ASSERT_NE(alone[0], alone[1]);
+  rig.engine->adapters().load("live", folder.path() / "one");
+  std::atomic<int> answers[2] = {{0}, {0}};
+  std::atomic<int> others{0};
+  std::atomic<int> running{16};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 16; ++i) {
+    clients.emplace_back([&] {
+      for (int round = 0; round < 20; ++round) {
+        try {
+          const std::string text = generate(*rig.engine, request).text;
+          const bool known = text == alone[0] || text == alone[1];
+          ++(known ? answers[text == alone[1]] : others);
+        } catch (const Error& error) {
+          ADD_FAILURE() << error.what();
+        }
+      }
+      --running;
+    });
+  }
+  for (int swap = 1; running > 0; ++swap) {
+    rig.engine->adapters().replace("live", folder.path() / (swap % 2 == 0 ? "one" : "two"));
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(others, 0);
+  EXPECT_EQ(answers[0] + answers[1], 320);
+  EXPECT_GT(answers[0], 0);
+  EXPECT_GT(answers[1], 0);
+  EXPECT_EQ(rig.engine->adapters().list().front().requests_in_flight, 0);
 }
 
-TEST(Engine, AdapterNamesAreCheckedBeforeUse) {
+TEST(Engine, ARequestKeepsTheAdapterItBeganWith) {
   const test::TemporaryFolder folder;
   Rig rig(fake::hashed_letters);
-  write_adapter(folder.path(), 1.0f);
-  const std::string path = folder.path().string();
-  rig.engine->add_adapter("one", path);
-  expect_error([&] { rig.engine->add_adapter("one", path); }, ErrorCode::kInvalidArgument,
-               "adapter 'one': the name is taken");
-  expect_error([&] { rig.engine->add_adapter("fake", path); }, ErrorCode::kInvalidArgument,
-               "adapter 'fake': the name is taken");
-  expect_error([&] { rig.engine->add_adapter("", path); }, ErrorCode::kInvalidArgument,
-               "the name is empty");
-  expect_error([&] { rig.engine->add_adapter("two", path + "/none"); }, ErrorCode::kNotFound, "");
+  fake::write_adapter(folder.path() / "one", 1.0f);
+  fake::write_adapter(folder.path() / "two", 2.0f);
+  AdapterSet& adapters = rig.engine->adapters();
+  adapters.load("live", folder.path() / "one");
+  GenerateRequest request = request_of("kept");
+  request.adapter = "live";
+  const std::string before = generate(*rig.engine, request).text;
+  rig.model->close_gate();
+  Engine::Submitted begun = rig.engine->submit(request, nullptr);
+  request.served = adapters.acquire("live");  // begun by its caller, not yet submitted
+  adapters.replace("live", folder.path() / "two");
+  EXPECT_EQ(adapters.list().front().requests_in_flight, 2);
+  rig.model->open_gate();
+  EXPECT_EQ(begun.result.get().text, before);
+  EXPECT_EQ(generate(*rig.engine, request).text, before);
+  request.served = nullptr;
+  EXPECT_EQ(adapters.list().front().requests_in_flight, 0);
+  EXPECT_NE(generate(*rig.engine, request).text, before);
+}
+
+TEST(Engine, AnUnknownAdapterIsRefused) {
+  Rig rig(fake::hashed_letters);
   GenerateRequest request = request_of("x");
   request.adapter = "two";
   expect_error([&] { rig.engine->submit(request, nullptr); }, ErrorCode::kNotFound,
-               "no adapter is named 'two'; there are: one");
-  expect_error([&] { rig.engine->remove_adapter("two"); }, ErrorCode::kNotFound, "there are: one");
+               "no adapter is named 'two'; there are none");
 }
 
 TEST(Engine, JobsRunBetweenStepsOnTheEngineThread) {
@@ -476,7 +502,9 @@ TEST(Engine, WithoutAGeneratorOnlyJobsRun) {
   engine.run([&] { ++ran; });
   EXPECT_EQ(ran, 1);
   EXPECT_EQ(engine.generator(), nullptr);
-  EXPECT_THAT(engine.adapters(), IsEmpty());
+  EXPECT_THAT(engine.adapters().names(), IsEmpty());
+  expect_error([&] { engine.adapters().load("x", "folder"); }, ErrorCode::kUnavailable,
+               "adapter 'x': no generator is loaded");
   expect_error([&] { engine.submit(request_of("x"), nullptr); }, ErrorCode::kUnavailable,
                "no generator is loaded");
 }
@@ -486,6 +514,10 @@ TEST(Engine, BadOptionsAreRefused) {
   options.max_batch_sequences = 0;
   expect_error([&] { Engine engine(nullptr, options); }, ErrorCode::kInvalidArgument,
                "max_batch_sequences is 0, must be 1 or more");
+  options = EngineOptions();
+  options.max_lora_rank = 0;
+  expect_error([&] { Engine engine(nullptr, options); }, ErrorCode::kInvalidArgument,
+               "max_lora_rank is 0, must be 1 or more");
 }
 
 }  // namespace

@@ -4,8 +4,10 @@
 #include <utility>
 
 #include "data/core/error.h"
+#include "data/core/paths.h"
 #include "generator/decode/random.h"
 #include "generator/nn/lora.h"
+#include "generator/weights/safetensors_file.h"
 
 namespace quarry::fake {
 namespace {
@@ -169,6 +171,25 @@ std::shared_ptr<LoadedGenerator> make_generator(std::unique_ptr<CausalLm> model)
   generator->tokenizer = std::make_unique<ByteTokenizer>();
   generator->stop_tokens = {kEnd};
   return generator;
+}
+
+void write_adapter(const std::filesystem::path& folder, float value, int64_t rank,
+                   const std::string& notes) {
+  std::filesystem::create_directories(folder);
+  const std::string r = std::to_string(rank);
+  write_file_atomically(folder / "adapter_config.json",
+                        R"({"peft_type": "LORA", "target_modules": ["q_proj"], "r": )" + r +
+                            R"(, "lora_alpha": )" + r + "}");
+  const std::string path = "base_model.model.model.layers.0.self_attn.q_proj.lora_";
+  const std::vector<float> values(static_cast<size_t>(2 * rank), value);
+  std::vector<TensorToWrite> tensors(2);
+  tensors[0].name = path + "A.weight";
+  tensors[0].shape = {rank, 2};
+  tensors[1].name = path + "B.weight";
+  tensors[1].shape = {2, rank};
+  for (TensorToWrite& tensor : tensors) tensor.data = values.data();
+  write_safetensors(folder / "adapter_model.safetensors", tensors, {});
+  if (!notes.empty()) write_file_atomically(folder / "quarry_adapter.json", notes);
 }
 
 std::string expected_text(const NextToken& next, std::vector<int32_t> prompt, int64_t max_tokens,

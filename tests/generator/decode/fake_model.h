@@ -1,6 +1,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -84,6 +85,11 @@ class Model : public CausalLm {
 };
 
 std::shared_ptr<LoadedGenerator> make_generator(std::unique_ptr<CausalLm> model);
+
+// A PEFT folder for the model's one Linear, all values `value`: hashed_letters looks at A's first.
+// `notes` is the text of quarry_adapter.json; empty: none.
+void write_adapter(const std::filesystem::path& folder, float value, int64_t rank = 1,
+                   const std::string& notes = "");
 
 // Text that greedy decoding of `prompt` gives when nothing else runs.
 std::string expected_text(const NextToken& next, std::vector<int32_t> prompt, int64_t max_tokens,
