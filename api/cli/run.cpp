@@ -135,10 +135,14 @@ int report_usage_error(const CLI::App& app, const CLI::ParseError& error) {
 }
 
 void add_help_topics(CLI::App& app) {
-  CLI::App* help = app.add_subcommand("help", "Help topics: exit-codes");
+  CLI::App* help = app.add_subcommand("help", "This help, or a topic: exit-codes");
   CLI::App* exit_codes = help->add_subcommand("exit-codes", "What the exit statuses mean");
   exit_codes->callback([] { std::cout << kExitCodesHelp << "\n"; });
-  help->require_subcommand(1);
+  help->require_subcommand(0, 1);
+  help->callback([&app, help] {
+    if (!help->get_subcommands().empty()) return;
+    std::cout << app.get_formatter()->make_help(&app, app.get_name(), CLI::AppFormatMode::Normal);
+  });
 }
 
 int guarded(CommandContext& context, const std::function<void()>& work) {

@@ -99,5 +99,11 @@ TEST(Cli, HelpTopicListsExitCodes) {
   EXPECT_THAT(result.output, HasSubstr("130"));
 }
 
+TEST(Cli, HelpAloneListsTheCommands) {
+  const ProgramResult result = run_quarry({"help"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.output, HasSubstr("quarry index build"));
+}
+
 }  // namespace
 }  // namespace quarry::testing
