@@ -300,7 +300,8 @@ struct FinetuneRun::Impl {
   }
 
   void evaluate(const FinetuneEvents& events) {
-    if (eval_sequences.empty()) return;
+    if (eval_sequences.empty() || evaluated_at == trainer->steps_taken()) return;
+    evaluated_at = trainer->steps_taken();
     const double loss = trainer->evaluate(eval_sequences);
     MetricsRow row;
     row.step = trainer->steps_taken();
@@ -358,6 +359,7 @@ struct FinetuneRun::Impl {
   std::vector<DataFileRecord> data_files;
   std::deque<double> recent_losses;
   double best_eval_loss = 0.0;  // 0: none yet
+  int64_t evaluated_at = -1;    // step of the last evaluation
 };
 
 FinetuneRun::FinetuneRun(const FinetuneConfig& config) {

@@ -8,6 +8,7 @@
 #include "generator/adapters/adapter_catalog.h"
 #include "generator/adapters/gguf_adapter.h"
 #include "generator/adapters/merge_adapter.h"
+#include "generator/adapters/retype_adapter.h"
 
 namespace quarry::cli {
 namespace {
@@ -182,13 +183,17 @@ void convert(const AdapterArguments& arguments, const CommandContext& context) {
                ": is there already and is not replaced");
   const bool from_gguf = adapter.extension() == ".gguf";
   const bool to_gguf = out.extension() == ".gguf";
-  QUARRY_CHECK(from_gguf != to_gguf, ErrorCode::kInvalidArgument,
-               "convert makes a .gguf of a PEFT folder or a folder of a .gguf, not ",
+  const bool retypes = !from_gguf && !to_gguf && !arguments.type.empty();
+  QUARRY_CHECK(from_gguf != to_gguf || retypes, ErrorCode::kInvalidArgument,
+               "convert makes a .gguf of a PEFT folder, a folder of a .gguf, or with --type a "
+               "folder of another type, not ",
                adapter.string(), " of the same kind as ", out.string());
   const auto model = ModelFile::open(resolve_model(arguments.model));
   ConvertOptions options;
   options.check_base = !arguments.any_base;
-  if (to_gguf) {
+  if (retypes) {
+    retype_adapter(adapter, *model, *parse_merge_type(arguments.type), out);
+  } else if (to_gguf) {
     adapter_to_gguf(adapter, *model, out, options);
   } else {
     gguf_to_adapter(adapter, *model, out, options);
@@ -240,14 +245,16 @@ void add_merge(CLI::App& parent, const Arguments& arguments, const CommandContex
 }
 
 void add_convert(CLI::App& parent, const Arguments& arguments, const CommandContext& context) {
-  CLI::App* command =
-      parent.add_subcommand("convert", "PEFT folder to GGUF adapter for llama.cpp, and back");
+  CLI::App* command = parent.add_subcommand(
+      "convert", "PEFT folder to GGUF adapter for llama.cpp, back, or to another type");
   command->add_option("ADAPTER", arguments->adapter, "PEFT folder, GGUF adapter or name")
       ->required();
   command->add_option("OUT", arguments->out, "New .gguf file, or a new folder")->required();
   command->add_option("--model", arguments->model, "The base model of the adapter")->required();
   command->add_flag("--any-base", arguments->any_base,
                     "Convert for a model other than the adapter was trained on");
+  command->add_option("--type", arguments->type, "Folder to folder: matrices as f32, bf16 or f16")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   command->footer(
       "llama.cpp scales every matrix by alpha / r. rsLoRA and alpha_pattern are multiplied into "
       "B,\n"

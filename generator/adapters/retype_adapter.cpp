@@ -1,0 +1,26 @@
+#include "generator/adapters/retype_adapter.h"
+
+#include <fstream>
+#include <iterator>
+
+#include "generator/nn/lora.h"
+#include "generator/nn/lora_config.h"
+#include "generator/nn/lora_save.h"
+
+namespace quarry {
+
+void retype_adapter(const std::filesystem::path& folder, const ModelFile& base, WeightType type,
+                    const std::filesystem::path& out) {
+  const auto adapter = LoraAdapter::load(folder, base.slots());
+  const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
+  AdapterWeightsByPath weights;
+  for (const auto& [path, pair] : adapter->weights()) weights[path] = &pair;
+  SaveAdapterOptions options;
+  options.type = type;
+  options.notes = read_adapter_notes(folder).value_or(AdapterNotes());
+  std::ifstream card(folder / "README.md", std::ios::binary);
+  options.model_card.assign(std::istreambuf_iterator<char>(card), {});
+  save_adapter(out, config, weights, options);
+}
+
+}  // namespace quarry
