@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what Quarry needs and nothing else: Debian packages, builds of FAISS and sentencepiece in the cache
-# folder and the default models. Safe to run again: what is there is left alone.
+# folder, the default models and the adapters made for them. Safe to run again: what is there is left alone.
 #   scripts/setup.sh [--no-models]
-# Environment: QUARRY_HOME (models, default ~/.local/share/quarry), QUARRY_CACHE (builds, default
+# Environment: QUARRY_HOME (models and adapters, default ~/.local/share/quarry), QUARRY_CACHE (builds, default
 # ~/.cache/quarry), QUARRY_JOBS (default 2).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -36,4 +36,5 @@ install_packages
 if [ "$with_models" = yes ]; then
   "$source_dir/scripts/fetch_models.sh"
 fi
+"$source_dir/scripts/install_adapters.sh"
 say "set-up complete"

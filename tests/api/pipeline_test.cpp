@@ -8,6 +8,7 @@
 
 #include "data/core/error.h"
 #include "tests/generator/decode/fake_model.h"
+#include "tests/support/temporary_folder.h"
 
 namespace quarry {
 namespace {
@@ -84,7 +85,9 @@ struct Rig {
     auto owned = std::make_unique<FixedEncoder>();
     encoder = owned.get();
     loaded.model = std::move(owned);
-    const auto answer = [](const std::vector<int32_t>& history, const LoraAdapter*) -> int32_t {
+    const auto answer = [](const std::vector<int32_t>& history,
+                           const LoraAdapter* adapter) -> int32_t {
+      if (adapter != nullptr) return history.back() == '-' ? fake::kEnd : '-';
       switch (history.back()) {
         case ':':
           return '4';
@@ -166,6 +169,56 @@ TEST(Pipeline, SaysWhenNothingRelevantIsFound) {
   EXPECT_TRUE(answer.citations.empty());
   EXPECT_EQ(answer.generation.completion_tokens, 0);
   EXPECT_EQ(rig.engine->stats().requests_total, 0);
+}
+
+// Adapters of the rig's model write "-".
+TEST(Pipeline, AnAdaptersOwnReplyIsNoAnswer) {
+  const test::TemporaryFolder folder;
+  fake::write_adapter(folder.path() / "dash", 1.0f, 1, R"({"not_in_documents": "-"})");
+  fake::write_adapter(folder.path() / "other", 1.0f, 1, R"({"not_in_documents": "--"})");
+  Rig rig;
+  rig.engine->adapters().load("dash", folder.path() / "dash");
+  rig.engine->adapters().load("other", folder.path() / "other");
+  AskOptions options;
+  options.adapter = "dash";
+  const std::vector<ChatMessage> messages = {{"user", "Who built the steam engine?"}};
+  Answer answer = rig.pipeline->ask(messages, options, nullptr);
+  EXPECT_EQ(answer.text, "-");
+  EXPECT_FALSE(answer.answered);
+  EXPECT_TRUE(answer.citations.empty());
+  EXPECT_EQ(answer.adapter, "dash");
+  EXPECT_EQ(answer.generation.completion_tokens, 1);
+  options.adapter = "other";
+  answer = rig.pipeline->ask(messages, options, nullptr);
+  EXPECT_TRUE(answer.answered);
+  EXPECT_EQ(answer.citations.size(), 3u);
+  EXPECT_EQ(answer.adapter, "other");
+  rig.retriever->hits.clear();  // what it would have said, without asking it
+  EXPECT_EQ(rig.pipeline->ask(messages, options, nullptr).text, "--");
+  options.adapter = "gone";
+  expect_error([&] { rig.pipeline->ask(messages, options, nullptr); }, ErrorCode::kNotFound,
+               "no adapter is named 'gone'; there are: dash, other");
+  EXPECT_EQ(rig.pipeline->ask(messages, AskOptions(), nullptr).adapter, "");
+}
+
+TEST(Pipeline, AReplyIsComparedWithoutWhiteSpaceAround) {
+  ServedAdapter adapter;
+  adapter.not_in_documents = "Not there.";
+  EXPECT_TRUE(says_not_in_documents("Not there.", adapter));
+  EXPECT_TRUE(says_not_in_documents(" \nNot there. ", adapter));
+  for (const char* text : {"", " ", "Not there", "Not there. But here.", "It is Not there."}) {
+    EXPECT_FALSE(says_not_in_documents(text, adapter)) << text;
+  }
+}
+
+TEST(Pipeline, AnswersFromGivenPassagesWithoutASearch) {
+  Rig rig;
+  const Answer answer = rig.pipeline->answer_from({hit_of("Zebras have stripes.", 0.0)},
+                                                  {{"user", "Who?"}}, AskOptions(), nullptr);
+  EXPECT_EQ(answer.text, "42.");
+  ASSERT_EQ(answer.citations.size(), 1u);
+  EXPECT_EQ(answer.citations[0].hit.passage.text, "Zebras have stripes.");
+  EXPECT_EQ(rig.retriever->asked, "");
 }
 
 TEST(Pipeline, TheRelevanceThresholdIsTheCallers) {

@@ -94,6 +94,28 @@ TEST(AdapterCatalog, NamesStandForInstalledAdapters) {
   expect_error(ErrorCode::kNotFound, "(which holds mine)", [&] { resolve_adapter("../mine"); });
 }
 
+TEST(AdapterCatalog, TheDefaultAdapterIsTheOneMadeForThisVeryModel) {
+  const test::TemporaryFolder home;
+  ::setenv("QUARRY_HOME", home.path().c_str(), 1);
+  LoadedGenerator model;
+  model.name = "tiny";
+  model.content_hash = "abc";
+  EXPECT_EQ(default_adapter(model), std::nullopt);
+  const fs::path folder = adapters_folder() / "tiny-qa";
+  fs::create_directories(adapters_folder());
+  fs::copy(kGolden + "peft/q_v", folder);
+  EXPECT_EQ(default_adapter(model), std::nullopt);  // says nothing about its base
+  test::write_file(folder / "quarry_adapter.json", R"({"base_model": {"content_hash": "abc"}})");
+  EXPECT_EQ(default_adapter(model), folder);
+  model.content_hash = "abd";
+  EXPECT_EQ(default_adapter(model), std::nullopt);
+  model.name = "other";
+  EXPECT_EQ(default_adapter(model), std::nullopt);
+  test::write_file(folder / "quarry_adapter.json", "{");
+  model.name = "tiny";
+  expect_error(ErrorCode::kCorruptData, "quarry_adapter.json", [&] { default_adapter(model); });
+}
+
 TEST(AdapterFit, TellsWhetherTheBaseIsTheOneOfTheTraining) {
   const test::TemporaryFolder folder;
   const auto base = test::open_model(write_tiny_llama_gguf(folder.path(), 1));
