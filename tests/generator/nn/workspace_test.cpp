@@ -42,11 +42,21 @@ TEST(Workspace, GrowsWhenAskedForMore) {
   EXPECT_EQ(workspace.empty(0, 8).numel(), 0);
 }
 
-TEST(Workspace, WithGradientsOnEveryTensorIsFresh) {
+TEST(Workspace, WithGradientsOnHistoryStaysWithTheTensorAndNotWithTheMemory) {
   Workspace workspace;
   Tensor a = workspace.empty(3, 5);
-  EXPECT_EQ(a.use_count(), 1u);
-  EXPECT_EQ(workspace.bytes(), 0);
+  const float* memory = a.data_ptr<float>();
+  a.set_requires_grad(true);
+  const Tensor saved = a.detach();  // what a backward function keeps
+  a = Tensor();
+  EXPECT_NE(workspace.empty(3, 5).data_ptr<float>(), memory);
+  Tensor b = workspace.empty(3, 5);
+  b.set_requires_grad(true);
+  memory = b.data_ptr<float>();
+  b = Tensor();
+  const Tensor again = workspace.empty(3, 5);
+  EXPECT_EQ(again.data_ptr<float>(), memory);
+  EXPECT_FALSE(again.requires_grad());
 }
 
 }  // namespace
