@@ -53,7 +53,9 @@ OrderedJson to_json(const AdapterInfo& info) {
   json["name"] = info.name;
   json["path"] = info.path.string();
   json["format"] = info.format;
-  json["target_modules"] = info.target_modules;
+  if (!info.target_modules.empty()) {
+    json["target_modules"] = OrderedJson::parse(info.target_modules);
+  }
   json["linear_names"] = info.linear_names;
   json["r"] = info.r;
   json["lora_alpha"] = info.lora_alpha;

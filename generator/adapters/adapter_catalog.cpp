@@ -43,7 +43,7 @@ void describe_peft(AdapterInfo& info) {
   const fs::path weights = info.path / "adapter_model.safetensors";
   describe_tensors(*SafetensorsFile::open(weights), ".lora_A.weight", info);
   info.bytes = static_cast<int64_t>(fs::file_size(weights));
-  info.target_modules = config.json().at("target_modules");
+  info.target_modules = config.target_text();
   info.r = config.default_rank();
   info.lora_alpha = config.default_alpha();
   info.use_rslora = config.use_rslora();
@@ -55,6 +55,7 @@ void describe_peft(AdapterInfo& info) {
 
 void describe_gguf(AdapterInfo& info) {
   info.format = "GGUF";
+  info.target_modules = "null";
   const auto file = GgufFile::open(info.path);
   QUARRY_CHECK(file->find_string("general.type").value_or("model") == "adapter",
                ErrorCode::kInvalidArgument, info.path.string(),
@@ -122,7 +123,7 @@ fs::path adapters_folder() { return quarry_home() / "adapters"; }
 fs::path resolve_adapter(const std::string& adapter) {
   std::error_code ignored;
   if (fs::exists(adapter, ignored)) return adapter;
-  const fs::path installed = adapters_folder() / adapter;
+  fs::path installed = adapters_folder() / adapter;
   const bool is_name = !adapter.empty() && adapter.find('/') == std::string::npos;
   if (is_name && looks_like_adapter(installed)) return installed;
   std::string known;

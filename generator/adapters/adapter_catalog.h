@@ -16,7 +16,7 @@ struct AdapterInfo {
   std::filesystem::path path;
   std::string name;                       // of the folder, or of the file without .gguf
   std::string format;                     // "PEFT", "GGUF"
-  OrderedJson target_modules;             // as configured; null for a GGUF
+  std::string target_modules;             // as configured, JSON; null for a GGUF
   std::vector<std::string> linear_names;  // last components of what is adapted: "q_proj"; "attn_q"
   int64_t r = 0;                          // of most Linears
   double lora_alpha = 0;

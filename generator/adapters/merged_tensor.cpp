@@ -51,10 +51,10 @@ std::vector<float> in_order(const std::vector<float>& values, const std::vector<
 }  // namespace
 
 std::string merged_bytes(const MergedTensor& tensor) {
-  static const std::vector<int64_t> kSameOrder;
   const TensorView& base = *tensor.base;
+  const std::vector<int64_t> same_order;
   const std::vector<int64_t>& rows =
-      tensor.stored_rows == nullptr ? kSameOrder : *tensor.stored_rows;
+      tensor.stored_rows == nullptr ? same_order : *tensor.stored_rows;
   QUARRY_CHECK(rows.empty() || base.shape.front() == static_cast<int64_t>(rows.size()),
                ErrorCode::kCorruptData, "tensor ", printable(base.name), " has ",
                base.shape.front(), " rows, wanted ", rows.size());

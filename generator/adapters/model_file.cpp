@@ -26,10 +26,10 @@ std::unique_ptr<ModelFile> ModelFile::open(const ModelLocation& location) {
     file->tensors_ = std::move(gguf);
   } else {
     const std::filesystem::path config_path = location.path / "config.json";
-    file->config_ = read_json_file(config_path);
+    file->config_ = std::make_unique<const Json>(read_json_file(config_path));
     source.description = config_path.string();
-    file->family_ = &find_causal_lm_family(file->config_, source.description);
-    source.config = &file->config_;
+    file->family_ = &find_causal_lm_family(*file->config_, source.description);
+    source.config = file->config_.get();
     auto tensors = SafetensorsFile::open(location.path);
     QUARRY_CHECK(tensors->unreadable().empty(), ErrorCode::kInvalidArgument, tensors->description(),
                  ": tensor '", tensors->unreadable().begin()->first, "' has dtype ",
@@ -58,7 +58,7 @@ const TensorView& ModelFile::weight(const ModelLayout::Linear& linear) const {
 }
 
 int64_t ModelFile::num_parameters() const {
-  const bool tied = config_.is_object() && config_.value("tie_word_embeddings", false);
+  const bool tied = config_ != nullptr && config_->value("tie_word_embeddings", false);
   int64_t count = 0;
   for (const TensorView& tensor : tensors_->tensors()) {
     const bool integers = tensor.type == WeightType::kI32 || tensor.type == WeightType::kI64;

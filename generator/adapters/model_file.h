@@ -19,8 +19,8 @@ class ModelFile {
   const ModelLocation& location() const { return location_; }
   const CausalLmFamily& family() const { return *family_; }
   const TensorSource& tensors() const { return *tensors_; }
-  const GgufFile* gguf() const { return gguf_; }  // null: a Hugging Face folder
-  const Json& config() const { return config_; }  // config.json of a folder
+  const GgufFile* gguf() const { return gguf_; }        // null: a Hugging Face folder
+  const Json* config() const { return config_.get(); }  // config.json; null: a GGUF
   const ModelLayout& layout() const { return layout_; }
   const std::vector<CausalLm::LinearSlot>& slots() const { return slots_; }
 
@@ -39,7 +39,7 @@ class ModelFile {
   const CausalLmFamily* family_ = nullptr;
   std::unique_ptr<TensorSource> tensors_;
   const GgufFile* gguf_ = nullptr;  // into tensors_
-  Json config_;
+  std::unique_ptr<const Json> config_;
   ModelLayout layout_;
   std::vector<CausalLm::LinearSlot> slots_;
 };
