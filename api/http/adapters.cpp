@@ -36,7 +36,7 @@ bool is_below(const fs::path& path, const fs::path& root) {
 fs::path adapter_folder(const fs::path& root, const std::string& path) {
   const auto resolve = [&](const fs::path& file) {
     std::error_code error;
-    const fs::path resolved = fs::weakly_canonical(file, error);
+    fs::path resolved = fs::weakly_canonical(file, error);
     if (error || !is_below(resolved, root)) {
       throw bad_request("path", "'path' is '" + path + "', which does not lie below " +
                                     root.string() + ", the server's --adapter-root");
@@ -45,7 +45,7 @@ fs::path adapter_folder(const fs::path& root, const std::string& path) {
   };
   const bool has_nul = path.find('\0') != std::string::npos;
   if (path.empty() || has_nul) throw bad_request("path", "'path' is not the path of a folder");
-  const fs::path folder = resolve(root / path);
+  fs::path folder = resolve(root / path);
   for (const char* file :
        {"adapter_config.json", "adapter_model.safetensors", "quarry_adapter.json"}) {
     resolve(folder / file);
@@ -54,7 +54,7 @@ fs::path adapter_folder(const fs::path& root, const std::string& path) {
 }
 
 std::string read_name(const ServerContext& context, const Fields& fields) {
-  const std::string name = fields.string("name").value_or("");
+  std::string name = fields.string("name").value_or("");
   if (name.empty()) throw bad_request("name", "'name' is missing");
   if (name == context.base_model) {
     throw bad_request("name", "'name' is '" + name + "', the base model's");
@@ -63,13 +63,13 @@ std::string read_name(const ServerContext& context, const Fields& fields) {
 }
 
 AdapterMix read_weights(const Fields& fields) {
-  const char* const kWanted = "an object {adapter: number} that is not empty";
+  const char* const wanted = "an object {adapter: number} that is not empty";
   const Json* weights = fields.find("weights");
   if (weights == nullptr) throw bad_request("weights", "'weights' is missing");
-  if (!weights->is_object() || weights->empty()) fields.fail("weights", kWanted);
+  if (!weights->is_object() || weights->empty()) fields.fail("weights", wanted);
   AdapterMix mix;
   for (const auto& [name, weight] : weights->items()) {
-    if (!weight.is_number()) fields.fail("weights", kWanted);
+    if (!weight.is_number()) fields.fail("weights", wanted);
     mix[name] = weight.get<double>();
   }
   return mix;

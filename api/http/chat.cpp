@@ -66,8 +66,8 @@ std::vector<ChatMessage> read_messages(const Fields& fields) {
     std::string role = message.string("role").value_or("");
     if (role == "developer") role = "system";  // OpenAI's newer name
     if (role != "system" && role != "user" && role != "assistant") {
-      throw bad_request(where + ".role", "'" + where + ".role' is '" + role +
-                                             "', expected system, user or assistant");
+      throw bad_request(where + ".role", concat("'", where, ".role' is '", role,
+                                                "', expected system, user or assistant"));
     }
     messages.push_back({role, read_content(item, where)});
   }
