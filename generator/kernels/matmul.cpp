@@ -18,16 +18,21 @@ struct Twins {
   decltype(&portable::bfloat16_tile) bfloat16_tile;
   decltype(&portable::float_tile) float_tile;
   decltype(&portable::transpose_tile) transpose_tile;
+  decltype(&portable::words_tile) words_tile;
+  decltype(&portable::transpose_words) transpose_words;
 };
 
-constexpr Twins kPortableTwins = {portable::quantize_row, portable::bfloat16_row,
-                                  portable::integer_tile, portable::bfloat16_tile,
-                                  portable::float_tile,   portable::transpose_tile};
+constexpr Twins kPortableTwins = {portable::quantize_row,  portable::bfloat16_row,
+                                  portable::integer_tile,  portable::bfloat16_tile,
+                                  portable::float_tile,    portable::transpose_tile,
+                                  portable::words_tile,    portable::transpose_words};
 constexpr Twins kAvx2Twins = {avx2::quantize_row,  avx2::bfloat16_row, avx2::integer_tile,
-                              avx2::bfloat16_tile, avx2::float_tile,   portable::transpose_tile};
+                              avx2::bfloat16_tile, avx2::float_tile,   portable::transpose_tile,
+                              avx2::words_tile,    avx2::transpose_words};
 constexpr Twins kAvx512Twins = {avx512::quantize_row, avx512::bfloat16_row,
                                 avx512::integer_tile, avx512::bfloat16_tile,
-                                avx512::float_tile,   avx512::transpose_tile};
+                                avx512::float_tile,   avx512::transpose_tile,
+                                portable::words_tile, portable::transpose_words};
 
 const Twins& twins() {
   switch (cpu_isa()) {
@@ -86,6 +91,7 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
   view.row_bytes = row_bytes;
   view.scales = scales;
   view.sums = sums;
+  view.scale_stride = w.blocks;
   return view;
 }
 
@@ -97,6 +103,8 @@ void run_tile(const Twins& twins, const MatrixView& w, const ActivationView& x,
     twins.float_tile(w, x, range, y, ldy, bytes);
   } else if (w.layout == Layout::kBF16) {
     twins.bfloat16_tile(w, x, range, y, ldy, bytes);
+  } else if (w.layout == Layout::kWords) {
+    twins.words_tile(w, x, range, y, ldy, bytes);
   } else {
     twins.integer_tile(w, x, range, y, ldy, bytes);
   }
@@ -171,10 +179,29 @@ void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, 
   });
 }
 
-// Columns of x that a panel of W^T covers, and the most rows of W in it: 32 x 4096 bfloat16 stay in
-// L2.
+// Columns of x that a panel of W^T covers, and the most rows of W in it: 32 x 4096 elements of two
+// bytes stay in L2.
 constexpr int64_t kPanelStrips = 2;
 constexpr int64_t kPanelDepth = 4096;
+// Rows of W that share a scale in a panel of kWords.
+constexpr int64_t kWordBlock = 2 * kStripRows;
+
+Layout transposed_layout(const PackedMatrix& weight) {
+  if (weight.precision() == Precision::kExact) return Layout::kF32;
+  return cpu_isa() == CpuIsa::kAvx2 ? Layout::kWords : Layout::kBF16;
+}
+
+// quantize_row of n elements in whole blocks, the last one filled up with zeros.
+void quantize_padded_row(const Twins& twins, const float* y, int64_t n, uint8_t* codes,
+                         float* scales, float* sums) {
+  const int64_t whole = n / kWordBlock * kWordBlock;
+  twins.quantize_row(y, whole, kWordBlock, codes, scales, sums);
+  if (whole == n) return;
+  float rest[kWordBlock] = {};
+  std::copy(y + whole, y + n, rest);
+  twins.quantize_row(rest, kWordBlock, kWordBlock, codes + 2 * whole, scales + whole / kWordBlock,
+                     sums + whole / kWordBlock);
+}
 
 // y as the tiles of W^T want it.
 ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* y, int64_t m,
@@ -185,71 +212,94 @@ ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* 
     view.row_bytes = ldy * static_cast<int64_t>(sizeof(float));
     return view;
   }
-  view.row_bytes = (n * 2 + 63) / 64 * 64;
-  uint8_t* codes = buffer->reserve(m * view.row_bytes);
+  const int64_t blocks = (n + kWordBlock - 1) / kWordBlock;
+  view.row_bytes = blocks * kWordBlock * 2;
+  view.scale_stride = blocks;
+  uint8_t* codes = buffer->reserve(m * (view.row_bytes + blocks * 8));
+  float* scales = reinterpret_cast<float*>(codes + m * view.row_bytes);
+  float* sums = scales + m * blocks;
   parallel_for(m, std::max<int64_t>(1, 32768 / n), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      twins.bfloat16_row(y + row * ldy, n,
-                         reinterpret_cast<uint16_t*>(codes + row * view.row_bytes));
+      uint8_t* out = codes + row * view.row_bytes;
+      if (layout == Layout::kBF16) {
+        twins.bfloat16_row(y + row * ldy, n, reinterpret_cast<uint16_t*>(out));
+      } else {
+        quantize_padded_row(twins, y + row * ldy, n, out, scales + row * blocks,
+                            sums + row * blocks);
+      }
     }
   });
   view.codes = codes;
+  view.scales = scales;
+  view.sums = sums;
   return view;
 }
 
+// A panel of W^T and the memory that it stands in.
+struct TransposedPanel {
+  MatrixView view = {};
+  AlignedBuffer codes;
+  AlignedBuffer scales;
+};
+
 // Rows [first_row, last_row) of W and the columns from 16 * first_strip on, as strips of W^T.
-MatrixView make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layout,
-                                 int64_t first_strip, int64_t first_row, int64_t last_row,
-                                 uint8_t* codes) {
-  const int64_t element = layout == Layout::kF32 ? 4 : 2;
-  const int64_t tiles = (last_row - first_row + kStripRows - 1) / kStripRows;
-  MatrixView panel = {};
-  panel.layout = layout;
-  panel.n = std::min(w.k - first_strip * kStripRows, kPanelStrips * kStripRows);
-  panel.k = last_row - first_row;
-  panel.strips = (panel.n + kStripRows - 1) / kStripRows;
-  panel.codes = codes;
-  panel.strip_bytes = tiles * kStripRows * kStripRows * element;
-  for (int64_t s = 0; s < panel.strips; ++s) {
+void make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layout,
+                           int64_t first_strip, int64_t first_row, int64_t last_row,
+                           TransposedPanel& panel) {
+  const int64_t tile_rows = layout == Layout::kWords ? kWordBlock : kStripRows;
+  const int64_t tiles = (last_row - first_row + tile_rows - 1) / tile_rows;
+  const int64_t tile_bytes = tile_rows * kStripRows * (layout == Layout::kF32 ? 4 : 2);
+  MatrixView& view = panel.view;
+  view.layout = layout;
+  view.n = std::min(w.k - first_strip * kStripRows, kPanelStrips * kStripRows);
+  view.k = layout == Layout::kWords ? tiles * kWordBlock : last_row - first_row;
+  view.strips = (view.n + kStripRows - 1) / kStripRows;
+  view.strip_bytes = tiles * tile_bytes;
+  view.block = kWordBlock;
+  view.blocks = tiles;
+  uint8_t* codes = panel.codes.reserve(kPanelStrips * view.strip_bytes);
+  float* scales = reinterpret_cast<float*>(panel.scales.reserve(kPanelStrips * tiles * 64));
+  for (int64_t s = 0; s < view.strips; ++s) {
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      twins.transpose_tile(
-          w, first_row / kStripRows + tile, (first_strip + s) * kStripRows, layout,
-          codes + s * panel.strip_bytes + tile * kStripRows * kStripRows * element);
+      const int64_t strip = (first_row + tile * tile_rows) / kStripRows;
+      const int64_t column = (first_strip + s) * kStripRows;
+      uint8_t* out = codes + s * view.strip_bytes + tile * tile_bytes;
+      if (layout == Layout::kWords) {
+        twins.transpose_words(w, strip, column, out, scales + (s * tiles + tile) * kStripRows);
+      } else {
+        twins.transpose_tile(w, strip, column, layout, out);
+      }
     }
   }
-  return panel;
+  view.codes = codes;
+  view.word_scales = scales;
 }
 
 // One panel of columns of x.
 void multiply_panel(const Twins& twins, const MatrixView& w, Layout layout, const ActivationView& y,
                     int64_t m, int64_t first_strip, float* x, int64_t ldx) {
-  thread_local AlignedBuffer codes;
+  thread_local TransposedPanel panel;
   thread_local AlignedBuffer partial;
   const int64_t element = layout == Layout::kF32 ? 4 : 2;
   const int64_t width = kPanelStrips * kStripRows;
-  codes.reserve(width * (std::min(w.n, kPanelDepth) + kStripRows) * element);
   float* out = x + first_strip * kStripRows;
   for (int64_t row = 0; row < w.n; row += kPanelDepth) {
     const int64_t last = std::min(w.n, row + kPanelDepth);
-    const MatrixView panel =
-        make_transposed_panel(twins, w, layout, first_strip, row, last, codes.data());
+    make_transposed_panel(twins, w, layout, first_strip, row, last, panel);
     ActivationView part = y;
     part.codes += row * element;
-    const TileRange range = {0, m, 0, panel.strips};
+    if (layout == Layout::kWords) part.scales += row / kWordBlock;
+    const TileRange range = {0, m, 0, panel.view.strips};
     if (row == 0) {
-      run_tile(twins, panel, part, range, out, ldx);
+      run_tile(twins, panel.view, part, range, out, ldx);
       continue;
     }
     float* sums = reinterpret_cast<float*>(partial.reserve(m * width * 4));
-    run_tile(twins, panel, part, range, sums, width);
+    run_tile(twins, panel.view, part, range, sums, width);
     for (int64_t i = 0; i < m; ++i) {
-      for (int64_t j = 0; j < panel.n; ++j) out[i * ldx + j] += sums[i * width + j];
+      for (int64_t j = 0; j < panel.view.n; ++j) out[i * ldx + j] += sums[i * width + j];
     }
   }
-}
-
-Layout transposed_layout(const PackedMatrix& weight) {
-  return weight.precision() == Precision::kExact ? Layout::kF32 : Layout::kBF16;
 }
 
 }  // namespace

@@ -5,14 +5,21 @@
 #include "generator/kernels/matmul_twins.h"
 #include "generator/kernels/vec_avx2.h"
 
-// Integer layouts by 16-bit multiply-add: no byte product can saturate, and activations keep all
-// their bits. Quantized rows here are 16-bit integers in k groups of four ordered 0 2 1 3, so that
-// the even and the odd bytes of a code vector each meet one broadcast pair.
+// Integer layouts by 16-bit multiply-add: no product can saturate, and activations keep all their
+// bits. Quantized rows here are 16-bit integers in k groups of four ordered 0 2 1 3, so that the
+// even and the odd bytes of a code vector each meet one broadcast pair. For several rows of x a
+// strip is first widened to the layout kWords, once for all of them.
 namespace quarry::kernels::avx2 {
 namespace {
 
+// 12 sums, two weights and one activation fill the 16 registers.
+constexpr int kRowsAtOnce = 6;
+
 inline __m256i load_codes(const uint8_t* p) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline void store_codes(uint8_t* p, __m256i codes) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), codes);
 }
 inline __m256i broadcast4(const uint8_t* p) {
   int32_t four;
@@ -22,84 +29,142 @@ inline __m256i broadcast4(const uint8_t* p) {
 inline __m256 load_halves(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
 }
-
-// One strip with bytes for codes and float32 scales, [blocks][16] each.
-struct Panel {
-  const uint8_t* codes;
-  const float* scales;
-  const float* offsets;
-};
-
-Panel make_panel(const MatrixView& w, int64_t strip, uint8_t* scratch) {
-  const uint8_t* source = w.codes + strip * w.strip_bytes;
-  Panel panel = {source, nullptr, nullptr};
-  if (w.layout == Layout::kNibbles) {
-    const __m256i low = _mm256_set1_epi8(15);
-    for (int64_t b = 0; b < w.blocks; ++b) {
-      for (int64_t j = 0; j < 256; j += 32) {
-        const __m256i both = load_codes(source + b * 256 + j);
-        uint8_t* out = scratch + b * 512 + j;
-        _mm256_store_si256(reinterpret_cast<__m256i*>(out), _mm256_and_si256(both, low));
-        _mm256_store_si256(reinterpret_cast<__m256i*>(out + 256),
-                           _mm256_and_si256(_mm256_srli_epi16(both, 4), low));
-      }
-    }
-    panel.codes = scratch;
-  }
-  const int64_t count = w.blocks * kStripRows;
-  float* scales = reinterpret_cast<float*>(scratch + w.k * kStripRows);
-  float* offsets = scales + count;
-  for (int64_t i = 0; i < count; i += 8) {
-    const __m256 scale = load_halves(w.scales + strip * count + i);
-    _mm256_store_ps(scales + i, scale);
-    _mm256_store_ps(offsets + i, w.offsets != nullptr
-                                     ? load_halves(w.offsets + strip * count + i)
-                                     : _mm256_mul_ps(scale, _mm256_set1_ps(-w.center)));
-  }
-  panel.scales = scales;
-  panel.offsets = offsets;
-  return panel;
+inline __m256 offsets_of(const MatrixView& w, int64_t slot, __m256 scales) {
+  return w.offsets != nullptr ? load_halves(w.offsets + slot)
+                              : _mm256_mul_ps(scales, _mm256_set1_ps(-w.center));
 }
 
-// kRows rows by one strip. kVectors: 64-byte code vectors per block.
-template <int kVectors, int kRows>
-void integer_micro(const MatrixView& w, const Panel& panel, const ActivationView& x, int64_t row,
-                   int64_t strip, float* y, int64_t ldy) {
-  const __m256i even_bytes = _mm256_set1_epi16(255);
-  VecAvx2 total[kRows][2];
-  for (int r = 0; r < kRows; ++r) total[r][0] = total[r][1] = VecAvx2::zero();
+// The 16-bit codes of 32 packed bytes: vector 0 holds k 0 and 2 of eight rows, vector 1 k 1 and 3;
+// of nibbles, vectors 2 and 3 hold the same of the k in the upper halves.
+template <Layout kLayout>
+inline void widen(const uint8_t* source, __m256i* words) {
+  const __m256i codes = load_codes(source);
+  if (kLayout == Layout::kBytes) {
+    words[0] = _mm256_and_si256(codes, _mm256_set1_epi16(255));
+    words[1] = _mm256_srli_epi16(codes, 8);
+    return;
+  }
+  const __m256i low = _mm256_set1_epi16(15);
+  words[0] = _mm256_and_si256(codes, low);
+  words[1] = _mm256_and_si256(_mm256_srli_epi16(codes, 8), low);
+  words[2] = _mm256_and_si256(_mm256_srli_epi16(codes, 4), low);
+  words[3] = _mm256_srli_epi16(codes, 12);
+}
+
+// Sum of the products of one strip's codes with one row of x, added block by block to total.
+// kGroups: groups of four k in a block.
+template <Layout kLayout, int kGroups>
+void integer_gemv(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
+                  float* y) {
+  constexpr int kVectors = kLayout == Layout::kNibbles ? kGroups / 2 : kGroups;
+  const uint8_t* codes = w.codes + strip * w.strip_bytes;
+  const uint8_t* values = x.codes + row * x.row_bytes;
+  VecAvx2 total[2] = {VecAvx2::zero(), VecAvx2::zero()};
   for (int64_t b = 0; b < w.blocks; ++b) {
-    __m256i dot[kRows][2];
-    for (int r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
-    const uint8_t* values = x.codes + row * x.row_bytes + b * 8 * kVectors;
+    const float scale_x = x.scales[row * x.scale_stride + b];
+    const float sum_x = x.sums[row * x.scale_stride + b];
+    __m256i dot[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) {
-      __m256i even[2];
-      __m256i odd[2];
       for (int half = 0; half < 2; ++half) {
-        const __m256i codes = load_codes(panel.codes + (b * kVectors + j) * 64 + 32 * half);
-        even[half] = _mm256_and_si256(codes, even_bytes);
-        odd[half] = _mm256_srli_epi16(codes, 8);
-      }
-      for (int r = 0; r < kRows; ++r) {
-        const __m256i value02 = broadcast4(values + r * x.row_bytes + 8 * j);
-        const __m256i value13 = broadcast4(values + r * x.row_bytes + 8 * j + 4);
-        for (int half = 0; half < 2; ++half) {
-          dot[r][half] = _mm256_add_epi32(dot[r][half], _mm256_madd_epi16(even[half], value02));
-          dot[r][half] = _mm256_add_epi32(dot[r][half], _mm256_madd_epi16(odd[half], value13));
+        __m256i words[4];
+        widen<kLayout>(codes + 64 * j + 32 * half, words);
+        for (int i = 0; i < (kLayout == Layout::kNibbles ? 4 : 2); ++i) {
+          const int group = j + i / 2 * kVectors;
+          const __m256i value = broadcast4(values + 8 * group + 4 * (i % 2));
+          dot[half] = _mm256_add_epi32(dot[half], _mm256_madd_epi16(words[i], value));
         }
       }
     }
     for (int half = 0; half < 2; ++half) {
-      const __m256 scale_w = _mm256_load_ps(panel.scales + b * kStripRows + 8 * half);
-      const __m256 offset_w = _mm256_load_ps(panel.offsets + b * kStripRows + 8 * half);
+      const int64_t slot = (strip * w.blocks + b) * kStripRows + 8 * half;
+      const __m256 scale_w = load_halves(w.scales + slot);
+      const __m256 scale = _mm256_mul_ps(scale_w, _mm256_set1_ps(scale_x));
+      __m256& sum = total[half].v;
+      sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[half]), scale, sum);
+      sum = _mm256_fmadd_ps(offsets_of(w, slot, scale_w), _mm256_set1_ps(sum_x), sum);
+    }
+    codes += 64 * kVectors;
+    values += 8 * kGroups;
+  }
+  store_strip<VecAvx2, 2>(total, y + strip * kStripRows, w.n - strip * kStripRows);
+}
+
+// One strip as kWords, with float32 scales and offsets, [blocks][16] each.
+struct Panel {
+  const uint8_t* words;
+  const float* scales;
+  const float* offsets;
+};
+
+template <Layout kLayout, int kGroups>
+Panel make_panel(const MatrixView& w, int64_t strip, uint8_t* scratch) {
+  constexpr int kVectors = kLayout == Layout::kNibbles ? kGroups / 2 : kGroups;
+  const uint8_t* source = w.codes + strip * w.strip_bytes;
+  uint8_t* out = scratch;
+  for (int64_t b = 0; b < w.blocks; ++b) {
+    for (int j = 0; j < kVectors; ++j) {
+      for (int half = 0; half < 2; ++half) {
+        __m256i words[4];
+        widen<kLayout>(source + 64 * j + 32 * half, words);
+        for (int i = 0; i < (kLayout == Layout::kNibbles ? 4 : 2); ++i) {
+          const int group = j + i / 2 * kVectors;
+          store_codes(out + 128 * group + 64 * (i % 2) + 32 * half, words[i]);
+        }
+      }
+    }
+    source += 64 * kVectors;
+    out += 128 * kGroups;
+  }
+  const int64_t count = w.blocks * kStripRows;
+  float* scales = reinterpret_cast<float*>(out);
+  float* offsets = scales + count;
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m256 scale = load_halves(w.scales + strip * count + i);
+    _mm256_store_ps(scales + i, scale);
+    _mm256_store_ps(offsets + i, offsets_of(w, strip * count + i, scale));
+  }
+  return {scratch, scales, offsets};
+}
+
+// kRows rows by one strip. Every output sees the operations of integer_gemv in the same order.
+template <int kGroups, int kRows, bool kOffsets>
+void words_micro(const MatrixView& w, const Panel& panel, const ActivationView& x, int64_t row,
+                 int64_t strip, float* y, int64_t ldy) {
+  VecAvx2 total[kRows][2];
+  for (int r = 0; r < kRows; ++r) total[r][0] = total[r][1] = VecAvx2::zero();
+  const uint8_t* words = panel.words;
+  const uint8_t* values = x.codes + row * x.row_bytes;
+  for (int64_t b = 0; b < w.blocks; ++b) {
+    __m256i dot[kRows][2];
+    for (int r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+#pragma GCC unroll 2
+    for (int pair = 0; pair < 2 * kGroups; ++pair) {
+      const __m256i first = load_codes(words + 64 * pair);
+      const __m256i second = load_codes(words + 64 * pair + 32);
       for (int r = 0; r < kRows; ++r) {
-        const int64_t at = (row + r) * w.blocks + b;
+        const __m256i value = broadcast4(values + r * x.row_bytes + 4 * pair);
+        dot[r][0] = _mm256_add_epi32(dot[r][0], _mm256_madd_epi16(first, value));
+        dot[r][1] = _mm256_add_epi32(dot[r][1], _mm256_madd_epi16(second, value));
+        // Keeps GCC from loading all rows' values first, which would push sums out of registers.
+        asm("" : "+x"(dot[r][0]), "+x"(dot[r][1]));
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      const __m256 scale_w = _mm256_load_ps(panel.scales + b * kStripRows + 8 * half);
+      for (int r = 0; r < kRows; ++r) {
+        const int64_t at = (row + r) * x.scale_stride + b;
         const __m256 scale = _mm256_mul_ps(scale_w, _mm256_set1_ps(x.scales[at]));
         __m256& sum = total[r][half].v;
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][half]), scale, sum);
-        sum = _mm256_fmadd_ps(offset_w, _mm256_set1_ps(x.sums[at]), sum);
+        if (kOffsets) {
+          const __m256 offset_w = _mm256_load_ps(panel.offsets + b * kStripRows + 8 * half);
+          sum = _mm256_fmadd_ps(offset_w, _mm256_set1_ps(x.sums[at]), sum);
+        }
       }
     }
+    words += 128 * kGroups;
+    values += 8 * kGroups;
   }
   for (int r = 0; r < kRows; ++r) {
     store_strip<VecAvx2, 2>(total[r], y + (row + r) * ldy + strip * kStripRows,
@@ -107,16 +172,40 @@ void integer_micro(const MatrixView& w, const Panel& panel, const ActivationView
   }
 }
 
-template <int kVectors>
+template <int kGroups, bool kOffsets>
+void words_rows(const MatrixView& w, const Panel& panel, const ActivationView& x,
+                const TileRange& range, int64_t strip, float* y, int64_t ldy) {
+  int64_t row = range.row_begin;
+  for (; row + kRowsAtOnce <= range.row_end; row += kRowsAtOnce) {
+    words_micro<kGroups, kRowsAtOnce, kOffsets>(w, panel, x, row, strip, y, ldy);
+  }
+  switch (range.row_end - row) {
+    case 5:
+      return words_micro<kGroups, 5, kOffsets>(w, panel, x, row, strip, y, ldy);
+    case 4:
+      return words_micro<kGroups, 4, kOffsets>(w, panel, x, row, strip, y, ldy);
+    case 3:
+      return words_micro<kGroups, 3, kOffsets>(w, panel, x, row, strip, y, ldy);
+    case 2:
+      return words_micro<kGroups, 2, kOffsets>(w, panel, x, row, strip, y, ldy);
+    case 1:
+      return words_micro<kGroups, 1, kOffsets>(w, panel, x, row, strip, y, ldy);
+    default:
+      return;
+  }
+}
+
+template <Layout kLayout, int kGroups>
 void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                      int64_t ldy, uint8_t* scratch) {
+  const bool one_row = range.row_end - range.row_begin == 1;
   for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
-    const Panel panel = make_panel(w, strip, scratch);
-    int64_t row = range.row_begin;
-    for (; row + 2 <= range.row_end; row += 2) {
-      integer_micro<kVectors, 2>(w, panel, x, row, strip, y, ldy);
+    if (one_row) {
+      integer_gemv<kLayout, kGroups>(w, x, range.row_begin, strip, y + range.row_begin * ldy);
+    } else {
+      const Panel panel = make_panel<kLayout, kGroups>(w, strip, scratch);
+      words_rows<kGroups, true>(w, panel, x, range, strip, y, ldy);
     }
-    if (row < range.row_end) integer_micro<kVectors, 1>(w, panel, x, row, strip, y, ldy);
   }
 }
 
@@ -177,6 +266,39 @@ inline int32_t sum_lanes(__m256i v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
 
+// Column k of W: its element in rows 8 half .. + 7 of a strip.
+inline __m256 decode_column(const MatrixView& w, int64_t strip, int half, int64_t k) {
+  const uint8_t* codes = w.codes + strip * w.strip_bytes + 32 * half;
+  if (w.layout == Layout::kF32) return _mm256_castsi256_ps(load_codes(codes + 64 * k));
+  if (w.layout == Layout::kBF16) {
+    const __m256i pair = load_codes(codes + 64 * (k / 2));
+    return _mm256_castsi256_ps(k % 2 == 0 ? _mm256_slli_epi32(pair, 16)
+                                          : _mm256_and_si256(pair, _mm256_set1_epi32(-65536)));
+  }
+  const int64_t b = k / w.block;
+  const int64_t i = k % w.block;
+  const bool nibbles = w.layout == Layout::kNibbles;
+  const __m256i four = nibbles ? load_codes(codes + b * 256 + 64 * (i % 16 / 4))
+                               : load_codes(codes + b * 16 * w.block + 64 * (i / 4));
+  const int shift = static_cast<int>(8 * (i % 4)) + (nibbles && i >= 16 ? 4 : 0);
+  const __m256i code = _mm256_and_si256(_mm256_srl_epi32(four, _mm_cvtsi32_si128(shift)),
+                                        _mm256_set1_epi32(nibbles ? 15 : 255));
+  const int64_t slot = (strip * w.blocks + b) * kStripRows + 8 * half;
+  const __m256 scale = load_halves(w.scales + slot);
+  return _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(code), offsets_of(w, slot, scale));
+}
+
+// Rows 8 half .. + 7 of a strip and columns k .. k + 7 of W, as out[row][column]; what lies past
+// the matrix is 0.
+void decode_transposed(const MatrixView& w, int64_t strip, int half, int64_t k, float* out) {
+  VecAvx2 columns[8];
+  for (int64_t i = 0; i < 8; ++i) {
+    const bool exists = strip < w.strips && k + i < w.k;
+    columns[i].v = exists ? decode_column(w, strip, half, k + i) : _mm256_setzero_ps();
+  }
+  transpose_block(columns, out, 8);
+}
+
 }  // namespace
 
 void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
@@ -216,10 +338,49 @@ void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
 
 void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                   int64_t ldy, uint8_t* scratch) {
-  if (w.block == 32) {
-    integer_tile_as<8>(w, x, range, y, ldy, scratch);
+  if (w.layout == Layout::kNibbles) {
+    integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.block == 32) {
+    integer_tile_as<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
   } else {
-    integer_tile_as<4>(w, x, range, y, ldy, scratch);
+    integer_tile_as<Layout::kBytes, 4>(w, x, range, y, ldy, scratch);
+  }
+}
+
+void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                int64_t ldy, uint8_t*) {
+  for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
+    const float* scales = w.word_scales + strip * w.blocks * kStripRows;
+    const Panel panel = {w.codes + strip * w.strip_bytes, scales, nullptr};
+    words_rows<8, false>(w, panel, x, range, strip, y, ldy);
+  }
+}
+
+void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
+  VecAvx2 values[2][32];  // [eight columns of W][row of W]: a row of the block each
+  for (int part = 0; part < 2; ++part) {
+    for (int eight = 0; eight < 4; ++eight) {
+      alignas(32) float block[64];
+      decode_transposed(w, strip + eight / 2, eight % 2, k + 8 * part, block);
+      for (int i = 0; i < 8; ++i) values[part][8 * eight + i] = VecAvx2::load(block + 8 * i);
+    }
+    VecAvx2 largest = VecAvx2::zero();
+    for (const VecAvx2& value : values[part]) largest = max(largest, abs(value));
+    const __m256 quotient = _mm256_div_ps(_mm256_set1_ps(kWordMax), largest.v);
+    const __m256 usable =  // neither 0 nor so small that the quotient overflows
+        _mm256_cmp_ps(quotient, _mm256_set1_ps(3.402823466e+38f), _CMP_LE_OQ);
+    const __m256 inverse = _mm256_and_ps(quotient, usable);
+    _mm256_storeu_ps(scales + 8 * part, _mm256_div_ps(largest.v, _mm256_set1_ps(kWordMax)));
+    const auto code = [&](int i) {
+      return _mm256_cvtps_epi32(_mm256_mul_ps(values[part][i].v, inverse));
+    };
+    for (int group = 0; group < 8; ++group) {
+      for (int odd = 0; odd < 2; ++odd) {
+        const __m256i low = _mm256_and_si256(code(4 * group + odd), _mm256_set1_epi32(0xffff));
+        const __m256i high = _mm256_slli_epi32(code(4 * group + odd + 2), 16);
+        store_codes(codes + 128 * group + 64 * odd + 32 * part, _mm256_or_si256(low, high));
+      }
+    }
   }
 }
 

@@ -30,8 +30,29 @@ float integer_dot(const MatrixView& w, int64_t strip, int64_t lane, const Activa
     const int64_t slot = (strip * w.blocks + b) * kStripRows + lane;
     const float scale = half_to_float(w.scales[slot]);
     const float offset = w.offsets == nullptr ? -w.center * scale : half_to_float(w.offsets[slot]);
-    y += static_cast<float>(total) * (scale * x.scales[row * w.blocks + b]);
-    y += offset * x.sums[row * w.blocks + b];
+    y += static_cast<float>(total) * (scale * x.scales[row * x.scale_stride + b]);
+    y += offset * x.sums[row * x.scale_stride + b];
+  }
+  return y;
+}
+
+// Place of element `i` of a block of kWords among the block's integers.
+int64_t word_slot(int64_t i, int64_t lane) {
+  return i / 4 * 64 + i % 2 * 32 + 2 * lane + i % 4 / 2;
+}
+
+float words_dot(const MatrixView& w, int64_t strip, int64_t lane, const ActivationView& x,
+                int64_t row) {
+  const int16_t* codes = reinterpret_cast<const int16_t*>(w.codes + strip * w.strip_bytes);
+  const int16_t* values = reinterpret_cast<const int16_t*>(x.codes + row * x.row_bytes);
+  float y = 0.0f;
+  for (int64_t b = 0; b < w.blocks; ++b) {
+    int32_t total = 0;
+    for (int64_t i = 0; i < w.block; ++i) {
+      total += codes[b * w.block * kStripRows + word_slot(i, lane)] * values[b * w.block + i];
+    }
+    const float scale = w.word_scales[(strip * w.blocks + b) * kStripRows + lane];
+    y += static_cast<float>(total) * (scale * x.scales[row * x.scale_stride + b]);
   }
   return y;
 }
@@ -103,6 +124,27 @@ void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout
   }
 }
 
+void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
+  int16_t* out = reinterpret_cast<int16_t*>(codes);
+  for (int64_t column = 0; column < kStripRows; ++column) {
+    float values[2 * kStripRows] = {};
+    float largest = 0.0f;
+    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
+      if (strip + i / kStripRows < w.strips && k + column < w.k) {
+        values[i] = weight_at(w, strip + i / kStripRows, i % kStripRows, k + column);
+      }
+      largest = std::fmax(largest, std::fabs(values[i]));
+    }
+    const float inverse = largest > 0.0f ? static_cast<float>(kWordMax) / largest : 0.0f;
+    const bool usable = std::isfinite(inverse);
+    scales[column] = largest / static_cast<float>(kWordMax);
+    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
+      out[word_slot(i, column)] =
+          usable ? static_cast<int16_t>(std::nearbyint(values[i] * inverse)) : int16_t{0};
+    }
+  }
+}
+
 void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
                   float* sums) {
   int16_t* out = reinterpret_cast<int16_t*>(codes);
@@ -143,6 +185,11 @@ void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange&
 void bfloat16_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                    int64_t ldy, uint8_t*) {
   for_each_output(w, x, range, y, ldy, bfloat16_dot);
+}
+
+void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                int64_t ldy, uint8_t*) {
+  for_each_output(w, x, range, y, ldy, words_dot);
 }
 
 void float_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,

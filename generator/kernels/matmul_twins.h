@@ -12,7 +12,10 @@
 //   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
 //   kF32      vectors of 16 rows x 1 k.
-// kNibbles and kBytes carry per (block, row) an IEEE half scale, and an offset or one constant
+//   kWords    block of 32 k = 16 vectors of 16 rows x 2 signed 16-bit integers of at most 12 bits; a
+//             group of four k is the vector of k 0 and 2, then that of k 1 and 3. Made on the way,
+//             never stored: a panel of W^T where 16-bit products are the fastest there are (AVX2).
+// kWords carries per (block, row) a float32 scale:  w = scale * u.  kNibbles and kBytes carry per (block, row) an IEEE half scale, and an offset or one constant
 // center:  w = scale * u + offset  or  w = scale * (u - center).
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
@@ -32,7 +35,10 @@ constexpr int kActivationMax = kActivationTerms == 2 ? 127 * 256 : 127;
 
 constexpr int kStripRows = 16;
 
-enum class Layout { kNibbles, kBytes, kBF16, kF32 };
+enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords };
+
+// Largest code of kWords: 32 products with an activation of kActivationMax stay below 2^31.
+constexpr int kWordMax = 2047;
 
 // Borrowed view of a packed matrix.
 struct MatrixView {
@@ -48,15 +54,17 @@ struct MatrixView {
   const uint16_t* scales;   // [strips][blocks][16]
   const uint16_t* offsets;  // the same, or null: center is used
   float center;
+  const float* word_scales;  // kWords only: [strips][blocks][16]
 };
 
 // Borrowed view of the rows of x in the form that a layout multiplies.
-//   kNibbles, kBytes: quantize_row's codes;  kBF16: bfloat16;  kF32: x itself
+//   kNibbles, kBytes, kWords: quantize_row's codes;  kBF16: bfloat16;  kF32: x itself
 struct ActivationView {
   const uint8_t* codes;  // row r at codes + r * row_bytes
   int64_t row_bytes;
-  const float* scales;  // [m][blocks]
-  const float* sums;    // [m][blocks]: scale * sum of X
+  const float* scales;   // row r at scales + r * scale_stride, a value for each block
+  const float* sums;     // the same: scale * sum of X
+  int64_t scale_stride;  // blocks of a whole row
 };
 
 struct TileRange {
@@ -77,11 +85,14 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 //                with an infinity or NaN gets the scale NaN.
 // bfloat16_row   x[k] -> bfloat16, rounded to nearest even, padded with 0 to an even count
 // *_tile         y[r * ldy + n] for the rows and strips of `range`; only columns < w.n are written
+// words_tile     *_tile for kWords, which AVX-512 has no use for
 // transpose_tile rows 16 strip .. + 15 and columns k .. k + 15 of W, decoded and turned into a
 // piece
 //                of a strip of W^T: `out` is 16 vectors of float32 (layout kF32) or 8 of bfloat16
 //                pairs (kBF16); what lies past the matrix is 0. There is no AVX2 version: a tile is
 //                decoded once for all rows of a product.
+// transpose_words  rows 16 strip .. + 31 and columns k .. k + 15 of W as one block of a strip of W^T
+//                in kWords: 1,024 bytes of codes and 16 scales; what lies past the matrix is 0
 #define QUARRY_DECLARE_MATMUL                                                                     \
   void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,      \
                     float* sums);                                                                 \
@@ -96,9 +107,15 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 namespace portable {
 QUARRY_DECLARE_MATMUL
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out);
+void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                int64_t ldy, uint8_t* scratch);
+void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
 }  // namespace portable
 namespace avx2 {
 QUARRY_DECLARE_MATMUL
+void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                int64_t ldy, uint8_t* scratch);
+void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
 }
 namespace avx512 {
 QUARRY_DECLARE_MATMUL
