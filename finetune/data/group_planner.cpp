@@ -23,6 +23,8 @@ constexpr size_t kTitleNeighbors = 8;
 // Tokens that the group's other questions and replies may have more than the anchor's.
 constexpr int64_t kQuestionSlack = 64;
 constexpr double kFullListShare = 0.5;
+// Of so many random candidates for a question asked in vain, the one nearest to the passages.
+constexpr size_t kNearestOf = 4;
 
 }  // namespace
 
@@ -333,6 +335,23 @@ GroupPlan GroupPlanner::fill(int32_t anchor, const UsedRows& used, SplitMix64& r
   return plan;
 }
 
+// A question about what the passages tell, whose answer they lack, is what an index without the
+// answer serves: the reply must rest on the answer and not on the topic.
+void GroupPlanner::nearest_first(const std::vector<std::string>& keys,
+                                 std::vector<int32_t>& rows) const {
+  std::vector<std::pair<double, int32_t>> ranked;
+  for (const int32_t candidate : rows) {
+    double nearest = 0.0;
+    for (const std::string& key : keys) {
+      nearest = std::max(nearest, share_of_words(key, row(candidate).question));
+    }
+    ranked.emplace_back(-nearest, candidate);
+  }
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (size_t i = 0; i < ranked.size(); ++i) rows[i] = ranked[i].second;
+}
+
 // Adds questions that the passages do not answer, as many as the share wants beside the answered.
 void GroupPlanner::add_unanswerable(const UsedRows& used, SplitMix64& random, const Pool& pool,
                                     GroupPlan& plan) const {
@@ -358,14 +377,21 @@ void GroupPlanner::add_unanswerable(const UsedRows& used, SplitMix64& random, co
   std::sort(candidates.begin(), candidates.end());
   candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
   shuffle(candidates, random);
+  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
+                                  [&](int32_t candidate) {
+                                    return row(candidate).answers.empty() ||
+                                           used.refused[static_cast<size_t>(candidate)] != 0 ||
+                                           excluded.count(candidate) > 0;
+                                  }),
+                   candidates.end());
+  candidates.resize(std::min(candidates.size(), kNearestOf * static_cast<size_t>(wanted)));
+  nearest_first(keys, candidates);
   int64_t added = 0;
   for (const int32_t candidate : candidates) {
     if (added == wanted) return;
-    const std::vector<std::string>& answers = row(candidate).answers;
-    if (answers.empty() || used.refused[static_cast<size_t>(candidate)] != 0) continue;
-    if (excluded.count(candidate) > 0) continue;
-    const bool answered_anyway = std::any_of(
-        keys.begin(), keys.end(), [&](const std::string& key) { return holds_any(key, answers); });
+    const bool answered_anyway = std::any_of(keys.begin(), keys.end(), [&](const std::string& key) {
+      return holds_any(key, row(candidate).answers);
+    });
     if (answered_anyway) continue;
     plan.questions.push_back({candidate, true});
     ++added;

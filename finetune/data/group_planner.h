@@ -68,6 +68,7 @@ class GroupPlanner {
                    Pool& pool) const;
   void fit(int32_t anchor, Pool& pool) const;
   GroupPlan fill(int32_t anchor, const UsedRows& used, SplitMix64& random, Pool&& pool) const;
+  void nearest_first(const std::vector<std::string>& keys, std::vector<int32_t>& rows) const;
   void add_unanswerable(const UsedRows& used, SplitMix64& random, const Pool& pool,
                         GroupPlan& plan) const;
   std::optional<Hit> gold_hit(int32_t anchor) const;

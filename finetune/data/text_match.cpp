@@ -32,4 +32,24 @@ bool holds_any(const std::string& key, const std::vector<std::string>& texts) {
   });
 }
 
+double share_of_words(const std::string& key, const std::string& text) {
+  constexpr int64_t kLeastLetters = 4;
+  int64_t words = 0;
+  int64_t found = 0;
+  for (size_t at = 0; at < text.size();) {
+    std::string word;
+    int64_t letters = 0;
+    while (at < text.size()) {
+      const char32_t c = next_code_point(text, at);
+      if (is_white_space(c) || is_bert_punctuation(c)) break;
+      append_lowercase(word, c);
+      ++letters;
+    }
+    if (letters < kLeastLetters) continue;
+    ++words;
+    if (key.find(word) != std::string::npos) ++found;
+  }
+  return words == 0 ? 0.0 : static_cast<double>(found) / static_cast<double>(words);
+}
+
 }  // namespace quarry

@@ -13,4 +13,8 @@ std::string match_key(const std::string& text);
 // not looked for.
 bool holds_any(const std::string& key, const std::vector<std::string>& texts);
 
+// Of the words of `text` with at least 4 letters, the share that the text whose key is given holds:
+// how near the two are. 0 without such a word.
+double share_of_words(const std::string& key, const std::string& text);
+
 }  // namespace quarry
