@@ -8,7 +8,7 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
-#include "finetune/dynamic_map.h"
+#include "generator/quant/dynamic_map.h"
 
 namespace quarry {
 namespace {

@@ -53,10 +53,10 @@ enum class OptimizerKind {
 constexpr int64_t kMinElementsFor8bit = 4096;
 
 // AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) in float32, as torch.optim.AdamW computes
-// it. 8bit: moments kept as codes of dynamic maps (finetune/dynamic_map.h) in blocks of 256, each
-// with a float32 maximum (Dettmers et al. 2022, arXiv:2110.02861); smaller tensors stay float32. A
-// second moment that is not zero never becomes zero by rounding: the next step would divide by
-// epsilon.
+// it. 8bit: moments kept as codes of dynamic maps (generator/quant/dynamic_map.h) in blocks of 256,
+// each with a float32 maximum (Dettmers et al. 2022, arXiv:2110.02861); smaller tensors stay
+// float32. A second moment that is not zero never becomes zero by rounding: the next step would
+// divide by epsilon.
 std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, const AdamWOptions& options = {});
 
 struct GradientView {

@@ -13,8 +13,10 @@ namespace {
 // The functions of one instruction set.
 struct Twins {
   decltype(&portable::quantize_row) quantize_row;
+  decltype(&portable::quantize_words) quantize_words;
   decltype(&portable::bfloat16_row) bfloat16_row;
   decltype(&portable::integer_tile) integer_tile;
+  decltype(&portable::codebook_tile) codebook_tile;
   decltype(&portable::bfloat16_tile) bfloat16_tile;
   decltype(&portable::float_tile) float_tile;
   decltype(&portable::transpose_tile) transpose_tile;
@@ -22,16 +24,19 @@ struct Twins {
   decltype(&portable::transpose_words) transpose_words;
 };
 
-constexpr Twins kPortableTwins = {portable::quantize_row, portable::bfloat16_row,
-                                  portable::integer_tile, portable::bfloat16_tile,
-                                  portable::float_tile,   portable::transpose_tile,
-                                  portable::words_tile,   portable::transpose_words};
-constexpr Twins kAvx2Twins = {avx2::quantize_row,  avx2::bfloat16_row,   avx2::integer_tile,
-                              avx2::bfloat16_tile, avx2::float_tile,     portable::transpose_tile,
-                              avx2::words_tile,    avx2::transpose_words};
+constexpr Twins kPortableTwins = {portable::quantize_row,  portable::quantize_words,
+                                  portable::bfloat16_row,  portable::integer_tile,
+                                  portable::codebook_tile, portable::bfloat16_tile,
+                                  portable::float_tile,    portable::transpose_tile,
+                                  portable::words_tile,    portable::transpose_words};
+constexpr Twins kAvx2Twins = {avx2::quantize_row,   avx2::quantize_words,     avx2::bfloat16_row,
+                              avx2::integer_tile,   avx2::codebook_tile,      avx2::bfloat16_tile,
+                              avx2::float_tile,     portable::transpose_tile, avx2::words_tile,
+                              avx2::transpose_words};
 constexpr Twins kAvx512Twins = {
-    avx512::quantize_row, avx512::bfloat16_row,   avx512::integer_tile, avx512::bfloat16_tile,
-    avx512::float_tile,   avx512::transpose_tile, portable::words_tile, portable::transpose_words};
+    avx512::quantize_row,  avx512::quantize_words,   avx512::bfloat16_row, avx512::integer_tile,
+    avx512::codebook_tile, avx512::bfloat16_tile,    avx512::float_tile,   avx512::transpose_tile,
+    portable::words_tile,  portable::transpose_words};
 
 const Twins& twins() {
   switch (cpu_isa()) {
@@ -81,8 +86,10 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
         twins.bfloat16_row(x + row * ldx, w.k,
                            reinterpret_cast<uint16_t*>(codes + row * row_bytes));
       } else {
-        twins.quantize_row(x + row * ldx, w.k, w.block, codes + row * row_bytes,
-                           scales + row * w.blocks, sums + row * w.blocks);
+        const auto quantize =
+            w.layout == Layout::kCodebook ? twins.quantize_words : twins.quantize_row;
+        quantize(x + row * ldx, w.k, w.block, codes + row * row_bytes, scales + row * w.blocks,
+                 sums + row * w.blocks);
       }
     }
   });
@@ -104,6 +111,8 @@ void run_tile(const Twins& twins, const MatrixView& w, const ActivationView& x,
     twins.bfloat16_tile(w, x, range, y, ldy, bytes);
   } else if (w.layout == Layout::kWords) {
     twins.words_tile(w, x, range, y, ldy, bytes);
+  } else if (w.layout == Layout::kCodebook) {
+    twins.codebook_tile(w, x, range, y, ldy, bytes);
   } else {
     twins.integer_tile(w, x, range, y, ldy, bytes);
   }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "generator/quant/quant_state.h"
 #include "generator/quant/weight_type.h"
 
 namespace quarry::kernels {
@@ -38,6 +39,14 @@ class PackedMatrix {
 // REQUIRES: k a multiple of the type's block size. Any n, k >= 1.
 std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, int64_t n, int64_t k,
                                           Precision precision);
+
+// The same of a type that needs_quant_state(): codes of the flattened [n, k] and their state, whose
+// sizes must fit. kFast keeps 4-bit codes at 4.25 bits a weight (4.5 when k is no multiple of 64 or
+// blocks are of 32) and 8-bit ones at 8.5; it rounds a 4-bit weight by up to 5e-4 of itself and
+// 1.5e-4 of its block's absmax. With k no multiple of 32 it holds bfloat16 instead.
+std::unique_ptr<PackedMatrix> pack_quantized(WeightType type, const QuantState& state,
+                                             const void* codes, int64_t n, int64_t k,
+                                             Precision precision);
 
 // y[m, n] = x[m, k] * W^T.  x and y row-major float32 with row strides ldx >= k and ldy >= n; y is
 // overwritten and must not overlap x. Runs on parallel_for's threads; any m >= 0. The result of a

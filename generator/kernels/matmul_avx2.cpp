@@ -26,6 +26,9 @@ inline __m256i broadcast4(const uint8_t* p) {
   __builtin_memcpy(&four, p, sizeof(four));
   return _mm256_set1_epi32(four);
 }
+inline __m128i load_words(const int16_t* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
 inline __m256 load_halves(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -34,14 +37,46 @@ inline __m256 offsets_of(const MatrixView& w, int64_t slot, __m256 scales) {
                               : _mm256_mul_ps(scales, _mm256_set1_ps(-w.center));
 }
 
+// The low and the high bytes of a codebook, in both halves of a vector.
+struct Codebook {
+  __m256i low;
+  __m256i high;
+};
+
+inline Codebook load_codebook(const MatrixView& w) {
+  alignas(32) uint8_t bytes[2][32];
+  for (int i = 0; i < 32; ++i) {
+    bytes[0][i] = static_cast<uint8_t>(w.codebook[i % 16] & 255);
+    bytes[1][i] = static_cast<uint8_t>(w.codebook[i % 16] >> 8 & 255);
+  }
+  return {load_codes(bytes[0]), load_codes(bytes[1])};
+}
+
+// The codebook's values of 32 nibbles: k 0 and 2 of eight rows, then k 1 and 3.
+inline void look_up(const Codebook& codebook, __m256i nibbles, __m256i* words) {
+  const __m256i low = _mm256_shuffle_epi8(codebook.low, nibbles);
+  const __m256i high = _mm256_shuffle_epi8(codebook.high, nibbles);
+  // Rows 0 1 4 5 and rows 2 3 6 7, k 0 2 1 3 each.
+  const __m256 first = _mm256_castsi256_ps(_mm256_unpacklo_epi8(low, high));
+  const __m256 second = _mm256_castsi256_ps(_mm256_unpackhi_epi8(low, high));
+  words[0] = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88));
+  words[1] = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0xdd));
+}
+
 // The 16-bit codes of 32 packed bytes: vector 0 holds k 0 and 2 of eight rows, vector 1 k 1 and 3;
 // of nibbles, vectors 2 and 3 hold the same of the k in the upper halves.
 template <Layout kLayout>
-inline void widen(const uint8_t* source, __m256i* words) {
+inline void widen(const uint8_t* source, const Codebook& codebook, __m256i* words) {
   const __m256i codes = load_codes(source);
   if (kLayout == Layout::kBytes) {
     words[0] = _mm256_and_si256(codes, _mm256_set1_epi16(255));
     words[1] = _mm256_srli_epi16(codes, 8);
+    return;
+  }
+  if (kLayout == Layout::kCodebook) {
+    const __m256i low = _mm256_set1_epi8(15);
+    look_up(codebook, _mm256_and_si256(codes, low), words);
+    look_up(codebook, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low), words + 2);
     return;
   }
   const __m256i low = _mm256_set1_epi16(15);
@@ -51,12 +86,21 @@ inline void widen(const uint8_t* source, __m256i* words) {
   words[3] = _mm256_srli_epi16(codes, 12);
 }
 
+// Multiplies the sums of one row of x by the scales that the rows of a strip have.
+inline void scale_rows(const MatrixView& w, int64_t strip, VecAvx2* total) {
+  if (w.row_scales == nullptr) return;
+  for (int half = 0; half < 2; ++half) {
+    total[half] = total[half] * VecAvx2::load(w.row_scales + strip * kStripRows + 8 * half);
+  }
+}
+
 // Sum of the products of one strip's codes with one row of x, added block by block to total.
 // kGroups: groups of four k in a block.
 template <Layout kLayout, int kGroups>
 void integer_gemv(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
                   float* y) {
-  constexpr int kVectors = kLayout == Layout::kNibbles ? kGroups / 2 : kGroups;
+  constexpr int kVectors = kLayout == Layout::kBytes ? kGroups : kGroups / 2;
+  const Codebook codebook = kLayout == Layout::kCodebook ? load_codebook(w) : Codebook{};
   const uint8_t* codes = w.codes + strip * w.strip_bytes;
   const uint8_t* values = x.codes + row * x.row_bytes;
   VecAvx2 total[2] = {VecAvx2::zero(), VecAvx2::zero()};
@@ -68,8 +112,8 @@ void integer_gemv(const MatrixView& w, const ActivationView& x, int64_t row, int
     for (int j = 0; j < kVectors; ++j) {
       for (int half = 0; half < 2; ++half) {
         __m256i words[4];
-        widen<kLayout>(codes + 64 * j + 32 * half, words);
-        for (int i = 0; i < (kLayout == Layout::kNibbles ? 4 : 2); ++i) {
+        widen<kLayout>(codes + 64 * j + 32 * half, codebook, words);
+        for (int i = 0; i < (kLayout == Layout::kBytes ? 2 : 4); ++i) {
           const int group = j + i / 2 * kVectors;
           const __m256i value = broadcast4(values + 8 * group + 4 * (i % 2));
           dot[half] = _mm256_add_epi32(dot[half], _mm256_madd_epi16(words[i], value));
@@ -77,20 +121,23 @@ void integer_gemv(const MatrixView& w, const ActivationView& x, int64_t row, int
       }
     }
     for (int half = 0; half < 2; ++half) {
-      const int64_t slot = (strip * w.blocks + b) * kStripRows + 8 * half;
+      const int64_t slot = scale_slot(w, strip, b, 8 * half);
       const __m256 scale_w = load_halves(w.scales + slot);
       const __m256 scale = _mm256_mul_ps(scale_w, _mm256_set1_ps(scale_x));
       __m256& sum = total[half].v;
       sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[half]), scale, sum);
+      if (kLayout == Layout::kCodebook) continue;
       sum = _mm256_fmadd_ps(offsets_of(w, slot, scale_w), _mm256_set1_ps(sum_x), sum);
     }
     codes += 64 * kVectors;
     values += 8 * kGroups;
   }
+  scale_rows(w, strip, total);
   store_strip<VecAvx2, 2>(total, y + strip * kStripRows, w.n - strip * kStripRows);
 }
 
-// One strip as kWords, with float32 scales and offsets, [blocks][16] each.
+// One strip as kWords, with float32 scales and offsets, [blocks][16] each; a codebook has no
+// offsets.
 struct Panel {
   const uint8_t* words;
   const float* scales;
@@ -99,15 +146,16 @@ struct Panel {
 
 template <Layout kLayout, int kGroups>
 Panel make_panel(const MatrixView& w, int64_t strip, uint8_t* scratch) {
-  constexpr int kVectors = kLayout == Layout::kNibbles ? kGroups / 2 : kGroups;
+  constexpr int kVectors = kLayout == Layout::kBytes ? kGroups : kGroups / 2;
+  const Codebook codebook = kLayout == Layout::kCodebook ? load_codebook(w) : Codebook{};
   const uint8_t* source = w.codes + strip * w.strip_bytes;
   uint8_t* out = scratch;
   for (int64_t b = 0; b < w.blocks; ++b) {
     for (int j = 0; j < kVectors; ++j) {
       for (int half = 0; half < 2; ++half) {
         __m256i words[4];
-        widen<kLayout>(source + 64 * j + 32 * half, words);
-        for (int i = 0; i < (kLayout == Layout::kNibbles ? 4 : 2); ++i) {
+        widen<kLayout>(source + 64 * j + 32 * half, codebook, words);
+        for (int i = 0; i < (kLayout == Layout::kBytes ? 2 : 4); ++i) {
           const int group = j + i / 2 * kVectors;
           store_codes(out + 128 * group + 64 * (i % 2) + 32 * half, words[i]);
         }
@@ -120,9 +168,11 @@ Panel make_panel(const MatrixView& w, int64_t strip, uint8_t* scratch) {
   float* scales = reinterpret_cast<float*>(out);
   float* offsets = scales + count;
   for (int64_t i = 0; i < count; i += 8) {
-    const __m256 scale = load_halves(w.scales + strip * count + i);
+    const int64_t slot = scale_slot(w, strip, i / kStripRows, i % kStripRows);
+    const __m256 scale = load_halves(w.scales + slot);
     _mm256_store_ps(scales + i, scale);
-    _mm256_store_ps(offsets + i, offsets_of(w, strip * count + i, scale));
+    if (kLayout == Layout::kCodebook) continue;
+    _mm256_store_ps(offsets + i, offsets_of(w, slot, scale));
   }
   return {scratch, scales, offsets};
 }
@@ -167,6 +217,7 @@ void words_micro(const MatrixView& w, const Panel& panel, const ActivationView& 
     values += 8 * kGroups;
   }
   for (int r = 0; r < kRows; ++r) {
+    scale_rows(w, strip, total[r]);
     store_strip<VecAvx2, 2>(total[r], y + (row + r) * ldy + strip * kStripRows,
                             w.n - strip * kStripRows);
   }
@@ -204,7 +255,7 @@ void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRan
       integer_gemv<kLayout, kGroups>(w, x, range.row_begin, strip, y + range.row_begin * ldy);
     } else {
       const Panel panel = make_panel<kLayout, kGroups>(w, strip, scratch);
-      words_rows<kGroups, true>(w, panel, x, range, strip, y, ldy);
+      words_rows<kGroups, kLayout != Layout::kCodebook>(w, panel, x, range, strip, y, ldy);
     }
   }
 }
@@ -266,6 +317,29 @@ inline int32_t sum_lanes(__m256i v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
 
+inline __m256 scale_column(const MatrixView& w, int64_t strip, int half, __m256 values) {
+  if (w.row_scales == nullptr) return values;
+  return _mm256_mul_ps(values, _mm256_loadu_ps(w.row_scales + strip * kStripRows + 8 * half));
+}
+
+// The element `i` of block `b` of kCodebook in rows 8 half .. + 7 of a strip.
+inline __m256 decode_codebook_column(const MatrixView& w, int64_t strip, int half, int64_t b,
+                                     int64_t i) {
+  constexpr int kByteOf[4] = {0, 2, 1, 3};
+  const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 256 + 32 * half;
+  const __m256i four = load_codes(codes + 64 * (i % 16 / 4));
+  const int shift = 8 * kByteOf[i % 4] + (i >= 16 ? 4 : 0);
+  const __m256i code =
+      _mm256_and_si256(_mm256_srl_epi32(four, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(15));
+  const __m256i first = _mm256_cvtepi16_epi32(load_words(w.codebook));
+  const __m256i second = _mm256_cvtepi16_epi32(load_words(w.codebook + 8));
+  const __m256i is_second = _mm256_cmpgt_epi32(code, _mm256_set1_epi32(7));
+  const __m256i value = _mm256_blendv_epi8(_mm256_permutevar8x32_epi32(first, code),
+                                           _mm256_permutevar8x32_epi32(second, code), is_second);
+  const __m256 scale = load_halves(w.scales + scale_slot(w, strip, b, 8 * half));
+  return scale_column(w, strip, half, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(value)));
+}
+
 // Column k of W: its element in rows 8 half .. + 7 of a strip.
 inline __m256 decode_column(const MatrixView& w, int64_t strip, int half, int64_t k) {
   const uint8_t* codes = w.codes + strip * w.strip_bytes + 32 * half;
@@ -277,6 +351,7 @@ inline __m256 decode_column(const MatrixView& w, int64_t strip, int half, int64_
   }
   const int64_t b = k / w.block;
   const int64_t i = k % w.block;
+  if (w.layout == Layout::kCodebook) return decode_codebook_column(w, strip, half, b, i);
   const bool nibbles = w.layout == Layout::kNibbles;
   const __m256i four = nibbles ? load_codes(codes + b * 256 + 64 * (i % 16 / 4))
                                : load_codes(codes + b * 16 * w.block + 64 * (i / 4));
@@ -285,7 +360,8 @@ inline __m256 decode_column(const MatrixView& w, int64_t strip, int half, int64_
                                         _mm256_set1_epi32(nibbles ? 15 : 255));
   const int64_t slot = (strip * w.blocks + b) * kStripRows + 8 * half;
   const __m256 scale = load_halves(w.scales + slot);
-  return _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(code), offsets_of(w, slot, scale));
+  const __m256 value = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(code), offsets_of(w, slot, scale));
+  return scale_column(w, strip, half, value);
 }
 
 // Rows 8 half .. + 7 of a strip and columns k .. k + 7 of W, as out[row][column]; what lies past
@@ -331,6 +407,11 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
   }
 }
 
+void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
+                    float* sums) {
+  quantize_row(x, k, block, codes, scales, sums);
+}
+
 void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
   for (int64_t i = 0; i < k; ++i) out[i] = to_bfloat16(x[i]);
   if (k % 2 == 1) out[k] = 0;
@@ -345,6 +426,11 @@ void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange&
   } else {
     integer_tile_as<Layout::kBytes, 4>(w, x, range, y, ldy, scratch);
   }
+}
+
+void codebook_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                   int64_t ldy, uint8_t* scratch) {
+  integer_tile_as<Layout::kCodebook, 8>(w, x, range, y, ldy, scratch);
 }
 
 void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,

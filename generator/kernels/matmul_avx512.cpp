@@ -27,6 +27,12 @@ inline __mmask16 column_mask(int64_t columns) {
   return columns >= kStripRows ? 0xffff : static_cast<__mmask16>((uint32_t{1} << columns) - 1);
 }
 
+inline __m512 scale_rows(const MatrixView& w, int64_t strip, __m512 values) {
+  return w.row_scales == nullptr
+             ? values
+             : _mm512_mul_ps(values, _mm512_load_ps(w.row_scales + strip * kStripRows));
+}
+
 inline __m512 offsets_of(const MatrixView& w, int64_t slot, __m512 scales) {
   return w.offsets != nullptr ? load_halves(w.offsets + slot)
                               : _mm512_mul_ps(scales, _mm512_set1_ps(-w.center));
@@ -79,7 +85,8 @@ void integer_gemv(const MatrixView& w, const uint8_t* x, const float* scales, co
   }
   for (int s = 0; s < kStrips; ++s) {
     const int64_t column = (strip + s) * kStripRows;
-    _mm512_mask_storeu_ps(y + column, column_mask(w.n - column), total[s]);
+    _mm512_mask_storeu_ps(y + column, column_mask(w.n - column),
+                          scale_rows(w, strip + s, total[s]));
   }
 }
 
@@ -182,7 +189,8 @@ void integer_rows(const MatrixView& w, const Panel& panel, const ActivationView&
   for (int r = 0; r < kRows; ++r) {
     for (int s = 0; s < kStrips; ++s) {
       const int64_t column = (strip + s) * kStripRows;
-      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column), total[r][s]);
+      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column),
+                            scale_rows(w, strip + s, total[r][s]));
     }
   }
 }
@@ -235,8 +243,8 @@ void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRan
   }
 }
 
-// One block of 16 * kVectors elements.
-template <int kVectors>
+// One block of 16 * kVectors elements; as 16-bit integers in order when kAsWords.
+template <int kVectors, bool kAsWords>
 inline void quantize_block(const float* x, uint8_t* codes, float* scale, float* sum) {
   __m512 values[kVectors];
   __m512 largest = _mm512_setzero_ps();
@@ -256,6 +264,10 @@ inline void quantize_block(const float* x, uint8_t* codes, float* scale, float* 
         inverse > 0.0f ? _mm512_cvtps_epi32(_mm512_mul_ps(values[v], _mm512_set1_ps(inverse)))
                        : _mm512_setzero_si512();
     total = _mm512_add_epi32(total, value);
+    if (kAsWords) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 32 * v), _mm512_cvtepi32_epi16(value));
+      continue;
+    }
     __m512i high = value;
     if (kActivationTerms == 2) {
       high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
@@ -311,6 +323,21 @@ void bfloat16_rows(const MatrixView& w, const ActivationView& x, const TileRange
   for (; row < range.row_end; ++row) bfloat16_micro<1, kStrips>(w, x, row, strip, y, ldy);
 }
 
+// Element `i` of block `b` of kCodebook in each of the strip's 16 rows.
+inline __m512 decode_codebook_column(const MatrixView& w, int64_t strip, int64_t b, int64_t i) {
+  constexpr int kByteOf[4] = {0, 2, 1, 3};
+  const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 256;
+  const int shift = 8 * kByteOf[i % 4] + (i >= 16 ? 4 : 0);
+  // Only the low four bits of an index count.
+  const __m512i code =
+      _mm512_srl_epi32(load_codes(codes + 64 * (i % 16 / 4)), _mm_cvtsi32_si128(shift));
+  const __m512i codebook =
+      _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.codebook)));
+  const __m512 value = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(code, codebook));
+  const __m512 scale = load_halves(w.scales + scale_slot(w, strip, b, 0));
+  return scale_rows(w, strip, _mm512_mul_ps(scale, value));
+}
+
 // Column k of W: its element in each of the strip's 16 rows.
 inline __m512 decode_column(const MatrixView& w, int64_t strip, int64_t k) {
   const uint8_t* codes = w.codes + strip * w.strip_bytes;
@@ -323,6 +350,7 @@ inline __m512 decode_column(const MatrixView& w, int64_t strip, int64_t k) {
   const int64_t b = k / w.block;
   const int64_t i = k % w.block;
   __m512i code;
+  if (w.layout == Layout::kCodebook) return decode_codebook_column(w, strip, b, i);
   if (w.layout == Layout::kNibbles) {
     const __m512i four = load_codes(codes + b * 256 + 64 * ((i % 16) / 4));
     const __m512i byte =
@@ -338,7 +366,8 @@ inline __m512 decode_column(const MatrixView& w, int64_t strip, int64_t k) {
   const __m512 scale = load_halves(w.scales + slot);
   const __m512 value = _mm512_cvtepi32_ps(code);
   if (w.offsets == nullptr) {
-    return _mm512_mul_ps(scale, _mm512_sub_ps(value, _mm512_set1_ps(w.center)));
+    const __m512 centered = _mm512_sub_ps(value, _mm512_set1_ps(w.center));
+    return scale_rows(w, strip, _mm512_mul_ps(scale, centered));
   }
   // Two roundings, as everywhere a weight is decoded.
   return _mm512_add_round_ps(
@@ -374,10 +403,17 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
                   float* sums) {
   for (int64_t b = 0; b < k / block; ++b) {
     if (block == 32) {
-      quantize_block<2>(x + 32 * b, codes + 64 * b, scales + b, sums + b);
+      quantize_block<2, false>(x + 32 * b, codes + 64 * b, scales + b, sums + b);
     } else {
-      quantize_block<1>(x + 16 * b, codes + 32 * b, scales + b, sums + b);
+      quantize_block<1, false>(x + 16 * b, codes + 32 * b, scales + b, sums + b);
     }
+  }
+}
+
+void quantize_words(const float* x, int64_t k, int64_t, uint8_t* codes, float* scales,
+                    float* sums) {
+  for (int64_t b = 0; b < k / 32; ++b) {
+    quantize_block<2, true>(x + 32 * b, codes + 64 * b, scales + b, sums + b);
   }
 }
 

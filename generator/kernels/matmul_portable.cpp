@@ -13,8 +13,19 @@ using quant::half_to_float;
 // Code of element `i` of block `b` in row `lane` of a strip.
 int code_at(const MatrixView& w, const uint8_t* strip, int64_t b, int64_t i, int64_t lane) {
   if (w.layout == Layout::kBytes) return strip[b * 16 * w.block + 64 * (i / 4) + 4 * lane + i % 4];
-  const int pair = strip[b * 256 + 64 * ((i % 16) / 4) + 4 * lane + i % 4];
-  return i < 16 ? pair & 15 : pair >> 4;
+  constexpr int kCodebookOrder[4] = {0, 2, 1, 3};
+  const int64_t byte = w.layout == Layout::kCodebook ? kCodebookOrder[i % 4] : i % 4;
+  const int pair = strip[b * 256 + 64 * ((i % 16) / 4) + 4 * lane + byte];
+  const int code = i < 16 ? pair & 15 : pair >> 4;
+  return w.layout == Layout::kCodebook ? w.codebook[code] : code;
+}
+
+float offset_at(const MatrixView& w, int64_t slot, float scale) {
+  return w.offsets == nullptr ? -w.center * scale : half_to_float(w.offsets[slot]);
+}
+
+float row_scale(const MatrixView& w, int64_t strip, int64_t lane) {
+  return w.row_scales == nullptr ? 1.0f : w.row_scales[strip * kStripRows + lane];
 }
 
 float integer_dot(const MatrixView& w, int64_t strip, int64_t lane, const ActivationView& x,
@@ -27,13 +38,13 @@ float integer_dot(const MatrixView& w, int64_t strip, int64_t lane, const Activa
     for (int64_t i = 0; i < w.block; ++i) {
       total += code_at(w, codes, b, i, lane) * values[b * w.block + i];
     }
-    const int64_t slot = (strip * w.blocks + b) * kStripRows + lane;
+    const int64_t slot = scale_slot(w, strip, b, lane);
     const float scale = half_to_float(w.scales[slot]);
-    const float offset = w.offsets == nullptr ? -w.center * scale : half_to_float(w.offsets[slot]);
     y += static_cast<float>(total) * (scale * x.scales[row * x.scale_stride + b]);
-    y += offset * x.sums[row * x.scale_stride + b];
+    if (w.layout == Layout::kCodebook) continue;
+    y += offset_at(w, slot, scale) * x.sums[row * x.scale_stride + b];
   }
-  return y;
+  return y * row_scale(w, strip, lane);
 }
 
 // Place of element `i` of a block of kWords among the block's integers.
@@ -101,11 +112,12 @@ float weight_at(const MatrixView& w, int64_t strip, int64_t lane, int64_t k) {
     return quant::bfloat16_to_float(values[(k / 2) * 2 * kStripRows + 2 * lane + k % 2]);
   }
   const int64_t b = k / w.block;
-  const int64_t slot = (strip * w.blocks + b) * kStripRows + lane;
+  const int64_t slot = scale_slot(w, strip, b, lane);
   const float scale = half_to_float(w.scales[slot]);
   const float code = static_cast<float>(code_at(w, codes, b, k % w.block, lane));
-  return w.offsets == nullptr ? scale * (code - w.center)
-                              : scale * code + half_to_float(w.offsets[slot]);
+  const float value = w.offsets == nullptr ? scale * (code - w.center)
+                                           : scale * code + half_to_float(w.offsets[slot]);
+  return value * row_scale(w, strip, lane);
 }
 
 }  // namespace
@@ -172,6 +184,11 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
   }
 }
 
+void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
+                    float* sums) {
+  quantize_row(x, k, block, codes, scales, sums);
+}
+
 void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
   for (int64_t i = 0; i < k; ++i) out[i] = quant::float_to_bfloat16(x[i]);
   if (k % 2 == 1) out[k] = 0;
@@ -179,6 +196,11 @@ void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
 
 void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                   int64_t ldy, uint8_t*) {
+  for_each_output(w, x, range, y, ldy, integer_dot);
+}
+
+void codebook_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                   int64_t ldy, uint8_t*) {
   for_each_output(w, x, range, y, ldy, integer_dot);
 }
 
@@ -195,6 +217,10 @@ void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& r
 void float_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                 int64_t ldy, uint8_t*) {
   for_each_output(w, x, range, y, ldy, float_dot);
+}
+
+void decode_row(const MatrixView& w, int64_t row, float* out) {
+  for (int64_t k = 0; k < w.k; ++k) out[k] = weight_at(w, row / kStripRows, row % kStripRows, k);
 }
 
 }  // namespace quarry::kernels::portable

@@ -9,21 +9,26 @@
 // holds the same few k of all 16 rows, and a product needs no horizontal sum:
 //   kNibbles  block of 32 k = 4 vectors of 16 rows x 4 bytes. Vector j: the low nibbles hold
 //             k 4j .. 4j+3, the high nibbles k 16+4j .. 16+4j+3 (unsigned 0 .. 15).
+//   kCodebook block of 32 k as kNibbles, but the four bytes of a row hold k 0 2 1 3 (+ 4j); a
+//             nibble stands for codebook[nibble], a signed integer of at most 12 bits (NF4, FP4).
 //   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
 //   kF32      vectors of 16 rows x 1 k.
 //   kWords    block of 32 k = 16 vectors of 16 rows x 2 signed 16-bit integers of at most 12
 //             bits; a group of four k is the vector of k 0 and 2, then that of k 1 and 3. Made on
 //             the way, never stored: a panel of W^T where 16-bit products are the fastest (AVX2).
-// kWords carries per (block, row) a float32 scale:  w = scale * u.  kNibbles and kBytes carry per
-// (block, row) an IEEE half scale, and an offset or one constant center:  w = scale * u + offset or
-// w = scale * (u - center).
+// kNibbles and kBytes carry per (block, row) an IEEE half scale, and an offset or one constant
+// center:  w = scale * u + offset  or  w = scale * (u - center).  kCodebook carries a half scale
+// for every 2^scale_shift blocks of a row:  w = scale * codebook[u].  kWords carries per (block,
+// row) a float32 scale:  w = scale * u.  Where row_scales are given, w is multiplied by its row's:
+// halves alone would not hold the small scales of wide codes.
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
 // x ~ scale * X with |X| <= 127 * 256 (kActivationTerms == 2) or 127 (1). AVX-512 VNNI multiplies
 // bytes, so there X is split as 256 * high + low, both signed bytes; the integer sums are exact
 // and thus equal on every instruction set. Per block, in this order on every path:
 //   y += float(sum u X) * (scale_w * scale_x);   y += offset_w * (scale_x * sum X)
+// and at the end  y *= row_scale.
 namespace quarry::kernels {
 
 // Signed bytes per activation. 1: half the work of a prefill and the error of plain int8
@@ -36,9 +41,10 @@ constexpr int kActivationMax = kActivationTerms == 2 ? 127 * 256 : 127;
 
 constexpr int kStripRows = 16;
 
-enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords };
+enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords, kCodebook };
 
-// Largest code of kWords: 32 products with an activation of kActivationMax stay below 2^31.
+// Largest code of kWords and of a codebook: 32 products with an activation of kActivationMax stay
+// below 2^31.
 constexpr int kWordMax = 2047;
 
 // Borrowed view of a packed matrix.
@@ -56,10 +62,20 @@ struct MatrixView {
   const uint16_t* offsets;  // the same, or null: center is used
   float center;
   const float* word_scales;  // kWords only: [strips][blocks][16]
+  const float* row_scales;   // kBytes and kCodebook: [strips][16], or null: 1
+  // kCodebook only. scales is [strips][blocks >> scale_shift][16] then.
+  int64_t scale_shift;
+  int16_t codebook[16];
 };
 
+// Place of the scale that block `b` of row `lane` of a strip has.
+inline int64_t scale_slot(const MatrixView& w, int64_t strip, int64_t b, int64_t lane) {
+  return (strip * (w.blocks >> w.scale_shift) + (b >> w.scale_shift)) * kStripRows + lane;
+}
+
 // Borrowed view of the rows of x in the form that a layout multiplies.
-//   kNibbles, kBytes, kWords: quantize_row's codes;  kBF16: bfloat16;  kF32: x itself
+//   kNibbles, kBytes, kWords: quantize_row's codes;  kCodebook: quantize_words';  kBF16: bfloat16;
+//   kF32: x itself
 struct ActivationView {
   const uint8_t* codes;  // row r at codes + r * row_bytes
   int64_t row_bytes;
@@ -77,6 +93,7 @@ struct TileRange {
 
 // Bytes of scratch that a tile function may use: the strips it works on, unpacked.
 inline int64_t tile_scratch_bytes(const MatrixView& w) {
+  if (w.layout == Layout::kCodebook) return 2 * (w.k * kStripRows * 2 + w.blocks * kStripRows * 4);
   return w.layout == Layout::kNibbles || w.layout == Layout::kBytes
              ? 2 * (w.k * kStripRows + w.blocks * kStripRows * 8)
              : 0;
@@ -84,21 +101,29 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 
 // quantize_row   x[k] -> codes (2 bytes per element), scales and sums of k / block blocks. A block
 //                with an infinity or NaN gets the scale NaN.
+// quantize_words the same, as the instruction set wants it for kCodebook; always 16-bit integers
 // bfloat16_row   x[k] -> bfloat16, rounded to nearest even, padded with 0 to an even count
 // *_tile         y[r * ldy + n] for the rows and strips of `range`; only columns < w.n are written
+// integer_tile   for kNibbles and kBytes
+// codebook_tile  for kCodebook
 // words_tile     *_tile for kWords, which AVX-512 has no use for
 // transpose_tile rows 16 strip .. + 15 and columns k .. k + 15 of W, decoded and turned into a
-//                piece of a strip of W^T: `out` is 16 vectors of float32 (layout kF32) or 8 of
-//                bfloat16 pairs (kBF16); what lies past the matrix is 0. There is no AVX2 version:
-//                a tile is decoded once for all rows of a product.
+// piece
+//                of a strip of W^T: `out` is 16 vectors of float32 (layout kF32) or 8 of bfloat16
+//                pairs (kBF16); what lies past the matrix is 0. There is no AVX2 version: a tile is
+//                decoded once for all rows of a product.
 // transpose_words  rows 16 strip .. + 31 and columns k .. k + 15 of W as one block of a strip of
 //                W^T in kWords: 1,024 bytes of codes and 16 scales; past the matrix all is 0
 #define QUARRY_DECLARE_MATMUL                                                                     \
   void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,      \
                     float* sums);                                                                 \
+  void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,    \
+                      float* sums);                                                               \
   void bfloat16_row(const float* x, int64_t k, uint16_t* out);                                    \
   void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,         \
                     float* y, int64_t ldy, uint8_t* scratch);                                     \
+  void codebook_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,        \
+                     float* y, int64_t ldy, uint8_t* scratch);                                    \
   void bfloat16_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,        \
                      float* y, int64_t ldy, uint8_t* scratch);                                    \
   void float_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y, \
@@ -110,6 +135,8 @@ void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout
 void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                 int64_t ldy, uint8_t* scratch);
 void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
+// Row `row` of W, any layout but kWords.
+void decode_row(const MatrixView& w, int64_t row, float* out);
 }  // namespace portable
 namespace avx2 {
 QUARRY_DECLARE_MATMUL

@@ -227,22 +227,32 @@ std::unique_ptr<PackedMatrix> pack_integer(const IntegerFormat& format, WeightTy
                                         std::move(scales), std::move(offsets));
 }
 
-// Dense strips: kF32 for kExact (any type), kBF16 for kFast.
-std::unique_ptr<PackedMatrix> pack_dense(WeightType type, const uint8_t* source, MatrixView shape,
-                                         Precision precision) {
+}  // namespace
+
+MatrixView matrix_shape(int64_t n, int64_t k) {
+  QUARRY_CHECK(n >= 1 && k >= 1, ErrorCode::kInvalidArgument, "pack_matrix: shape [", n, ", ", k,
+               "], want n >= 1 and k >= 1");
+  MatrixView shape = {};
+  shape.n = n;
+  shape.k = k;
+  shape.strips = (n + kStripRows - 1) / kStripRows;
+  return shape;
+}
+
+std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precision,
+                                              const RowReader& read_row) {
   shape.layout = precision == Precision::kExact ? Layout::kF32 : Layout::kBF16;
   const int64_t even_k = shape.k + shape.k % 2;
   shape.strip_bytes =
       precision == Precision::kExact ? shape.k * kStripRows * 4 : even_k * kStripRows * 2;
   AlignedBuffer codes(shape.strips * shape.strip_bytes);
-  const int64_t row_bytes = weight_bytes(type, shape.k);
   parallel_for(shape.strips, 8, [&](int64_t begin, int64_t end) {
     std::vector<float> values(static_cast<size_t>(even_k));
     for (int64_t i = begin * kStripRows; i < end * kStripRows; ++i) {
       uint8_t* strip = codes.data() + (i / kStripRows) * shape.strip_bytes;
       const int64_t row = i % kStripRows;
       if (i < shape.n) {
-        dequantize(type, source + i * row_bytes, values.data(), shape.k);
+        read_row(i, values.data());
         if (even_k > shape.k) values[static_cast<size_t>(shape.k)] = 0.0f;
       } else {
         values.assign(values.size(), 0.0f);
@@ -258,11 +268,8 @@ std::unique_ptr<PackedMatrix> pack_dense(WeightType type, const uint8_t* source,
       }
     }
   });
-  return std::make_unique<PackedStrips>(shape, precision, std::move(codes), AlignedBuffer(),
-                                        AlignedBuffer());
+  return std::make_unique<PackedStrips>(shape, precision, std::move(codes));
 }
-
-}  // namespace
 
 std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, int64_t n, int64_t k,
                                           Precision precision) {
@@ -270,53 +277,23 @@ std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, i
   QUARRY_CHECK(n >= 1 && k >= 1 && k % traits.block_size == 0, ErrorCode::kInvalidArgument,
                "pack_matrix: shape [", n, ", ", k, "] of type ", traits.name,
                ", want n >= 1 and k a positive multiple of ", traits.block_size);
-  MatrixView shape = {};
-  shape.n = n;
-  shape.k = k;
-  shape.strips = (n + kStripRows - 1) / kStripRows;
+  const MatrixView shape = matrix_shape(n, k);
   const uint8_t* bytes = static_cast<const uint8_t*>(source);
   const IntegerFormat* format = integer_format(type);
   if (precision == Precision::kFast && format != nullptr) {
     return pack_integer(*format, type, bytes, shape);
   }
-  return pack_dense(type, bytes, shape, precision);
+  const int64_t row_bytes = weight_bytes(type, k);
+  return pack_dense_rows(shape, precision, [&](int64_t row, float* values) {
+    dequantize(type, bytes + row * row_bytes, values, k);
+  });
 }
 
 void decode_row(const PackedMatrix& weight, int64_t row, float* destination) {
   const MatrixView& w = view_of(weight);
   QUARRY_CHECK(row >= 0 && row < w.n, ErrorCode::kInvalidArgument, "decode_row: row ", row,
                " of a matrix with ", w.n, " rows");
-  const uint8_t* strip = w.codes + (row / kStripRows) * w.strip_bytes;
-  const int64_t lane = row % kStripRows;
-  if (w.layout == Layout::kF32) {
-    const float* values = reinterpret_cast<const float*>(strip);
-    for (int64_t j = 0; j < w.k; ++j) destination[j] = values[j * kStripRows + lane];
-    return;
-  }
-  if (w.layout == Layout::kBF16) {
-    const uint16_t* values = reinterpret_cast<const uint16_t*>(strip);
-    for (int64_t j = 0; j < w.k; ++j) {
-      destination[j] =
-          quant::bfloat16_to_float(values[(j / 2) * 2 * kStripRows + 2 * lane + j % 2]);
-    }
-    return;
-  }
-  for (int64_t j = 0; j < w.k; ++j) {
-    const int64_t b = j / w.block;
-    const int64_t i = j % w.block;
-    const int64_t slot = ((row / kStripRows) * w.blocks + b) * kStripRows + lane;
-    const float scale = half_to_float(w.scales[slot]);
-    int code;
-    if (w.layout == Layout::kNibbles) {
-      code = strip[b * 256 + 64 * ((i % 16) / 4) + 4 * lane + i % 4];
-      code = i < 16 ? code & 15 : code >> 4;
-    } else {
-      code = strip[b * 16 * w.block + 64 * (i / 4) + 4 * lane + i % 4];
-    }
-    const float value = static_cast<float>(code);
-    destination[j] = w.offsets == nullptr ? scale * (value - w.center)
-                                          : scale * value + half_to_float(w.offsets[slot]);
-  }
+  portable::decode_row(w, row, destination);
 }
 
 }  // namespace quarry::kernels

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/matmul.h"
 #include "generator/kernels/matmul_twins.h"
@@ -10,29 +12,43 @@ namespace quarry::kernels {
 class PackedStrips : public PackedMatrix {
  public:
   PackedStrips(const MatrixView& shape, Precision precision, AlignedBuffer codes,
-               AlignedBuffer scales, AlignedBuffer offsets)
+               AlignedBuffer scales = {}, AlignedBuffer offsets = {}, AlignedBuffer row_scales = {})
       : PackedMatrix(shape.n, shape.k, precision),
         codes_(std::move(codes)),
         scales_(std::move(scales)),
         offsets_(std::move(offsets)),
+        row_scales_(std::move(row_scales)),
         view_(shape) {
     view_.codes = codes_.data();
     view_.scales = reinterpret_cast<const uint16_t*>(scales_.data());
     view_.offsets = reinterpret_cast<const uint16_t*>(offsets_.data());
+    view_.row_scales = reinterpret_cast<const float*>(row_scales_.data());
   }
 
-  int64_t bytes() const override { return codes_.bytes() + scales_.bytes() + offsets_.bytes(); }
+  int64_t bytes() const override {
+    return codes_.bytes() + scales_.bytes() + offsets_.bytes() + row_scales_.bytes();
+  }
   const MatrixView& view() const { return view_; }
 
  private:
   AlignedBuffer codes_;
   AlignedBuffer scales_;
   AlignedBuffer offsets_;
+  AlignedBuffer row_scales_;
   MatrixView view_;
 };
 
 inline const MatrixView& view_of(const PackedMatrix& matrix) {
   return static_cast<const PackedStrips&>(matrix).view();
 }
+
+// A matrix whose layout is still to be chosen. Throws kInvalidArgument unless n, k >= 1.
+MatrixView matrix_shape(int64_t n, int64_t k);
+
+// Writes row `row` as k floats. Called from several threads.
+using RowReader = std::function<void(int64_t row, float* values)>;
+// Dense strips of any weights: kF32 for kExact, kBF16 for kFast.
+std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precision,
+                                              const RowReader& read_row);
 
 }  // namespace quarry::kernels

@@ -158,6 +158,8 @@ void dequantize(WeightType type, const void* source, float* destination, int64_t
       return convert_all<uint16_t>(bytes, destination, count, half_to_float);
     case WeightType::kBF16:
       return convert_all<uint16_t>(bytes, destination, count, bfloat16_to_float);
+    case WeightType::kU8:
+      return convert_integers<uint8_t>(bytes, destination, count);
     case WeightType::kI8:
       return convert_integers<int8_t>(bytes, destination, count);
     case WeightType::kI32:
@@ -180,8 +182,13 @@ void dequantize(WeightType type, const void* source, float* destination, int64_t
       return decode_blocks<BlockQ5_K>(bytes, destination, count, kSuperBlockSize);
     case WeightType::kQ6_K:
       return decode_blocks<BlockQ6_K>(bytes, destination, count, kSuperBlockSize);
+    case WeightType::kNF4:
+    case WeightType::kFP4:
+    case WeightType::kInt8Rows:
+      break;
   }
-  throw_error(ErrorCode::kInternal, "weight type ", static_cast<int>(type), " is not in the list");
+  throw_error(ErrorCode::kInternal, "weight type ", weight_type_traits(type).name,
+              " cannot be decoded without its state");
 }
 
 }  // namespace quarry

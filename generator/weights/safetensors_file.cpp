@@ -25,7 +25,7 @@ constexpr Dtype kDtypes[] = {
     {"F64", 8, std::nullopt},       {"F32", 4, WeightType::kF32}, {"F16", 2, WeightType::kF16},
     {"BF16", 2, WeightType::kBF16}, {"I64", 8, WeightType::kI64}, {"I32", 4, WeightType::kI32},
     {"I16", 2, std::nullopt},       {"I8", 1, WeightType::kI8},   {"U64", 8, std::nullopt},
-    {"U32", 4, std::nullopt},       {"U16", 2, std::nullopt},     {"U8", 1, std::nullopt},
+    {"U32", 4, std::nullopt},       {"U16", 2, std::nullopt},     {"U8", 1, WeightType::kU8},
     {"BOOL", 1, std::nullopt},      {"F8_E4M3", 1, std::nullopt}, {"F8_E5M2", 1, std::nullopt},
     {"F8_E8M0", 1, std::nullopt},   {"C64", 8, std::nullopt},
 };

@@ -20,7 +20,7 @@ namespace quarry {
 //
 // Everything the headers claim is checked when the file is opened. Bytes after the last tensor are
 // tolerated (known checkpoints have them); gaps and overlaps are not. A dtype without a WeightType
-// (F64, U8, BOOL, F8 ...) does not spoil a file that merely contains it: find() and get() of such
+// (F64, BOOL, F8 ...) does not spoil a file that merely contains it: find() and get() of such
 // a tensor throw kInvalidArgument naming the dtype, and tensors() leaves it out. Immutable.
 class SafetensorsFile : public TensorSource {
  public:

@@ -6,7 +6,7 @@
 namespace quarry {
 
 // An 8-bit dynamic map of bitsandbytes (Dettmers et al. 2022, arXiv:2110.02861): 256 ascending
-// values whose steps grow with their size, seven decades in all.
+// values whose steps grow with their size, seven decades in all. Bit for bit those of bitsandbytes.
 struct DynamicMap {
   std::array<float, 256> values;
   std::array<float, 255> midpoints;  // midpoints[i] between values i and i + 1

@@ -1,4 +1,4 @@
-#include "finetune/dynamic_map.h"
+#include "generator/quant/dynamic_map.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,17 +7,27 @@
 namespace quarry {
 namespace {
 
+// torch.linspace(0.1, 1, count)[i] in float32: from the nearer end, with one rounding.
+float boundary(int i, int count) {
+  constexpr float kFirst = 0.1F;
+  constexpr float kLast = 1.0F;
+  const float step = (kLast - kFirst) / static_cast<float>(count - 1);
+  return i < count / 2 ? std::fma(step, static_cast<float>(i), kFirst)
+                       : std::fma(-step, static_cast<float>(count - 1 - i), kLast);
+}
+
 // Decade d of 7 holds the midpoints of linspace(0.1, 1, n + 1) times 10^(d - 6); n doubles with
-// each decade. The signed map gives half of the codes to negative values.
+// each decade. The signed map gives half of the codes to negative values. Rounded as
+// create_dynamic_map of bitsandbytes does, so that files hold the same bits.
 DynamicMap make_map(bool with_negatives) {
   std::vector<float> values = {0.0F, 1.0F};
   for (int decade = 0; decade < 7; ++decade) {
     const int intervals = 1 << (with_negatives ? decade : decade + 1);
-    const double scale = std::pow(10.0, decade - 6);
+    const auto scale = static_cast<float>(std::pow(10.0, decade - 6));
     for (int i = 0; i < intervals; ++i) {
-      const double fraction = 0.1 + 0.9 * (i + 0.5) / intervals;
-      values.push_back(static_cast<float>(scale * fraction));
-      if (with_negatives) values.push_back(static_cast<float>(-scale * fraction));
+      const float middle = (boundary(i, intervals + 1) + boundary(i + 1, intervals + 1)) / 2.0F;
+      values.push_back(scale * middle);
+      if (with_negatives) values.push_back(-scale * middle);
     }
   }
   std::sort(values.begin(), values.end());

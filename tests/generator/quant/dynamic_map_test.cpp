@@ -1,4 +1,4 @@
-#include "finetune/dynamic_map.h"
+#include "generator/quant/dynamic_map.h"
 
 #include <gtest/gtest.h>
 
