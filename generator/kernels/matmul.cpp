@@ -22,21 +22,23 @@ struct Twins {
   decltype(&portable::transpose_tile) transpose_tile;
   decltype(&portable::words_tile) words_tile;
   decltype(&portable::transpose_words) transpose_words;
+  decltype(&portable::transpose_bytes) transpose_bytes;
 };
 
-constexpr Twins kPortableTwins = {portable::quantize_row,  portable::quantize_words,
-                                  portable::bfloat16_row,  portable::integer_tile,
-                                  portable::codebook_tile, portable::bfloat16_tile,
-                                  portable::float_tile,    portable::transpose_tile,
-                                  portable::words_tile,    portable::transpose_words};
-constexpr Twins kAvx2Twins = {avx2::quantize_row,   avx2::quantize_words,     avx2::bfloat16_row,
-                              avx2::integer_tile,   avx2::codebook_tile,      avx2::bfloat16_tile,
-                              avx2::float_tile,     portable::transpose_tile, avx2::words_tile,
-                              avx2::transpose_words};
+constexpr Twins kPortableTwins = {
+    portable::quantize_row,    portable::quantize_words, portable::bfloat16_row,
+    portable::integer_tile,    portable::codebook_tile,  portable::bfloat16_tile,
+    portable::float_tile,      portable::transpose_tile, portable::words_tile,
+    portable::transpose_words, portable::transpose_bytes};
+constexpr Twins kAvx2Twins = {avx2::quantize_row,    avx2::quantize_words,     avx2::bfloat16_row,
+                              avx2::integer_tile,    avx2::codebook_tile,      avx2::bfloat16_tile,
+                              avx2::float_tile,      portable::transpose_tile, avx2::words_tile,
+                              avx2::transpose_words, portable::transpose_bytes};
 constexpr Twins kAvx512Twins = {
-    avx512::quantize_row,  avx512::quantize_words,   avx512::bfloat16_row, avx512::integer_tile,
-    avx512::codebook_tile, avx512::bfloat16_tile,    avx512::float_tile,   avx512::transpose_tile,
-    portable::words_tile,  portable::transpose_words};
+    avx512::quantize_row,      avx512::quantize_words, avx512::bfloat16_row,
+    avx512::integer_tile,      avx512::codebook_tile,  avx512::bfloat16_tile,
+    avx512::float_tile,        avx512::transpose_tile, portable::words_tile,
+    portable::transpose_words, avx512::transpose_bytes};
 
 const Twins& twins() {
   switch (cpu_isa()) {
@@ -67,9 +69,13 @@ bool same_activations(const MatrixView& a, const MatrixView& b) {
   return a.layout == b.layout;
 }
 
+int terms_of(ActivationBits bits) {
+  return bits == ActivationBits::k8 && cpu_isa() == CpuIsa::kAvx512 ? 1 : 2;
+}
+
 // x in the form that w's layout multiplies; the bytes live in `buffer`.
 ActivationView prepare_activations(const Twins& twins, const MatrixView& w, const float* x,
-                                   int64_t m, int64_t ldx, AlignedBuffer* buffer) {
+                                   int64_t m, int64_t ldx, int terms, AlignedBuffer* buffer) {
   ActivationView view = {};
   if (w.layout == Layout::kF32) {
     view.codes = reinterpret_cast<const uint8_t*>(x);
@@ -86,13 +92,18 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
         twins.bfloat16_row(x + row * ldx, w.k,
                            reinterpret_cast<uint16_t*>(codes + row * row_bytes));
       } else {
-        const auto quantize =
-            w.layout == Layout::kCodebook ? twins.quantize_words : twins.quantize_row;
-        quantize(x + row * ldx, w.k, w.block, codes + row * row_bytes, scales + row * w.blocks,
-                 sums + row * w.blocks);
+        uint8_t* out = codes + row * row_bytes;
+        float* row_scales = scales + row * w.blocks;
+        float* row_sums = sums + row * w.blocks;
+        if (w.layout == Layout::kCodebook) {
+          twins.quantize_words(x + row * ldx, w.k, w.block, out, row_scales, row_sums);
+        } else {
+          twins.quantize_row(x + row * ldx, w.k, w.block, terms, out, row_scales, row_sums);
+        }
       }
     }
   });
+  view.terms = terms;
   view.codes = codes;
   view.row_bytes = row_bytes;
   view.scales = scales;
@@ -169,11 +180,12 @@ int64_t unit_grain(const Plan& plan, const MatrixView& w, int64_t m) {
 
 // All targets take the same prepared activations.
 void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, int64_t m,
-                    int64_t ldx) {
+                    int64_t ldx, ActivationBits bits) {
   thread_local AlignedBuffer buffer;
   const Twins& chosen = twins();
   const MatrixView& first = view_of(*targets[0].weight);
-  const ActivationView activations = prepare_activations(chosen, first, x, m, ldx, &buffer);
+  const ActivationView activations =
+      prepare_activations(chosen, first, x, m, ldx, terms_of(bits), &buffer);
   const Plan plan = make_plan(targets, count, m);
   const int64_t units = plan.first_unit.back();
   parallel_for(units * plan.row_tiles, unit_grain(plan, first, m), [&](int64_t begin, int64_t end) {
@@ -191,24 +203,28 @@ void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, 
 // bytes stay in L2.
 constexpr int64_t kPanelStrips = 2;
 constexpr int64_t kPanelDepth = 4096;
-// Rows of W that share a scale in a panel of kWords.
-constexpr int64_t kWordBlock = 2 * kStripRows;
+// Rows of W that share a scale in a panel of integers.
+constexpr int64_t kPanelBlock = 2 * kStripRows;
 
-Layout transposed_layout(const PackedMatrix& weight) {
+Layout transposed_layout(const PackedMatrix& weight, ActivationBits bits) {
   if (weight.precision() == Precision::kExact) return Layout::kF32;
-  return cpu_isa() == CpuIsa::kAvx2 ? Layout::kWords : Layout::kBF16;
+  if (cpu_isa() == CpuIsa::kAvx2) return Layout::kWords;
+  return terms_of(bits) == 1 ? Layout::kBytes : Layout::kBF16;
 }
 
+bool is_dense(Layout layout) { return layout == Layout::kF32 || layout == Layout::kBF16; }
+
 // quantize_row of n elements in whole blocks, the last one filled up with zeros.
-void quantize_padded_row(const Twins& twins, const float* y, int64_t n, uint8_t* codes,
+void quantize_padded_row(const Twins& twins, const float* y, int64_t n, int terms, uint8_t* codes,
                          float* scales, float* sums) {
-  const int64_t whole = n / kWordBlock * kWordBlock;
-  twins.quantize_row(y, whole, kWordBlock, codes, scales, sums);
+  const int64_t whole = n / kPanelBlock * kPanelBlock;
+  twins.quantize_row(y, whole, kPanelBlock, terms, codes, scales, sums);
   if (whole == n) return;
-  float rest[kWordBlock] = {};
+  float rest[kPanelBlock] = {};
   std::copy(y + whole, y + n, rest);
-  twins.quantize_row(rest, kWordBlock, kWordBlock, codes + 2 * whole, scales + whole / kWordBlock,
-                     sums + whole / kWordBlock);
+  const int64_t last = whole / kPanelBlock;
+  twins.quantize_row(rest, kPanelBlock, kPanelBlock, terms, codes + 2 * whole, scales + last,
+                     sums + last);
 }
 
 // y as the tiles of W^T want it.
@@ -220,8 +236,9 @@ ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* 
     view.row_bytes = ldy * static_cast<int64_t>(sizeof(float));
     return view;
   }
-  const int64_t blocks = (n + kWordBlock - 1) / kWordBlock;
-  view.row_bytes = blocks * kWordBlock * 2;
+  const int64_t blocks = (n + kPanelBlock - 1) / kPanelBlock;
+  view.terms = layout == Layout::kBytes ? 1 : 2;
+  view.row_bytes = blocks * kPanelBlock * 2;
   view.scale_stride = blocks;
   uint8_t* codes = buffer->reserve(m * (view.row_bytes + blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * view.row_bytes);
@@ -232,7 +249,7 @@ ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* 
       if (layout == Layout::kBF16) {
         twins.bfloat16_row(y + row * ldy, n, reinterpret_cast<uint16_t*>(out));
       } else {
-        quantize_padded_row(twins, y + row * ldy, n, out, scales + row * blocks,
+        quantize_padded_row(twins, y + row * ldy, n, view.terms, out, scales + row * blocks,
                             sums + row * blocks);
       }
     }
@@ -254,16 +271,17 @@ struct TransposedPanel {
 void make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layout,
                            int64_t first_strip, int64_t first_row, int64_t last_row,
                            TransposedPanel& panel) {
-  const int64_t tile_rows = layout == Layout::kWords ? kWordBlock : kStripRows;
+  const int64_t tile_rows = is_dense(layout) ? kStripRows : kPanelBlock;
   const int64_t tiles = (last_row - first_row + tile_rows - 1) / tile_rows;
-  const int64_t tile_bytes = tile_rows * kStripRows * (layout == Layout::kF32 ? 4 : 2);
+  const int64_t element_bytes = layout == Layout::kF32 ? 4 : layout == Layout::kBytes ? 1 : 2;
+  const int64_t tile_bytes = tile_rows * kStripRows * element_bytes;
   MatrixView& view = panel.view;
   view.layout = layout;
   view.n = std::min(w.k - first_strip * kStripRows, kPanelStrips * kStripRows);
-  view.k = layout == Layout::kWords ? tiles * kWordBlock : last_row - first_row;
+  view.k = is_dense(layout) ? last_row - first_row : tiles * kPanelBlock;
   view.strips = (view.n + kStripRows - 1) / kStripRows;
   view.strip_bytes = tiles * tile_bytes;
-  view.block = kWordBlock;
+  view.block = kPanelBlock;
   view.blocks = tiles;
   uint8_t* codes = panel.codes.reserve(kPanelStrips * view.strip_bytes);
   float* scales = reinterpret_cast<float*>(panel.scales.reserve(kPanelStrips * tiles * 64));
@@ -272,15 +290,19 @@ void make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layou
       const int64_t strip = (first_row + tile * tile_rows) / kStripRows;
       const int64_t column = (first_strip + s) * kStripRows;
       uint8_t* out = codes + s * view.strip_bytes + tile * tile_bytes;
+      float* tile_scales = scales + (s * tiles + tile) * kStripRows;
       if (layout == Layout::kWords) {
-        twins.transpose_words(w, strip, column, out, scales + (s * tiles + tile) * kStripRows);
+        twins.transpose_words(w, strip, column, out, tile_scales);
+      } else if (layout == Layout::kBytes) {
+        twins.transpose_bytes(w, strip, column, out, tile_scales);
       } else {
         twins.transpose_tile(w, strip, column, layout, out);
       }
     }
   }
   view.codes = codes;
-  view.word_scales = scales;
+  view.float_scales = scales;
+  view.center = kByteCenter;
 }
 
 // One panel of columns of x.
@@ -296,7 +318,10 @@ void multiply_panel(const Twins& twins, const MatrixView& w, Layout layout, cons
     make_transposed_panel(twins, w, layout, first_strip, row, last, panel);
     ActivationView part = y;
     part.codes += row * element;
-    if (layout == Layout::kWords) part.scales += row / kWordBlock;
+    if (!is_dense(layout)) {
+      part.scales += row / kPanelBlock;
+      part.sums += row / kPanelBlock;
+    }
     const TileRange range = {0, m, 0, panel.view.strips};
     if (row == 0) {
       run_tile(twins, panel.view, part, range, out, ldx);
@@ -313,12 +338,12 @@ void multiply_panel(const Twins& twins, const MatrixView& w, Layout layout, cons
 }  // namespace
 
 void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy, float* x,
-                       int64_t ldx) {
+                       int64_t ldx, ActivationBits bits) {
   if (m <= 0) return;
   thread_local AlignedBuffer buffer;
   const Twins& chosen = twins();
   const MatrixView& w = view_of(weight);
-  const Layout layout = transposed_layout(weight);
+  const Layout layout = transposed_layout(weight, bits);
   const ActivationView gradient = prepare_gradient(chosen, layout, y, m, w.n, ldy, &buffer);
   const int64_t strips = (w.k + kStripRows - 1) / kStripRows;
   const int64_t panels = (strips + kPanelStrips - 1) / kPanelStrips;
@@ -332,11 +357,11 @@ void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, in
 }
 
 void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy,
-                                 float* x, int64_t ldx) {
+                                 float* x, int64_t ldx, ActivationBits bits) {
   if (m <= 0) return;
   AlignedBuffer buffer;
   const MatrixView& w = view_of(weight);
-  const Layout layout = transposed_layout(weight);
+  const Layout layout = transposed_layout(weight, bits);
   const ActivationView gradient = prepare_gradient(kPortableTwins, layout, y, m, w.n, ldy, &buffer);
   for (int64_t strip = 0; strip * kStripRows < w.k; strip += kPanelStrips) {
     multiply_panel(kPortableTwins, w, layout, gradient, m, strip, x, ldx);
@@ -344,10 +369,10 @@ void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int
 }
 
 void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
-            int64_t ldy) {
+            int64_t ldy, ActivationBits bits) {
   if (m <= 0) return;
   const MatmulTarget target = {&weight, y, ldy};
-  multiply_group(&target, 1, x, m, ldx);
+  multiply_group(&target, 1, x, m, ldx, bits);
 }
 
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m,
@@ -364,16 +389,17 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
     for (end = begin + 1; end < count; ++end) {
       if (!same_activations(first, view_of(*targets[end].weight))) break;
     }
-    multiply_group(targets.data() + begin, end - begin, x, m, ldx);
+    multiply_group(targets.data() + begin, end - begin, x, m, ldx, ActivationBits::k16);
   }
 }
 
 void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
-                      int64_t ldy) {
+                      int64_t ldy, ActivationBits bits) {
   if (m <= 0) return;
   AlignedBuffer buffer;
   const MatrixView& w = view_of(weight);
-  const ActivationView activations = prepare_activations(kPortableTwins, w, x, m, ldx, &buffer);
+  const ActivationView activations =
+      prepare_activations(kPortableTwins, w, x, m, ldx, terms_of(bits), &buffer);
   const TileRange range = {0, m, 0, w.strips};
   run_tile(kPortableTwins, w, activations, range, y, ldy);
 }

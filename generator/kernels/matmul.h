@@ -48,11 +48,16 @@ std::unique_ptr<PackedMatrix> pack_quantized(WeightType type, const QuantState& 
                                              const void* codes, int64_t n, int64_t k,
                                              Precision precision);
 
+// Bits of the activations that kFast multiplies with 4- and 8-bit weights. k16 keeps the float
+// model's text; k8 is twice as fast where the CPU multiplies bytes (AVX-512 VNNI), good enough for
+// the noise of training, and the same as k16 elsewhere.
+enum class ActivationBits { k16, k8 };
+
 // y[m, n] = x[m, k] * W^T.  x and y row-major float32 with row strides ldx >= k and ldy >= n; y is
 // overwritten and must not overlap x. Runs on parallel_for's threads; any m >= 0. The result of a
 // row does not depend on m or on the other rows (batching never changes an answer).
 void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
-            int64_t ldy);
+            int64_t ldy, ActivationBits bits = ActivationBits::k16);
 
 // matmul of one x by several weights with the same k (q, k and v; gate and up): x is prepared and
 // the threads are woken once for all of them. Throws kInvalidArgument when the k differ. The
@@ -66,19 +71,20 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
 
 // x[m, k] = y[m, n] * W: the gradient of matmul with respect to its input, for a frozen weight.
 // Decodes one panel of W at a time. kExact multiplies in float32; kFast rounds y and the decoded
-// weights to bfloat16 and sums in float32. x is overwritten and must not overlap y. A row of the
+// weights to bfloat16 (AVX-512), 12 and 16 bits (AVX2) or, for k8 and where that is faster, to 8
+// bits in blocks of 32, and sums in float32. x is overwritten and must not overlap y. A row of the
 // result does not depend on the other rows.
 void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy, float* x,
-                       int64_t ldx);
+                       int64_t ldx, ActivationBits bits = ActivationBits::k16);
 
 // The plain twin of matmul for tests: same rounding steps (block-quantized activations for kFast),
 // no SIMD, one thread.
 void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
-                      int64_t ldy);
+                      int64_t ldy, ActivationBits bits = ActivationBits::k16);
 
 // The plain twin of matmul_transposed: no SIMD, one thread, the same rounding.
 void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy,
-                                 float* x, int64_t ldx);
+                                 float* x, int64_t ldx, ActivationBits bits = ActivationBits::k16);
 
 // Decodes row `row` (an embedding lookup) to k floats.
 void decode_row(const PackedMatrix& weight, int64_t row, float* destination);

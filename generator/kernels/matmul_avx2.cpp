@@ -377,8 +377,9 @@ void decode_transposed(const MatrixView& w, int64_t strip, int half, int64_t k, 
 
 }  // namespace
 
-void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
-                  float* sums) {
+void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,
+                  float* scales, float* sums) {
+  const auto most = static_cast<float>(activation_max(terms));
   const __m256 infinity = _mm256_set1_ps(__builtin_inff());
   for (int64_t b = 0; b < k / block; ++b) {
     const float* values = x + b * block;
@@ -391,9 +392,9 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
     }
     const float amax = largest.largest();
     const bool usable = finite == 0xff;
-    float inverse = usable && amax > 0.0f ? static_cast<float>(kActivationMax) / amax : 0.0f;
+    float inverse = usable && amax > 0.0f ? most / amax : 0.0f;
     if (!(inverse <= 3.402823466e+38f)) inverse = 0.0f;
-    scales[b] = usable ? amax / static_cast<float>(kActivationMax) : __builtin_nanf("");
+    scales[b] = usable ? amax / most : __builtin_nanf("");
     __m256i total = _mm256_setzero_si256();
     for (int64_t i = 0; i < block; i += 8) {
       uint8_t* out = codes + 2 * (b * block + i);
@@ -409,7 +410,7 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
 
 void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
                     float* sums) {
-  quantize_row(x, k, block, codes, scales, sums);
+  quantize_row(x, k, block, 2, codes, scales, sums);
 }
 
 void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
@@ -436,7 +437,7 @@ void codebook_tile(const MatrixView& w, const ActivationView& x, const TileRange
 void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                 int64_t ldy, uint8_t*) {
   for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
-    const float* scales = w.word_scales + strip * w.blocks * kStripRows;
+    const float* scales = w.float_scales + strip * w.blocks * kStripRows;
     const Panel panel = {w.codes + strip * w.strip_bytes, scales, nullptr};
     words_rows<8, false>(w, panel, x, range, strip, y, ldy);
   }

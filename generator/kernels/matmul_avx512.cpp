@@ -6,7 +6,8 @@
 #include "generator/kernels/vec_avx512.h"
 
 // Integer layouts by VNNI: the unsigned codes of 16 rows x 4 k against four signed activation
-// bytes, broadcast. Quantized rows here are, per block, `block` high bytes then `block` low bytes.
+// bytes, broadcast. Quantized rows here are, per block, `block` high bytes then `block` low bytes;
+// of one term, the low bytes are unused.
 namespace quarry::kernels::avx512 {
 namespace {
 
@@ -33,6 +34,11 @@ inline __m512 scale_rows(const MatrixView& w, int64_t strip, __m512 values) {
              : _mm512_mul_ps(values, _mm512_load_ps(w.row_scales + strip * kStripRows));
 }
 
+inline __m512 load_scales(const MatrixView& w, int64_t slot) {
+  return w.float_scales != nullptr ? _mm512_load_ps(w.float_scales + slot)
+                                   : load_halves(w.scales + slot);
+}
+
 inline __m512 offsets_of(const MatrixView& w, int64_t slot, __m512 scales) {
   return w.offsets != nullptr ? load_halves(w.offsets + slot)
                               : _mm512_mul_ps(scales, _mm512_set1_ps(-w.center));
@@ -54,7 +60,7 @@ inline void load_block(const uint8_t* codes, __m512i* vectors) {
 }
 
 // One row of x by kStrips strips, straight from the packed codes.
-template <Layout kLayout, int kVectors, int kStrips>
+template <Layout kLayout, int kVectors, int kStrips, int kTerms>
 void integer_gemv(const MatrixView& w, const uint8_t* x, const float* scales, const float* sums,
                   int64_t strip, float* y) {
   constexpr int kBlockBytes = (kLayout == Layout::kNibbles ? 32 : 64) * kVectors;
@@ -71,13 +77,13 @@ void integer_gemv(const MatrixView& w, const uint8_t* x, const float* scales, co
       __m512i low = _mm512_setzero_si512();
       for (int j = 0; j < kVectors; ++j) {
         high = _mm512_dpbusd_epi32(high, codes[j], broadcast4(values + 4 * j));
-        if (kActivationTerms == 2) {
+        if (kTerms == 2) {
           low = _mm512_dpbusd_epi32(low, codes[j], broadcast4(values + 4 * (kVectors + j)));
         }
       }
-      if (kActivationTerms == 2) high = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+      if (kTerms == 2) high = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
       const int64_t slot = ((strip + s) * w.blocks + b) * kStripRows;
-      const __m512 scale_w = load_halves(w.scales + slot);
+      const __m512 scale_w = load_scales(w, slot);
       total[s] =
           _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(scale_w, scale_x), total[s]);
       total[s] = _mm512_fmadd_ps(offsets_of(w, slot, scale_w), sum_x, total[s]);
@@ -124,7 +130,7 @@ Panel make_panel(const MatrixView& w, int64_t strip, int count, uint8_t* scratch
     float* offsets = scales + scale_count;
     for (int64_t i = 0; i < scale_count; i += kStripRows) {
       const int64_t slot = (strip + s) * scale_count + i;
-      const __m512 scale = load_halves(w.scales + slot);
+      const __m512 scale = load_scales(w, slot);
       _mm512_store_ps(scales + i, scale);
       _mm512_store_ps(offsets + i, offsets_of(w, slot, scale));
     }
@@ -135,9 +141,12 @@ Panel make_panel(const MatrixView& w, int64_t strip, int count, uint8_t* scratch
 }
 
 // kRows rows of x by kStrips strips of a panel.
-template <int kVectors, int kRows, int kStrips>
-inline void integer_micro(const Panel& panel, int64_t blocks, const uint8_t* x, int64_t row_bytes,
-                          const float* scales, const float* sums, __m512 (*total)[kStrips]) {
+template <int kVectors, int kRows, int kStrips, int kTerms>
+inline void integer_micro(const Panel& panel, int64_t blocks, const ActivationView& x, int64_t row,
+                          __m512 (*total)[kStrips]) {
+  const uint8_t* rows = x.codes + row * x.row_bytes;
+  const float* scales = x.scales + row * x.scale_stride;
+  const float* sums = x.sums + row * x.scale_stride;
   for (int r = 0; r < kRows; ++r) {
     for (int s = 0; s < kStrips; ++s) total[r][s] = _mm512_setzero_ps();
   }
@@ -146,13 +155,13 @@ inline void integer_micro(const Panel& panel, int64_t blocks, const uint8_t* x, 
     for (int r = 0; r < kRows; ++r) {
       for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_setzero_si512();
     }
-    for (int term = 0; term < kActivationTerms; ++term) {
+    for (int term = 0; term < kTerms; ++term) {
       if (term == 1) {
         for (int r = 0; r < kRows; ++r) {
           for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_slli_epi32(dot[r][s], 8);
         }
       }
-      const uint8_t* values = x + (2 * b + term) * 4 * kVectors;
+      const uint8_t* values = rows + (2 * b + term) * 4 * kVectors;
 #pragma GCC unroll 8
       for (int j = 0; j < kVectors; ++j) {
         __m512i codes[kStrips];
@@ -160,7 +169,7 @@ inline void integer_micro(const Panel& panel, int64_t blocks, const uint8_t* x, 
           codes[s] = load_codes(panel.codes[s] + (b * kVectors + j) * 64);
         }
         for (int r = 0; r < kRows; ++r) {
-          const __m512i value = broadcast4(values + r * row_bytes + 4 * j);
+          const __m512i value = broadcast4(values + r * x.row_bytes + 4 * j);
           for (int s = 0; s < kStrips; ++s) {
             dot[r][s] = _mm512_dpbusd_epi32(dot[r][s], codes[s], value);
           }
@@ -171,21 +180,20 @@ inline void integer_micro(const Panel& panel, int64_t blocks, const uint8_t* x, 
       const __m512 scale_w = _mm512_load_ps(panel.scales[s] + b * kStripRows);
       const __m512 offset_w = _mm512_load_ps(panel.offsets[s] + b * kStripRows);
       for (int r = 0; r < kRows; ++r) {
-        const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * blocks + b]));
+        const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * x.scale_stride + b]));
         total[r][s] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][s]), scale, total[r][s]);
-        total[r][s] = _mm512_fmadd_ps(offset_w, _mm512_set1_ps(sums[r * blocks + b]), total[r][s]);
+        const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
+        total[r][s] = _mm512_fmadd_ps(offset_w, sum, total[r][s]);
       }
     }
   }
 }
 
-template <int kVectors, int kRows, int kStrips>
+template <int kVectors, int kRows, int kStrips, int kTerms>
 void integer_rows(const MatrixView& w, const Panel& panel, const ActivationView& x, int64_t row,
                   int64_t strip, float* y, int64_t ldy) {
   __m512 total[kRows][kStrips];
-  integer_micro<kVectors, kRows, kStrips>(panel, w.blocks, x.codes + row * x.row_bytes, x.row_bytes,
-                                          x.scales + row * w.blocks, x.sums + row * w.blocks,
-                                          total);
+  integer_micro<kVectors, kRows, kStrips, kTerms>(panel, w.blocks, x, row, total);
   for (int r = 0; r < kRows; ++r) {
     for (int s = 0; s < kStrips; ++s) {
       const int64_t column = (strip + s) * kStripRows;
@@ -195,57 +203,70 @@ void integer_rows(const MatrixView& w, const Panel& panel, const ActivationView&
   }
 }
 
-template <int kVectors, int kStrips>
+template <int kVectors, int kStrips, int kTerms>
 void integer_panel_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,
                         int64_t strip, float* y, int64_t ldy, uint8_t* scratch) {
   const Panel panel = make_panel(w, strip, kStrips, scratch);
   int64_t row = range.row_begin;
   for (; row + kRowsAtOnce <= range.row_end; row += kRowsAtOnce) {
-    integer_rows<kVectors, kRowsAtOnce, kStrips>(w, panel, x, row, strip, y, ldy);
+    integer_rows<kVectors, kRowsAtOnce, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
   }
   switch (range.row_end - row) {
     case 5:
-      return integer_rows<kVectors, 5, kStrips>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 5, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
     case 4:
-      return integer_rows<kVectors, 4, kStrips>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 4, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
     case 3:
-      return integer_rows<kVectors, 3, kStrips>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 3, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
     case 2:
-      return integer_rows<kVectors, 2, kStrips>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 2, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
     case 1:
-      return integer_rows<kVectors, 1, kStrips>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 1, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
     default:
       return;
   }
 }
 
-template <Layout kLayout, int kVectors>
+template <Layout kLayout, int kVectors, int kTerms>
 void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                      int64_t ldy, uint8_t* scratch) {
   const bool one_row = range.row_end - range.row_begin == 1;
   const uint8_t* codes = x.codes + range.row_begin * x.row_bytes;
-  const float* scales = x.scales + range.row_begin * w.blocks;
-  const float* sums = x.sums + range.row_begin * w.blocks;
+  const float* scales = x.scales + range.row_begin * x.scale_stride;
+  const float* sums = x.sums + range.row_begin * x.scale_stride;
   float* out = y + range.row_begin * ldy;
   int64_t strip = range.strip_begin;
   for (; strip + 2 <= range.strip_end; strip += 2) {
     if (one_row) {
-      integer_gemv<kLayout, kVectors, 2>(w, codes, scales, sums, strip, out);
+      integer_gemv<kLayout, kVectors, 2, kTerms>(w, codes, scales, sums, strip, out);
     } else {
-      integer_panel_tile<kVectors, 2>(w, x, range, strip, y, ldy, scratch);
+      integer_panel_tile<kVectors, 2, kTerms>(w, x, range, strip, y, ldy, scratch);
     }
   }
   if (strip == range.strip_end) return;
   if (one_row) {
-    integer_gemv<kLayout, kVectors, 1>(w, codes, scales, sums, strip, out);
+    integer_gemv<kLayout, kVectors, 1, kTerms>(w, codes, scales, sums, strip, out);
   } else {
-    integer_panel_tile<kVectors, 1>(w, x, range, strip, y, ldy, scratch);
+    integer_panel_tile<kVectors, 1, kTerms>(w, x, range, strip, y, ldy, scratch);
+  }
+}
+
+template <int kTerms>
+void integer_tile_of(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                     int64_t ldy, uint8_t* scratch) {
+  if (w.layout == Layout::kNibbles) {
+    integer_tile_as<Layout::kNibbles, 8, kTerms>(w, x, range, y, ldy, scratch);
+  } else if (w.block == 32) {
+    integer_tile_as<Layout::kBytes, 8, kTerms>(w, x, range, y, ldy, scratch);
+  } else {
+    integer_tile_as<Layout::kBytes, 4, kTerms>(w, x, range, y, ldy, scratch);
   }
 }
 
 // One block of 16 * kVectors elements; as 16-bit integers in order when kAsWords.
 template <int kVectors, bool kAsWords>
-inline void quantize_block(const float* x, uint8_t* codes, float* scale, float* sum) {
+inline void quantize_block(const float* x, int terms, uint8_t* codes, float* scale, float* sum) {
+  const auto most = static_cast<float>(activation_max(terms));
   __m512 values[kVectors];
   __m512 largest = _mm512_setzero_ps();
   __mmask16 special = 0;  // infinities and NaN
@@ -255,9 +276,9 @@ inline void quantize_block(const float* x, uint8_t* codes, float* scale, float* 
     largest = _mm512_max_ps(largest, _mm512_abs_ps(values[v]));
   }
   const float amax = _mm512_reduce_max_ps(largest);
-  float inverse = amax > 0.0f ? static_cast<float>(kActivationMax) / amax : 0.0f;
+  float inverse = amax > 0.0f ? most / amax : 0.0f;
   if (special != 0 || !(inverse <= 3.402823466e+38f)) inverse = 0.0f;
-  *scale = special != 0 ? __builtin_nanf("") : amax / static_cast<float>(kActivationMax);
+  *scale = special != 0 ? __builtin_nanf("") : amax / most;
   __m512i total = _mm512_setzero_si512();
   for (int v = 0; v < kVectors; ++v) {
     const __m512i value =
@@ -269,7 +290,7 @@ inline void quantize_block(const float* x, uint8_t* codes, float* scale, float* 
       continue;
     }
     __m512i high = value;
-    if (kActivationTerms == 2) {
+    if (terms == 2) {
       high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
       const __m512i low = _mm512_sub_epi32(value, _mm512_slli_epi32(high, 8));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * (kVectors + v)),
@@ -399,13 +420,38 @@ void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout
   }
 }
 
-void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
-                  float* sums) {
+void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
+  for (int64_t column = 0; column < kStripRows; ++column) {
+    __m512 values[2];
+    for (int half = 0; half < 2; ++half) {
+      const bool exists = strip + half < w.strips && k + column < w.k;
+      values[half] = exists ? decode_column(w, strip + half, k + column) : _mm512_setzero_ps();
+    }
+    const float largest =
+        _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(values[0]), _mm512_abs_ps(values[1])));
+    float inverse = largest > 0.0f ? static_cast<float>(kByteMax) / largest : 0.0f;
+    if (!(inverse <= 3.402823466e+38f)) inverse = 0.0f;
+    scales[column] = largest / static_cast<float>(kByteMax);
+    for (int half = 0; half < 2; ++half) {
+      const __m512i code =
+          _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(values[half], _mm512_set1_ps(inverse))),
+                           _mm512_set1_epi32(kByteCenter));
+      alignas(16) uint8_t bytes[kStripRows];
+      _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(code));
+      for (int j = 0; j < 4; ++j) {
+        __builtin_memcpy(codes + 64 * (4 * half + j) + 4 * column, bytes + 4 * j, 4);
+      }
+    }
+  }
+}
+
+void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,
+                  float* scales, float* sums) {
   for (int64_t b = 0; b < k / block; ++b) {
     if (block == 32) {
-      quantize_block<2, false>(x + 32 * b, codes + 64 * b, scales + b, sums + b);
+      quantize_block<2, false>(x + 32 * b, terms, codes + 64 * b, scales + b, sums + b);
     } else {
-      quantize_block<1, false>(x + 16 * b, codes + 32 * b, scales + b, sums + b);
+      quantize_block<1, false>(x + 16 * b, terms, codes + 32 * b, scales + b, sums + b);
     }
   }
 }
@@ -413,7 +459,7 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
 void quantize_words(const float* x, int64_t k, int64_t, uint8_t* codes, float* scales,
                     float* sums) {
   for (int64_t b = 0; b < k / 32; ++b) {
-    quantize_block<2, true>(x + 32 * b, codes + 64 * b, scales + b, sums + b);
+    quantize_block<2, true>(x + 32 * b, 2, codes + 64 * b, scales + b, sums + b);
   }
 }
 
@@ -428,12 +474,10 @@ void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
 
 void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                   int64_t ldy, uint8_t* scratch) {
-  if (w.layout == Layout::kNibbles) {
-    integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
-  } else if (w.block == 32) {
-    integer_tile_as<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
+  if (x.terms == 2) {
+    integer_tile_of<2>(w, x, range, y, ldy, scratch);
   } else {
-    integer_tile_as<Layout::kBytes, 4>(w, x, range, y, ldy, scratch);
+    integer_tile_of<1>(w, x, range, y, ldy, scratch);
   }
 }
 

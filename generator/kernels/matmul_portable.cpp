@@ -20,6 +20,10 @@ int code_at(const MatrixView& w, const uint8_t* strip, int64_t b, int64_t i, int
   return w.layout == Layout::kCodebook ? w.codebook[code] : code;
 }
 
+float scale_at(const MatrixView& w, int64_t slot) {
+  return w.float_scales == nullptr ? half_to_float(w.scales[slot]) : w.float_scales[slot];
+}
+
 float offset_at(const MatrixView& w, int64_t slot, float scale) {
   return w.offsets == nullptr ? -w.center * scale : half_to_float(w.offsets[slot]);
 }
@@ -39,7 +43,7 @@ float integer_dot(const MatrixView& w, int64_t strip, int64_t lane, const Activa
       total += code_at(w, codes, b, i, lane) * values[b * w.block + i];
     }
     const int64_t slot = scale_slot(w, strip, b, lane);
-    const float scale = half_to_float(w.scales[slot]);
+    const float scale = scale_at(w, slot);
     y += static_cast<float>(total) * (scale * x.scales[row * x.scale_stride + b]);
     if (w.layout == Layout::kCodebook) continue;
     y += offset_at(w, slot, scale) * x.sums[row * x.scale_stride + b];
@@ -62,7 +66,7 @@ float words_dot(const MatrixView& w, int64_t strip, int64_t lane, const Activati
     for (int64_t i = 0; i < w.block; ++i) {
       total += codes[b * w.block * kStripRows + word_slot(i, lane)] * values[b * w.block + i];
     }
-    const float scale = w.word_scales[(strip * w.blocks + b) * kStripRows + lane];
+    const float scale = w.float_scales[(strip * w.blocks + b) * kStripRows + lane];
     y += static_cast<float>(total) * (scale * x.scales[row * x.scale_stride + b]);
   }
   return y;
@@ -120,6 +124,29 @@ float weight_at(const MatrixView& w, int64_t strip, int64_t lane, int64_t k) {
   return value * row_scale(w, strip, lane);
 }
 
+// Rows 16 strip .. + 31 and columns k .. k + 15 of W as integers of at most `most` with a scale for
+// each column; store(row, column, integer) keeps one.
+template <typename Store>
+void transpose_integers(const MatrixView& w, int64_t strip, int64_t k, int most, float* scales,
+                        const Store& store) {
+  for (int64_t column = 0; column < kStripRows; ++column) {
+    float values[2 * kStripRows] = {};
+    float largest = 0.0f;
+    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
+      if (strip + i / kStripRows < w.strips && k + column < w.k) {
+        values[i] = weight_at(w, strip + i / kStripRows, i % kStripRows, k + column);
+      }
+      largest = std::fmax(largest, std::fabs(values[i]));
+    }
+    const float inverse = largest > 0.0f ? static_cast<float>(most) / largest : 0.0f;
+    const bool usable = std::isfinite(inverse);
+    scales[column] = largest / static_cast<float>(most);
+    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
+      store(i, column, usable ? static_cast<int>(std::nearbyint(values[i] * inverse)) : 0);
+    }
+  }
+}
+
 }  // namespace
 
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out) {
@@ -138,27 +165,20 @@ void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout
 
 void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
   int16_t* out = reinterpret_cast<int16_t*>(codes);
-  for (int64_t column = 0; column < kStripRows; ++column) {
-    float values[2 * kStripRows] = {};
-    float largest = 0.0f;
-    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
-      if (strip + i / kStripRows < w.strips && k + column < w.k) {
-        values[i] = weight_at(w, strip + i / kStripRows, i % kStripRows, k + column);
-      }
-      largest = std::fmax(largest, std::fabs(values[i]));
-    }
-    const float inverse = largest > 0.0f ? static_cast<float>(kWordMax) / largest : 0.0f;
-    const bool usable = std::isfinite(inverse);
-    scales[column] = largest / static_cast<float>(kWordMax);
-    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
-      out[word_slot(i, column)] =
-          usable ? static_cast<int16_t>(std::nearbyint(values[i] * inverse)) : int16_t{0};
-    }
-  }
+  transpose_integers(w, strip, k, kWordMax, scales, [out](int64_t i, int64_t column, int value) {
+    out[word_slot(i, column)] = static_cast<int16_t>(value);
+  });
 }
 
-void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
-                  float* sums) {
+void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
+  transpose_integers(w, strip, k, kByteMax, scales, [codes](int64_t i, int64_t column, int value) {
+    codes[64 * (i / 4) + 4 * column + i % 4] = static_cast<uint8_t>(value + kByteCenter);
+  });
+}
+
+void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,
+                  float* scales, float* sums) {
+  const auto most = static_cast<float>(activation_max(terms));
   int16_t* out = reinterpret_cast<int16_t*>(codes);
   for (int64_t b = 0; b < k / block; ++b) {
     const float* values = x + b * block;
@@ -168,11 +188,10 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
       finite = finite && std::isfinite(values[i]);
       largest = std::fmax(largest, std::fabs(values[i]));
     }
-    const float inverse =
-        finite && largest > 0.0f ? static_cast<float>(kActivationMax) / largest : 0.0f;
+    const float inverse = finite && largest > 0.0f ? most / largest : 0.0f;
     // A block so small that the quotient overflows counts as 0.
     const bool usable = inverse > 0.0f && std::isfinite(inverse);
-    scales[b] = finite ? largest / static_cast<float>(kActivationMax) : std::nanf("");
+    scales[b] = finite ? largest / most : std::nanf("");
     int32_t total = 0;
     for (int64_t i = 0; i < block; ++i) {
       const int32_t value =
@@ -186,7 +205,7 @@ void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, floa
 
 void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
                     float* sums) {
-  quantize_row(x, k, block, codes, scales, sums);
+  quantize_row(x, k, block, 2, codes, scales, sums);
 }
 
 void bfloat16_row(const float* x, int64_t k, uint16_t* out) {

@@ -24,28 +24,27 @@
 // halves alone would not hold the small scales of wide codes.
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
-// x ~ scale * X with |X| <= 127 * 256 (kActivationTerms == 2) or 127 (1). AVX-512 VNNI multiplies
-// bytes, so there X is split as 256 * high + low, both signed bytes; the integer sums are exact
-// and thus equal on every instruction set. Per block, in this order on every path:
+// x ~ scale * X with |X| <= activation_max(terms). AVX-512 VNNI multiplies
+// bytes, so there X of two terms is split as 256 * high + low, both signed bytes; the integer
+// sums are exact and thus equal on every instruction set. Per block, in this order on every path:
 //   y += float(sum u X) * (scale_w * scale_x);   y += offset_w * (scale_x * sum X)
 // and at the end  y *= row_scale.
 namespace quarry::kernels {
 
-// Signed bytes per activation. 1: half the work of a prefill and the error of plain int8
-// activations; 2: an error as small as the weights' own fp16 scales leave.
-#ifndef QUARRY_ACTIVATION_TERMS
-#define QUARRY_ACTIVATION_TERMS 2
-#endif
-constexpr int kActivationTerms = QUARRY_ACTIVATION_TERMS;
-constexpr int kActivationMax = kActivationTerms == 2 ? 127 * 256 : 127;
+// Largest |X| of an activation in `terms` signed bytes. 2 terms leave an error as small as that of
+// the weights' own fp16 scales; 1 is half the work and the error of plain int8 activations.
+constexpr int activation_max(int terms) { return terms == 2 ? 127 * 256 : 127; }
 
 constexpr int kStripRows = 16;
 
 enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords, kCodebook };
 
-// Largest code of kWords and of a codebook: 32 products with an activation of kActivationMax stay
+// Largest code of kWords and of a codebook: 32 products with an activation of two terms stay
 // below 2^31.
 constexpr int kWordMax = 2047;
+// What stands for 0 in kBytes of a panel of W^T, and the largest distance from it.
+constexpr int kByteCenter = 128;
+constexpr int kByteMax = 127;
 
 // Borrowed view of a packed matrix.
 struct MatrixView {
@@ -61,8 +60,9 @@ struct MatrixView {
   const uint16_t* scales;   // [strips][blocks][16]
   const uint16_t* offsets;  // the same, or null: center is used
   float center;
-  const float* word_scales;  // kWords only: [strips][blocks][16]
-  const float* row_scales;   // kBytes and kCodebook: [strips][16], or null: 1
+  // [strips][blocks][16], instead of `scales`: kWords, and kBytes in a panel of W^T.
+  const float* float_scales;
+  const float* row_scales;  // kBytes and kCodebook: [strips][16], or null: 1
   // kCodebook only. scales is [strips][blocks >> scale_shift][16] then.
   int64_t scale_shift;
   int16_t codebook[16];
@@ -77,6 +77,7 @@ inline int64_t scale_slot(const MatrixView& w, int64_t strip, int64_t b, int64_t
 //   kNibbles, kBytes, kWords: quantize_row's codes;  kCodebook: quantize_words';  kBF16: bfloat16;
 //   kF32: x itself
 struct ActivationView {
+  int terms;             // of the integer layouts: 2 or 1
   const uint8_t* codes;  // row r at codes + r * row_bytes
   int64_t row_bytes;
   const float* scales;   // row r at scales + r * scale_stride, a value for each block
@@ -99,8 +100,8 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
              : 0;
 }
 
-// quantize_row   x[k] -> codes (2 bytes per element), scales and sums of k / block blocks. A block
-//                with an infinity or NaN gets the scale NaN.
+// quantize_row   x[k] -> codes of `terms` (2 bytes per element either way), scales and sums of
+//                k / block blocks. A block with an infinity or NaN gets the scale NaN.
 // quantize_words the same, as the instruction set wants it for kCodebook; always 16-bit integers
 // bfloat16_row   x[k] -> bfloat16, rounded to nearest even, padded with 0 to an even count
 // *_tile         y[r * ldy + n] for the rows and strips of `range`; only columns < w.n are written
@@ -108,15 +109,15 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 // codebook_tile  for kCodebook
 // words_tile     *_tile for kWords, which AVX-512 has no use for
 // transpose_tile rows 16 strip .. + 15 and columns k .. k + 15 of W, decoded and turned into a
-// piece
-//                of a strip of W^T: `out` is 16 vectors of float32 (layout kF32) or 8 of bfloat16
-//                pairs (kBF16); what lies past the matrix is 0. There is no AVX2 version: a tile is
-//                decoded once for all rows of a product.
+//                piece of a strip of W^T: `out` is 16 vectors of float32 (layout kF32) or 8 of
+//                bfloat16 pairs (kBF16); what lies past the matrix is 0. There is no AVX2 version:
+//                a tile is decoded once for all rows of a product.
 // transpose_words  rows 16 strip .. + 31 and columns k .. k + 15 of W as one block of a strip of
 //                W^T in kWords: 1,024 bytes of codes and 16 scales; past the matrix all is 0
+// transpose_bytes  the same in kBytes with the center kByteCenter: 512 bytes of codes
 #define QUARRY_DECLARE_MATMUL                                                                     \
-  void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,      \
-                    float* sums);                                                                 \
+  void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,          \
+                    float* scales, float* sums);                                                  \
   void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,    \
                       float* sums);                                                               \
   void bfloat16_row(const float* x, int64_t k, uint16_t* out);                                    \
@@ -135,6 +136,7 @@ void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout
 void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                 int64_t ldy, uint8_t* scratch);
 void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
+void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
 // Row `row` of W, any layout but kWords.
 void decode_row(const MatrixView& w, int64_t row, float* out);
 }  // namespace portable
@@ -147,6 +149,7 @@ void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* cod
 namespace avx512 {
 QUARRY_DECLARE_MATMUL
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out);
+void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
 }  // namespace avx512
 #undef QUARRY_DECLARE_MATMUL
 

@@ -60,7 +60,9 @@ struct TokenTree {
 struct GradientOptions {
   enum class Compute {
     kFloat32,
-    kBFloat16,  // activations are kept in bfloat16: half the memory
+    // Activations are kept in bfloat16, half the memory, and meet the frozen weights as 8-bit
+    // integers where that is faster (kernels::ActivationBits).
+    kBFloat16,
   };
   Compute compute = Compute::kBFloat16;
   bool checkpoint_layers = false;  // keep the input of each layer only: a third more time

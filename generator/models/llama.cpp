@@ -334,9 +334,11 @@ std::vector<float> Llama::target_losses(const TokenTree& tree, const LoraAdapter
 std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
                                                const GradientOptions& options,
                                                LoraGradients& gradients) const {
-  workspace_.set_saved_precision(options.compute == GradientOptions::Compute::kFloat32
-                                     ? nn::SavedPrecision::kFloat32
-                                     : nn::SavedPrecision::kBFloat16);
+  const bool exact = options.compute == GradientOptions::Compute::kFloat32;
+  workspace_.set_saved_precision(exact ? nn::SavedPrecision::kFloat32
+                                       : nn::SavedPrecision::kBFloat16);
+  const nn::ActivationBitsScope bits(
+      workspace_, exact ? kernels::ActivationBits::k16 : kernels::ActivationBits::k8);
   const Step step = plan_tree(tree, &adapter, &gradients, config_);
   const at::AutoGradMode with_gradients(true);
   const Tensor hidden = run_layers(step, options.checkpoint_layers);

@@ -102,7 +102,7 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   Tensor y = workspace.empty(num_rows, out_features_);
   for (const Block& block : blocks_) {
     kernels::matmul(*block.weight, x.data_ptr<float>(), num_rows, in_features_,
-                    y.data_ptr<float>() + block.offset, out_features_);
+                    y.data_ptr<float>() + block.offset, out_features_, workspace.activation_bits());
   }
   if (!bias_.empty()) {
     parallel_for(num_rows, 64, [&](int64_t begin, int64_t end) {
@@ -167,7 +167,8 @@ Tensor Linear::input_gradient(const Tensor& dy, Workspace& workspace) const {
     const bool is_first = &block == &blocks_.front();
     Tensor part = is_first ? dx : workspace.empty(dy.size(0), in_features_);
     kernels::matmul_transposed(*block.weight, dy.data_ptr<float>() + block.offset, dy.size(0),
-                               out_features_, part.data_ptr<float>(), in_features_);
+                               out_features_, part.data_ptr<float>(), in_features_,
+                               workspace.activation_bits());
     if (!is_first) {
       kernels::add(dx.data_ptr<float>(), part.data_ptr<float>(), dx.numel(), dx.data_ptr<float>());
     }

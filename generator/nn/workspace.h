@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "generator/kernels/matmul.h"
+
 namespace quarry::nn {
 
 // Legend for shapes in nn/ and models/: B batch, T new tokens (rows), S key tokens (cached plus
@@ -30,10 +32,30 @@ class Workspace {
 
   SavedPrecision saved_precision() const { return saved_precision_; }
   void set_saved_precision(SavedPrecision precision) { saved_precision_ = precision; }
+  // For the products of every Linear that works here.
+  kernels::ActivationBits activation_bits() const { return activation_bits_; }
+  void set_activation_bits(kernels::ActivationBits bits) { activation_bits_ = bits; }
 
  private:
   SavedPrecision saved_precision_ = SavedPrecision::kFloat32;
+  kernels::ActivationBits activation_bits_ = kernels::ActivationBits::k16;
   std::vector<Tensor> buffers_;  // flat; one is free when only this vector refers to it
+};
+
+// Sets the activation bits of a workspace until the end of a scope.
+class ActivationBitsScope {
+ public:
+  ActivationBitsScope(Workspace& workspace, kernels::ActivationBits bits)
+      : workspace_(workspace), before_(workspace.activation_bits()) {
+    workspace.set_activation_bits(bits);
+  }
+  ~ActivationBitsScope() { workspace_.set_activation_bits(before_); }
+  ActivationBitsScope(const ActivationBitsScope&) = delete;
+  ActivationBitsScope& operator=(const ActivationBitsScope&) = delete;
+
+ private:
+  Workspace& workspace_;
+  kernels::ActivationBits before_;
 };
 
 // Row `row` of a contiguous float32 matrix.

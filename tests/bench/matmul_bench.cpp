@@ -134,8 +134,7 @@ bool wanted(int argc, char** argv, const std::string& name) {
 }
 
 int run_all(int argc, char** argv) {
-  std::printf("isa %s, %d threads, %d activation terms\n", cpu_isa_name(cpu_isa()), num_threads(),
-              kernels::kActivationTerms);
+  std::printf("isa %s, %d threads\n", cpu_isa_name(cpu_isa()), num_threads());
   const WeightType q4 = WeightType::kQ4_1;
   const std::vector<Layer> smollm2 = {{q4, 576, 576}, {q4, 192, 576},  {q4, 192, 576},
                                       {q4, 576, 576}, {q4, 1536, 576}, {q4, 1536, 576},

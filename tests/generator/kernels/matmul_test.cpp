@@ -159,6 +159,30 @@ TEST_P(MatmulParity, EveryIsaMatchesDoubleAndReferenceAtOddSizes) {
   }
 }
 
+TEST_P(MatmulParity, EightBitActivationsMatchDoubleAndReference) {
+  const auto [type, precision] = GetParam();
+  const int64_t k = is_dense(type) ? 67 : 3 * weight_type_traits(type).block_size;
+  const int64_t n = 37;
+  const auto bytes = random_weights(type, n, k, 41);
+  const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+  for (const int64_t m : {1, 8}) {
+    const auto x = random_floats(m * k, 42);
+    const Expected expected = multiply_in_double(type, bytes, n, k, x, m);
+    for (const CpuIsa isa : runnable_isas()) {
+      const ScopedIsa scoped(isa);
+      std::vector<float> reference(static_cast<size_t>(m * n));
+      matmul_reference(*weight, x.data(), m, k, reference.data(), n, ActivationBits::k8);
+      std::vector<float> y(static_cast<size_t>(m * n), -77.0f);
+      matmul(*weight, x.data(), m, k, y.data(), n, ActivationBits::k8);
+      for (size_t i = 0; i < y.size(); ++i) {
+        const double size = expected.magnitudes[i] + 1e-7;
+        ASSERT_NEAR(y[i], expected.values[i], size * 2e-2) << cpu_isa_name(isa) << " i " << i;
+        ASSERT_NEAR(y[i], reference[i], size * 2e-5) << cpu_isa_name(isa) << " i " << i;
+      }
+    }
+  }
+}
+
 TEST_P(MatmulParity, RowsDoNotDependOnTheBatchNorOnTheThreads) {
   const auto [type, precision] = GetParam();
   const int64_t k = is_dense(type) ? 67 : 2 * weight_type_traits(type).block_size;
@@ -356,6 +380,19 @@ TEST(DecodeRow, RowOutOfRangeThrows) {
               testing::ThrowsMessage<Error>(testing::HasSubstr("row 2 of a matrix with 2 rows")));
 }
 
+const std::pair<Precision, ActivationBits> kWays[] = {{Precision::kExact, ActivationBits::k16},
+                                                      {Precision::kFast, ActivationBits::k16},
+                                                      {Precision::kFast, ActivationBits::k8}};
+
+struct Magnitudes {
+  double total = 0.0;
+  double largest = 0.0;
+  void add(double value) {
+    total += std::fabs(value);
+    largest = std::max(largest, std::fabs(value));
+  }
+};
+
 class MatmulTransposed : public testing::TestWithParam<CpuIsa> {
  protected:
   MatmulTransposed() : scoped_(GetParam()) {}
@@ -372,7 +409,7 @@ INSTANTIATE_TEST_SUITE_P(Isa, MatmulTransposed, testing::ValuesIn(runnable_isas(
 
 TEST_P(MatmulTransposed, MatchesDoubleForEveryTypeAndPrecision) {
   for (const WeightType type : kAllTypes) {
-    for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+    for (const auto& [precision, bits] : kWays) {
       for (const int64_t n : {int64_t{1}, int64_t{16}, int64_t{67}}) {
         const int64_t k = is_dense(type) ? 45 : 512;
         const int64_t m = 5;
@@ -380,11 +417,12 @@ TEST_P(MatmulTransposed, MatchesDoubleForEveryTypeAndPrecision) {
         const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
         const auto y = random_floats(m * (n + 1), 22);
         std::vector<float> x(static_cast<size_t>(m * (k + 2)), 7.0f);
-        matmul_transposed(*weight, y.data(), m, n + 1, x.data(), k + 2);
+        matmul_transposed(*weight, y.data(), m, n + 1, x.data(), k + 2, bits);
         std::vector<float> rows(static_cast<size_t>(n * k));
         for (int64_t i = 0; i < n; ++i) decode_row(*weight, i, rows.data() + i * k);
-        // bfloat16 rounds each factor by at most 2^-9.
+        // bfloat16 rounds each factor by at most 2^-9, 8 bits by 1/254 of the largest.
         const double tolerance = precision == Precision::kExact ? 1e-6 : 0.008;
+        const double step = bits == ActivationBits::k8 ? 1.05 / 254 : 0.0;
         for (int64_t r = 0; r < m; ++r) {
           for (int64_t j = 0; j < k + 2; ++j) {
             const float found = x[static_cast<size_t>(r * (k + 2) + j)];
@@ -394,13 +432,18 @@ TEST_P(MatmulTransposed, MatchesDoubleForEveryTypeAndPrecision) {
             }
             double sum = 0.0;
             double size = 0.0;
+            Magnitudes of_y;
+            Magnitudes of_w;
             for (int64_t i = 0; i < n; ++i) {
-              const double term = double{y[static_cast<size_t>(r * (n + 1) + i)]} *
-                                  rows[static_cast<size_t>(i * k + j)];
-              sum += term;
-              size += std::fabs(term);
+              const double value = y[static_cast<size_t>(r * (n + 1) + i)];
+              const double weight_value = rows[static_cast<size_t>(i * k + j)];
+              sum += value * weight_value;
+              size += std::fabs(value * weight_value);
+              of_y.add(value);
+              of_w.add(weight_value);
             }
-            ASSERT_NEAR(found, sum, tolerance * size + 1e-9)
+            const double rounding = of_y.largest * of_w.total + of_w.largest * of_y.total;
+            ASSERT_NEAR(found, sum, tolerance * size + step * rounding + 1e-9)
                 << weight_type_traits(type).name << " n " << n << " at " << r << ", " << j;
           }
         }
@@ -415,16 +458,16 @@ TEST_P(MatmulTransposed, MatchesItsPlainTwinPastOnePanel) {
   const int64_t m = 14;
   const auto bytes = random_weights(WeightType::kQ8_0, n, k, 31);
   const auto y = random_floats(m * n, 32);
-  for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+  for (const auto& [precision, bits] : kWays) {
     const auto weight = pack_matrix(WeightType::kQ8_0, bytes.data(), n, k, precision);
     std::vector<float> x(static_cast<size_t>(m * k));
     std::vector<float> plain(x.size());
-    matmul_transposed(*weight, y.data(), m, n, x.data(), k);
-    matmul_transposed_reference(*weight, y.data(), m, n, plain.data(), k);
+    matmul_transposed(*weight, y.data(), m, n, x.data(), k, bits);
+    matmul_transposed_reference(*weight, y.data(), m, n, plain.data(), k, bits);
     for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], plain[i], 2e-4);
     // A row does not depend on the others.
     std::vector<float> alone(static_cast<size_t>(k));
-    matmul_transposed(*weight, y.data() + 3 * n, 1, n, alone.data(), k);
+    matmul_transposed(*weight, y.data() + 3 * n, 1, n, alone.data(), k, bits);
     EXPECT_TRUE(std::equal(alone.begin(), alone.end(), x.begin() + 3 * k));
   }
 }
