@@ -39,10 +39,21 @@ Paths find_paths(const std::vector<TreeSegment>& segments) {
   return paths;
 }
 
-// One head's rows of the path that is being walked, and the gradients of its keys and values.
+// Where each tree of the forest begins, and the end of the last.
+std::vector<size_t> find_roots(const std::vector<TreeSegment>& segments) {
+  std::vector<size_t> roots;
+  for (size_t index = 0; index < segments.size(); ++index) {
+    if (segments[index].parent < 0) roots.push_back(index);
+  }
+  roots.push_back(segments.size());
+  return roots;
+}
+
+// One head's rows of the path that is being walked, and the gradients of its keys and values. Kept
+// from call to call: memory that is new each time costs as much as the arithmetic.
 struct PathBuffers {
-  int64_t head_dim;
-  int64_t longest;
+  int64_t head_dim = 0;
+  int64_t longest = 0;
   std::vector<float> keys;               // [longest, D]
   std::vector<float> keys_transposed;    // [D, longest]
   std::vector<float> values_transposed;  // [D, longest]
@@ -51,7 +62,9 @@ struct PathBuffers {
   std::vector<float> p;                  // [kQueryTile, longest]
   std::vector<float> dp;                 // the same
 
-  PathBuffers(int64_t longest_path, int64_t dim) : head_dim(dim), longest(longest_path) {
+  void reserve(int64_t longest_path, int64_t dim) {
+    head_dim = dim;
+    longest = longest_path;
     const size_t matrix = static_cast<size_t>(longest * head_dim);
     for (auto* buffer :
          {&keys, &keys_transposed, &values_transposed, &key_gradients, &value_gradients}) {
@@ -75,19 +88,32 @@ struct HeadTask {
   float* value_gradients;  // the same
 };
 
+// to[d * stride + i] = from[i * row_stride + d], 16 rows at a time so that a line of `to` is
+// written whole.
+void transpose_rows(const float* from, int64_t row_stride, int64_t rows, int64_t dim, float* to,
+                    int64_t stride) {
+  constexpr int64_t kRows = 16;
+  for (int64_t first = 0; first < rows; first += kRows) {
+    const int64_t count = std::min(kRows, rows - first);
+    for (int64_t d = 0; d < dim; ++d) {
+      for (int64_t i = first; i < first + count; ++i) to[d * stride + i] = from[i * row_stride + d];
+    }
+  }
+}
+
 // Puts the rows of a segment behind those of its ancestors.
 void enter(const HeadTask& task, const TreeSegment& segment, int64_t start, PathBuffers& path) {
   const int64_t dim = path.head_dim;
-  for (int64_t row = segment.begin; row < segment.end; ++row) {
-    const int64_t at = start + row - segment.begin;
-    const float* key = task.keys + row * task.row_stride;
-    const float* value = task.values + row * task.row_stride;
-    std::memcpy(path.keys.data() + at * dim, key, static_cast<size_t>(dim) * sizeof(float));
-    for (int64_t d = 0; d < dim; ++d) {
-      path.keys_transposed[static_cast<size_t>(d * path.longest + at)] = key[d];
-      path.values_transposed[static_cast<size_t>(d * path.longest + at)] = value[d];
-    }
+  const int64_t rows = segment.end - segment.begin;
+  const float* keys = task.keys + segment.begin * task.row_stride;
+  for (int64_t i = 0; i < rows; ++i) {
+    std::memcpy(path.keys.data() + (start + i) * dim, keys + i * task.row_stride,
+                static_cast<size_t>(dim) * sizeof(float));
   }
+  transpose_rows(keys, task.row_stride, rows, dim, path.keys_transposed.data() + start,
+                 path.longest);
+  transpose_rows(task.values + segment.begin * task.row_stride, task.row_stride, rows, dim,
+                 path.values_transposed.data() + start, path.longest);
   const int64_t first = start * dim;
   const int64_t last = (start + segment.end - segment.begin) * dim;
   for (auto* buffer : {&path.key_gradients, &path.value_gradients}) {
@@ -161,8 +187,11 @@ void run_queries(const HeadTask& task, int64_t row, int64_t count, int64_t past,
               task.query_gradients + row * task.row_stride);
 }
 
-void run_head(const HeadTask& task, const std::vector<TreeSegment>& segments, const Paths& paths) {
-  PathBuffers path(paths.longest, task.shape->head_dim);
+// Segments [first, last): a root and all that hangs on it.
+void run_head(const HeadTask& task, const std::vector<TreeSegment>& segments, const Paths& paths,
+              size_t first, size_t last) {
+  thread_local PathBuffers path;
+  path.reserve(paths.longest, task.shape->head_dim);
   std::vector<int64_t> open;  // segments from a root to the current one
   const auto leave_last = [&] {
     const int64_t index = open.back();
@@ -170,7 +199,7 @@ void run_head(const HeadTask& task, const std::vector<TreeSegment>& segments, co
           path);
     open.pop_back();
   };
-  for (size_t index = 0; index < segments.size(); ++index) {
+  for (size_t index = first; index < last; ++index) {
     const TreeSegment& segment = segments[index];
     while (!open.empty() && open.back() != segment.parent) leave_last();
     const int64_t start = paths.start[index];
@@ -230,10 +259,18 @@ void tree_attention_backward(const TreeAttentionShape& shape,
   const int64_t group = shape.num_heads / shape.num_kv_heads;
   // Parts of the query heads of one group, summed below in a fixed order.
   const int64_t part = paths.num_rows * dim;
-  std::vector<float> key_parts(static_cast<size_t>(shape.num_heads * part));
-  std::vector<float> value_parts(key_parts.size());
-  parallel_for(shape.num_heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t head = begin; head < end; ++head) {
+  thread_local std::vector<float> key_memory;
+  thread_local std::vector<float> value_memory;
+  key_memory.resize(static_cast<size_t>(shape.num_heads * part));
+  value_memory.resize(key_memory.size());
+  float* key_parts = key_memory.data();
+  float* value_parts = value_memory.data();
+  const std::vector<size_t> roots = find_roots(segments);
+  const auto num_trees = static_cast<int64_t>(roots.size()) - 1;
+  parallel_for(shape.num_heads * num_trees, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t head = unit / num_trees;
+      const auto tree = static_cast<size_t>(unit % num_trees);
       HeadTask task = {};
       task.shape = &shape;
       task.row_stride = row_stride;
@@ -242,9 +279,9 @@ void tree_attention_backward(const TreeAttentionShape& shape,
       task.values = task.keys + kv_width;
       task.gradient = gradient + head * dim;
       task.query_gradients = dqkv + head * dim;
-      task.key_gradients = key_parts.data() + head * part;
-      task.value_gradients = value_parts.data() + head * part;
-      run_head(task, segments, paths);
+      task.key_gradients = key_parts + head * part;
+      task.value_gradients = value_parts + head * part;
+      run_head(task, segments, paths, roots[tree], roots[tree + 1]);
     }
   });
   parallel_for(paths.num_rows, 64, [&](int64_t begin, int64_t end) {
@@ -254,8 +291,8 @@ void tree_attention_backward(const TreeAttentionShape& shape,
       for (int64_t head = 0; head < shape.num_heads; ++head) {
         const int64_t source = head * part + row * dim;
         float* key = target + head / group * dim;
-        add_scaled(key_parts.data() + source, 1.0f, dim, key);
-        add_scaled(value_parts.data() + source, 1.0f, dim, key + kv_width);
+        add_scaled(key_parts + source, 1.0f, dim, key);
+        add_scaled(value_parts + source, 1.0f, dim, key + kv_width);
       }
     }
   });
