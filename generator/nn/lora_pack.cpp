@@ -15,4 +15,25 @@ void LoraWeights::pack() {
                                   kernels::Precision::kExact);
 }
 
+void FullTensor::pack() {
+  if (use != CausalLm::TensorSlot::Use::kLinear) return;
+  packed = kernels::pack_matrix(WeightType::kF32, values.data(), shape[0], shape[1],
+                                kernels::Precision::kExact);
+}
+
+LoraWeights to_plain_lora(const LoraWeights& weights) {
+  LoraWeights plain = weights;
+  if (weights.start == nullptr) return plain;
+  plain.start = nullptr;
+  plain.rank = 2 * weights.rank;
+  plain.a.insert(plain.a.end(), weights.start->a.begin(), weights.start->a.end());
+  plain.b.clear();
+  for (size_t at = 0; at < weights.b.size(); at += static_cast<size_t>(weights.rank)) {
+    for (int64_t i = 0; i < weights.rank; ++i) plain.b.push_back(weights.b[at + i]);
+    for (int64_t i = 0; i < weights.rank; ++i) plain.b.push_back(-weights.start->b[at + i]);
+  }
+  plain.pack();
+  return plain;
+}
+
 }  // namespace quarry

@@ -39,6 +39,9 @@ struct LoraSettings {
 // Whether PEFT knows this task_type.
 bool is_peft_task_type(const std::string& name);
 
+// A whole number as an integer: lora_alpha is one in PEFT.
+OrderedJson json_number(double value);
+
 // The settings as adapter_config.json: every key that PEFT 0.21 writes, lists sorted. Throws
 // kInvalidArgument naming the setting when a value is out of range or settings exclude each other.
 OrderedJson lora_settings_json(const LoraSettings& settings);
