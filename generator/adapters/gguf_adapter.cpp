@@ -164,11 +164,12 @@ void adapter_to_gguf(const fs::path& folder, const ModelFile& base, const fs::pa
   }
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
   const auto adapter = LoraAdapter::load(folder, base.slots(), base.tensor_slots());
-  QUARRY_CHECK(adapter->full().empty(), ErrorCode::kInvalidArgument, folder.string(), ": has '",
-               adapter->full().empty() ? "" : adapter->full().begin()->first, "'",
-               adapter->full().size() > 1 ? " and others" : "",
-               " whole (modules_to_save or bias), and a GGUF adapter holds the LoRA of Linears only; "
-               "`quarry adapter merge` puts all of it into a model");
+  QUARRY_CHECK(
+      adapter->full().empty(), ErrorCode::kInvalidArgument, folder.string(), ": has '",
+      adapter->full().empty() ? "" : adapter->full().begin()->first, "'",
+      adapter->full().size() > 1 ? " and others" : "",
+      " whole (modules_to_save or bias), and a GGUF adapter holds the LoRA of Linears only; "
+      "`quarry adapter merge` puts all of it into a model");
   const double alpha = config.default_alpha() > 0 ? config.default_alpha()
                                                   : static_cast<double>(config.default_rank());
   GgufWriter writer;

@@ -22,17 +22,16 @@ struct Twins {
   decltype(&portable::transpose_words) transpose_words;
 };
 
-constexpr Twins kPortableTwins = {portable::quantize_row,  portable::bfloat16_row,
-                                  portable::integer_tile,  portable::bfloat16_tile,
-                                  portable::float_tile,    portable::transpose_tile,
-                                  portable::words_tile,    portable::transpose_words};
-constexpr Twins kAvx2Twins = {avx2::quantize_row,  avx2::bfloat16_row, avx2::integer_tile,
-                              avx2::bfloat16_tile, avx2::float_tile,   portable::transpose_tile,
+constexpr Twins kPortableTwins = {portable::quantize_row, portable::bfloat16_row,
+                                  portable::integer_tile, portable::bfloat16_tile,
+                                  portable::float_tile,   portable::transpose_tile,
+                                  portable::words_tile,   portable::transpose_words};
+constexpr Twins kAvx2Twins = {avx2::quantize_row,  avx2::bfloat16_row,   avx2::integer_tile,
+                              avx2::bfloat16_tile, avx2::float_tile,     portable::transpose_tile,
                               avx2::words_tile,    avx2::transpose_words};
-constexpr Twins kAvx512Twins = {avx512::quantize_row, avx512::bfloat16_row,
-                                avx512::integer_tile, avx512::bfloat16_tile,
-                                avx512::float_tile,   avx512::transpose_tile,
-                                portable::words_tile, portable::transpose_words};
+constexpr Twins kAvx512Twins = {
+    avx512::quantize_row, avx512::bfloat16_row,   avx512::integer_tile, avx512::bfloat16_tile,
+    avx512::float_tile,   avx512::transpose_tile, portable::words_tile, portable::transpose_words};
 
 const Twins& twins() {
   switch (cpu_isa()) {

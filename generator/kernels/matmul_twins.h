@@ -12,11 +12,13 @@
 //   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
 //   kF32      vectors of 16 rows x 1 k.
-//   kWords    block of 32 k = 16 vectors of 16 rows x 2 signed 16-bit integers of at most 12 bits; a
+//   kWords    block of 32 k = 16 vectors of 16 rows x 2 signed 16-bit integers of at most 12 bits;
+//   a
 //             group of four k is the vector of k 0 and 2, then that of k 1 and 3. Made on the way,
 //             never stored: a panel of W^T where 16-bit products are the fastest there are (AVX2).
-// kWords carries per (block, row) a float32 scale:  w = scale * u.  kNibbles and kBytes carry per (block, row) an IEEE half scale, and an offset or one constant
-// center:  w = scale * u + offset  or  w = scale * (u - center).
+// kWords carries per (block, row) a float32 scale:  w = scale * u.  kNibbles and kBytes carry per
+// (block, row) an IEEE half scale, and an offset or one constant center:  w = scale * u + offset or
+// w = scale * (u - center).
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
 // x ~ scale * X with |X| <= 127 * 256 (kActivationTerms == 2) or 127 (1). AVX-512 VNNI multiplies
@@ -91,7 +93,8 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 //                of a strip of W^T: `out` is 16 vectors of float32 (layout kF32) or 8 of bfloat16
 //                pairs (kBF16); what lies past the matrix is 0. There is no AVX2 version: a tile is
 //                decoded once for all rows of a product.
-// transpose_words  rows 16 strip .. + 31 and columns k .. k + 15 of W as one block of a strip of W^T
+// transpose_words  rows 16 strip .. + 31 and columns k .. k + 15 of W as one block of a strip of
+// W^T
 //                in kWords: 1,024 bytes of codes and 16 scales; what lies past the matrix is 0
 #define QUARRY_DECLARE_MATMUL                                                                     \
   void quantize_row(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,      \
@@ -116,7 +119,7 @@ QUARRY_DECLARE_MATMUL
 void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                 int64_t ldy, uint8_t* scratch);
 void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
-}
+}  // namespace avx2
 namespace avx512 {
 QUARRY_DECLARE_MATMUL
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out);

@@ -30,6 +30,7 @@ struct CausalLmConfig {
   int64_t max_seq_len = 0;
   double rope_theta = 10000.0;
   double norm_epsilon = 1e-5;
+  bool tied_head = false;  // the output head is the token embedding
 };
 
 // Rows of one engine step: `tokens` of one sequence, to be appended to its cache.

@@ -250,7 +250,7 @@ class Llama final : public CausalLm {
   std::vector<LinearSlot> slots_;
   std::vector<TensorSlot> tensor_slots_;
   std::map<std::string, std::function<std::vector<float>()>> tensor_values_;  // by slot
-  std::shared_ptr<const kernels::PackedMatrix> head_;  // [V, E]
+  std::shared_ptr<const kernels::PackedMatrix> head_;                         // [V, E]
   std::unique_ptr<nn::Embedding> embedding_;
   std::vector<LlamaLayer> layers_;
   std::unique_ptr<nn::RmsNorm> final_norm_;  // [E]
@@ -268,14 +268,14 @@ Llama::Llama(const TensorSource& source, const LlamaPlan& plan, kernels::Precisi
   const TensorView& table =
       nn::get_checked(source, plan.names.embedding + std::string(".weight"), table_shape);
   const TensorView& head =
-      plan.tied_head
+      config_.tied_head
           ? table
           : nn::get_checked(source, plan.names.head + std::string(".weight"), table_shape);
   head_ = kernels::pack_matrix(head.type, head.data, config_.vocab_size, config_.hidden_size,
                                precision);
   const char* embedding_path = kLlamaHuggingFaceNames.embedding;
-  embedding_ = plan.tied_head ? std::make_unique<nn::Embedding>(head_, embedding_path)
-                              : std::make_unique<nn::Embedding>(table, embedding_path);
+  embedding_ = config_.tied_head ? std::make_unique<nn::Embedding>(head_, embedding_path)
+                                 : std::make_unique<nn::Embedding>(table, embedding_path);
   final_norm_ = std::make_unique<nn::RmsNorm>(
       kLlamaHuggingFaceNames.final_norm,
       nn::load_vector(source, plan.names.final_norm + std::string(".weight"), config_.hidden_size),

@@ -36,7 +36,8 @@ Tensor Embedding::forward(const std::vector<int32_t>& ids, const std::vector<Ada
   std::vector<AdapterSpan> trained;
   size_t done = 0;
   const auto look_up_base = [&](size_t end) {
-    for (size_t i = done; i < end; ++i) decode(ids[i], mutable_row_data(out, static_cast<int64_t>(i)));
+    for (size_t i = done; i < end; ++i)
+      decode(ids[i], mutable_row_data(out, static_cast<int64_t>(i)));
   };
   for (const AdapterSpan& span : spans) {
     const FullTensor* own = span.adapter->find_full(weight_name_);

@@ -114,10 +114,9 @@ void add_pair_gradients(const LoraWeights& lora, const Tensor& x, const Tensor& 
                   low_rank.data_ptr<float>(), lora.rank);
   Tensor db = workspace.empty(lora.rank, where.width);  // dB^T / scale
   db.zero_();
-  add_outer_product(
-      {low_rank.data_ptr<float>(), lora.rank, lora.rank, row_data(dy, where.first) + where.offset,
-       dy.size(1), where.width, where.rows},
-      db.data_ptr<float>());
+  add_outer_product({low_rank.data_ptr<float>(), lora.rank, lora.rank,
+                     row_data(dy, where.first) + where.offset, dy.size(1), where.width, where.rows},
+                    db.data_ptr<float>());
   for (int64_t i = 0; i < where.width; ++i) {
     for (int64_t r = 0; r < lora.rank; ++r) {
       gradient.b[static_cast<size_t>(i * lora.rank + r)] += lora.scale * row_data(db, r)[i];
@@ -193,8 +192,7 @@ void Linear::add_adapter(const Tensor& x, const AdapterSpan& span, Tensor& y,
 }
 
 bool Linear::trains(const AdapterSpan& span) const {
-  return span.trains() &&
-         std::any_of(slices_.begin(), slices_.end(), [&](const Slice& slice) {
+  return span.trains() && std::any_of(slices_.begin(), slices_.end(), [&](const Slice& slice) {
            return span.adapter->find(slice.path) != nullptr ||
                   span.adapter->find_full(slice.weight) != nullptr ||
                   span.adapter->find_full(slice.bias) != nullptr;

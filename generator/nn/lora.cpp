@@ -72,24 +72,14 @@ bool ends_with(const std::string& text, const std::string& tail) {
 bool is_bias_inside_copy(const LoraConfig& config, const std::string& name) {
   const std::string prefix = kPrefix;
   if (config.bias() != "all" || name.compare(0, prefix.size(), prefix) != 0) return false;
-  for (const std::string part : {".original_module.", ".modules_to_save."}) {
+  for (const char* part : {".original_module.", ".modules_to_save."}) {
     const size_t at = name.find(part);
     if (at == std::string::npos) continue;
-    const std::string tensor = name.substr(prefix.size(), at - prefix.size()) + "." +
-                               name.substr(at + part.size());
-    return ends_with(tensor, ".bias") && config.copies(tensor);
+    // The adapter's name may stand between: "mlp.modules_to_save.default.up_proj.bias".
+    const std::string module = name.substr(prefix.size(), at - prefix.size());
+    return ends_with(name, ".bias") && config.copies(module + ".bias");
   }
   return false;
-}
-
-void check_modules(const LoraConfig& config, const std::vector<CausalLm::LinearSlot>& slots) {
-  for (const CausalLm::LinearSlot& slot : slots) {
-    QUARRY_CHECK(!config.targets(slot.path, slot.path == kOutputHead) ||
-                     !config.copies(slot.path + ".weight"),
-                 ErrorCode::kInvalidArgument, "modules_to_save selects '", slot.path,
-                 "', which target_modules ", config.target_text(),
-                 " adapts as well; name its whole last component to save it in full");
-  }
 }
 
 // Why a tensor that neither a targeted Linear nor modules_to_save took is in the file.
@@ -122,6 +112,16 @@ void check_modules(const LoraConfig& config, const std::vector<CausalLm::LinearS
 
 }  // namespace
 
+void check_disjoint(const LoraConfig& config, const std::vector<CausalLm::LinearSlot>& slots) {
+  for (const CausalLm::LinearSlot& slot : slots) {
+    QUARRY_CHECK(!config.targets(slot.path, slot.path == kOutputHead) ||
+                     !config.copies(slot.path + ".weight"),
+                 ErrorCode::kInvalidArgument, "modules_to_save selects '", slot.path,
+                 "', which target_modules ", config.target_text(),
+                 " adapts as well; name whole components of its path to save it in full");
+  }
+}
+
 std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& folder,
                                                const std::vector<CausalLm::LinearSlot>& slots,
                                                const std::vector<CausalLm::TensorSlot>& tensors) {
@@ -132,7 +132,7 @@ std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& fold
   const std::unique_ptr<SafetensorsFile> file = open_weights(folder);
   auto adapter = std::make_unique<LoraAdapter>();
   adapter->warnings_ = config.warnings();
-  check_modules(config, slots);
+  check_disjoint(config, slots);
 
   std::set<std::string> taken;
   for (const CausalLm::LinearSlot& slot : slots) {

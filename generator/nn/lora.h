@@ -12,6 +12,8 @@
 
 namespace quarry {
 
+class LoraConfig;
+
 // LoRA weights of one Linear (Hu et al. 2021, arXiv:2106.09685):  y += scale * B (A x).
 struct LoraWeights {
   std::vector<float> a;  // [rank, in_features]
@@ -87,5 +89,8 @@ class LoraAdapter {
   std::map<std::string, FullTensor> full_;
   std::vector<std::string> warnings_;  // unknown keys that were ignored
 };
+
+// Throws kInvalidArgument when modules_to_save selects a Linear that target_modules adapts too.
+void check_disjoint(const LoraConfig& config, const std::vector<CausalLm::LinearSlot>& slots);
 
 }  // namespace quarry

@@ -124,6 +124,14 @@ bool PeftPattern::matches(const std::string& subject) const {
   return result >= 0;
 }
 
+bool saves_module(const std::string& entry, const std::string& tensor) {
+  for (size_t end = tensor.rfind('.'); end != std::string::npos && end > 0;
+       end = tensor.rfind('.', end - 1)) {
+    if (ends_with(tensor.substr(0, end), entry)) return true;
+  }
+  return false;
+}
+
 bool LoraConfig::ModuleSelector::names_exactly(const std::string& path) const {
   return std::find(names.begin(), names.end(), path) != names.end();
 }
@@ -385,14 +393,8 @@ bool LoraConfig::is_in_layers(const std::string& path) const {
 }
 
 bool LoraConfig::copies(const std::string& tensor) const {
-  for (size_t end = tensor.rfind('.'); end != std::string::npos && end > 0;
-       end = tensor.rfind('.', end - 1)) {
-    const std::string module = tensor.substr(0, end);
-    for (const std::string& name : saved_modules_) {
-      if (ends_with(module, name)) return true;
-    }
-  }
-  return false;
+  return std::any_of(saved_modules_.begin(), saved_modules_.end(),
+                     [&](const std::string& entry) { return saves_module(entry, tensor); });
 }
 
 bool LoraConfig::replaces(const std::string& tensor) const {

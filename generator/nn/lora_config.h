@@ -27,6 +27,11 @@ class PeftPattern {
   std::shared_ptr<const void> code_;  // pcre2_code
 };
 
+// Whether an entry of modules_to_save selects the module that has this parameter
+// ("lm_head.weight"), or one that it is in: as PEFT, by the end of a module's path ("norm" is every
+// module whose name ends so, "mlp" all that is in it).
+bool saves_module(const std::string& entry, const std::string& tensor);
+
 // adapter_config.json of a PEFT LoRA adapter. The matching rules are PEFT's
 // (https://github.com/huggingface/peft, tuners/tuners_utils.py). Immutable.
 class LoraConfig {
@@ -54,8 +59,7 @@ class LoraConfig {
   // Whether the adapter has this parameter of the model ("lm_head.weight") whole: of a module in
   // modules_to_save, or a bias that is trained.
   bool replaces(const std::string& tensor) const;
-  // Of a module in modules_to_save, which PEFT copies: whole path components before the parameter's
-  // name end with an entry ("norm" is every module whose name ends so, "mlp" all that is in it).
+  // The first of these, which PEFT counts beside the base's own.
   bool copies(const std::string& tensor) const;
   // The name of such a parameter in adapter_model.safetensors.
   std::string stored_name(const std::string& tensor) const;
@@ -113,7 +117,7 @@ class LoraConfig {
   bool all_linear_ = false;
   ModuleSelector targets_;
   ModuleSelector excluded_;
-  std::vector<std::string> saved_modules_;    // modules_to_save
+  std::vector<std::string> saved_modules_;   // modules_to_save
   std::vector<PeftPattern> saved_patterns_;  // of these: paths that LoRA leaves alone
   std::string bias_ = "none";
   std::optional<std::vector<int64_t>> layers_;

@@ -121,9 +121,8 @@ void save_adapter(const fs::path& folder, const LoraConfig& config,
 
 void save_adapter(const fs::path& folder, const LoraConfig& config, const LoraAdapter& adapter,
                   const SaveAdapterOptions& options) {
-  const bool doubled =
-      std::any_of(adapter.weights().begin(), adapter.weights().end(),
-                  [](const auto& item) { return item.second.start != nullptr; });
+  const bool doubled = std::any_of(adapter.weights().begin(), adapter.weights().end(),
+                                   [](const auto& item) { return item.second.start != nullptr; });
   const LoraConfig saved = doubled ? config.with_doubled_rank() : config;
   std::map<std::string, LoraWeights> plain;
   AdapterWeightsByPath weights;

@@ -45,8 +45,8 @@ using FullTensorsByName = std::map<std::string, const FullTensor*>;
 void save_adapter(const std::filesystem::path& folder, const LoraConfig& config,
                   const AdapterWeightsByPath& weights, const FullTensorsByName& full,
                   const SaveAdapterOptions& options = {});
-// All of an adapter. Pairs with a `start` (PiSSA) are saved as to_plain_lora() and the configuration
-// as with_doubled_rank(), so that the adapter is for the base as it is.
+// All of an adapter. Pairs with a `start` (PiSSA) are saved as to_plain_lora() and the
+// configuration as with_doubled_rank(), so that the adapter is for the base as it is.
 void save_adapter(const std::filesystem::path& folder, const LoraConfig& config,
                   const LoraAdapter& adapter, const SaveAdapterOptions& options = {});
 

@@ -97,6 +97,23 @@ std::string with_commas(int64_t number) {
 
 }  // namespace
 
+std::optional<int64_t> pissa_iterations(const std::string& name) {
+  const std::string prefix = "pissa_niter_";
+  constexpr size_t kMaxDigits = 3;
+  if (name.compare(0, prefix.size(), prefix) != 0) return std::nullopt;
+  const std::string digits = name.substr(prefix.size());
+  const bool valid = !digits.empty() && digits.size() <= kMaxDigits &&
+                     digits.find_first_not_of("0123456789") == std::string::npos;
+  return valid ? std::optional<int64_t>(std::stoll(digits)) : std::nullopt;
+}
+
+bool is_pissa(const std::string& name) { return name == "pissa" || pissa_iterations(name); }
+
+bool is_lora_init(const std::string& name) {
+  return name == "true" || name == "false" || name == "gaussian" || name == "loftq" ||
+         is_pissa(name);
+}
+
 bool is_peft_task_type(const std::string& name) {
   return std::any_of(std::begin(kTaskTypes), std::end(kTaskTypes),
                      [&](const char* known) { return name == known; });

@@ -101,6 +101,7 @@ std::unique_ptr<LoraAdapter> create_adapter(const LoraConfig& config,
   const bool random_b = init_lora_weights == "false";
   QUARRY_CHECK(gaussian || random_b || init_lora_weights == "true", ErrorCode::kInvalidArgument,
                "init_lora_weights is '", init_lora_weights, "', wanted true, false or gaussian");
+  check_disjoint(config, slots);
   std::map<std::string, LoraWeights> weights;
   for (const CausalLm::LinearSlot& slot : slots) {
     if (!config.targets(slot.path, slot.path == "lm_head")) continue;

@@ -12,8 +12,8 @@ namespace quarry {
 
 class LoraConfig;
 
-// Where a backward pass adds the gradients of an adapter's parameters, and the dropout that training
-// puts before A. One thread.
+// Where a backward pass adds the gradients of an adapter's parameters, and the dropout that
+// training puts before A. One thread.
 class LoraGradients {
  public:
   struct Pair {

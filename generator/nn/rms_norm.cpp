@@ -58,10 +58,9 @@ Tensor RmsNorm::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
     });
   }
   const bool needs_dx = needs_gradient(x);
-  const bool trained =
-      at::GradMode::is_enabled() && std::any_of(parts.begin(), parts.end(), [](const Part& part) {
-        return part.gradient != nullptr;
-      });
+  const bool trained = at::GradMode::is_enabled() &&
+                       std::any_of(parts.begin(), parts.end(),
+                                   [](const Part& part) { return part.gradient != nullptr; });
   if (!needs_dx && !trained) return out;
   const SavedActivation saved(x, workspace);
   return record(out, {x}, [this, saved, parts, needs_dx, &workspace](const Tensor& dy) {

@@ -119,7 +119,7 @@ TEST_F(FinetuneRunTest, LeavesARunFolderAndAnAdapterThatServesTheModel) {
   EXPECT_GT(outcome.best_eval_loss, 0.0);
   EXPECT_THAT(read(run / "metrics.jsonl"), HasSubstr("\"phase\":\"eval\""));
   const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
-  const auto adapter = LoraAdapter::load(run / "last", loaded.model->linear_slots());
+  const auto adapter = LoraAdapter::load(run / "last", *loaded.model);
   EXPECT_EQ(adapter->weights().size(), 14u);
   // The resolved configuration describes the same run.
   FinetuneConfig again;

@@ -46,7 +46,7 @@ inline std::vector<float> logits_of(const std::filesystem::path& model,
                                     const std::filesystem::path& adapter = {}) {
   const LoadedGenerator loaded = load_generator(model.string(), kernels::Precision::kExact);
   std::unique_ptr<LoraAdapter> lora;
-  if (!adapter.empty()) lora = LoraAdapter::load(adapter, loaded.model->linear_slots());
+  if (!adapter.empty()) lora = LoraAdapter::load(adapter, *loaded.model);
   const std::vector<int32_t> tokens = {5, 17, 250, 3, 99, 42, 42, 180, 7, 1, 64, 31};
   return testing_util::all_logits(*loaded.model, tokens, lora.get());
 }

@@ -59,7 +59,7 @@ TEST_P(GgufAdapterTest, LlamaCppComputesWhatPeftDoes) {
   EXPECT_EQ(file->get_string("general.architecture"), "llama");
   EXPECT_EQ(file->get_string("adapter.type"), "lora");
   const double alpha = file->get_float("adapter.lora.alpha");
-  const auto adapter = LoraAdapter::load(peft(), base_->slots());
+  const auto adapter = LoraAdapter::load(peft(), base_->slots(), base_->tensor_slots());
   const LoraConfig config = LoraConfig::load(peft() / "adapter_config.json");
   constexpr int64_t kHeadDim = 8;
   size_t found = 0;
@@ -144,7 +144,8 @@ TEST_P(PlainGgufAdapter, ItsMatricesAndConfigurationAreKept) {
 TEST_P(PlainGgufAdapter, OneLinearIsTargetedByItsWholePathAndAlphaZeroIsScaleOne) {
   build([](test::GgufBuilder&) {});
   gguf_to_adapter(gguf_, *base_, folder_.path() / "back");
-  const auto adapter = LoraAdapter::load(folder_.path() / "back", base_->slots());
+  const auto adapter =
+      LoraAdapter::load(folder_.path() / "back", base_->slots(), base_->tensor_slots());
   EXPECT_EQ(adapter->find("model.layers.1.self_attn.v_proj"), nullptr);
   const LoraWeights* v = adapter->find("model.layers.0.self_attn.v_proj");
   ASSERT_NE(v, nullptr);

@@ -57,7 +57,7 @@ class PeftParity : public ::testing::TestWithParam<const char*> {
 
 TEST_P(PeftParity, LogitsBesideTheBase) {
   const LoadedGenerator base = load_generator(kBase.string(), kernels::Precision::kExact);
-  const auto adapter = LoraAdapter::load(folder_, base.model->linear_slots());
+  const auto adapter = LoraAdapter::load(folder_, *base.model);
   const auto logits = logits_of_golden(*golden_, *base.model, adapter.get());
   expect_close(logits, floats(golden_->get("logits")));
   // The adapter is worth testing: the base alone is far away.
@@ -107,7 +107,8 @@ class MutatedAdapter : public ::testing::Test {
   }
 
   std::unique_ptr<LoraAdapter> load() {
-    return LoraAdapter::load(folder_.path(), test::open_model(kBase)->slots());
+    const auto base = test::open_model(kBase);
+    return LoraAdapter::load(folder_.path(), base->slots(), base->tensor_slots());
   }
 
   void expect_config_refused(const std::string& key, const Json& value, const std::string& part,

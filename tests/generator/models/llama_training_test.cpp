@@ -20,7 +20,7 @@ constexpr int32_t kVocab = 288;
 
 // An adapter on every Linear whose A and B are both at work.
 std::unique_ptr<LoraAdapter> busy_adapter(const CausalLm& model) {
-  auto adapter = LoraAdapter::load(golden("llama") + "/lora_all", model.linear_slots());
+  auto adapter = LoraAdapter::load(golden("llama") + "/lora_all", model);
   for (auto& [path, weights] : adapter->mutable_weights()) {
     for (size_t i = 0; i < weights.b.size(); ++i) {
       weights.b[i] += 0.05f * std::sin(static_cast<float>(i));
@@ -295,7 +295,7 @@ TEST_P(PeftGradients, LossAndGradientsEqualPython) {
   const std::string folder = std::string(QUARRY_SOURCE_DIR) + "/tests/golden/peft/" + GetParam();
   const auto file = SafetensorsFile::open(folder + "/golden.safetensors");
   const LoadedGenerator loaded = load_generator(golden("llama"), kernels::Precision::kExact);
-  const auto adapter = LoraAdapter::load(folder, loaded.model->linear_slots());
+  const auto adapter = LoraAdapter::load(folder, *loaded_.model);
   LoraGradients gradients(*adapter);
   GradientOptions options;
   options.compute = GradientOptions::Compute::kFloat32;
