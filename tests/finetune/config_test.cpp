@@ -237,8 +237,6 @@ TEST(FinetuneConfig, CheckNamesFieldFoundAndWanted) {
               HasSubstr("adapter.loftq_weights empty"));
   EXPECT_THAT(checked([](auto& c) { c.adapter.loftq_weights = "dense"; }),
               HasSubstr("adapter.init_lora_weights true, wanted loftq"));
-  EXPECT_THAT(checked([](auto& c) { c.adapter.modules_to_save = {""}; }),
-              HasSubstr("modules_to_save holds an empty name"));
   EXPECT_THAT(checked([](auto& c) { c.adapter.target_modules = {"q_proj"}; }),
               HasSubstr("adapter.target_modules must be"));
   EXPECT_THAT(checked([](auto& c) { c.data.columns["anser"] = "a"; }),

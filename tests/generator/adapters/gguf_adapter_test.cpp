@@ -42,9 +42,9 @@ std::vector<float> delta(const std::vector<float>& a, const std::vector<float>& 
   return result;
 }
 
-class GgufAdapterTest : public ::testing::TestWithParam<const char*> {
+class GgufAdapterTest : public ::testing::TestWithParam<test::PeftAdapter> {
  protected:
-  fs::path peft() const { return fs::path(kGolden) / "peft" / GetParam(); }
+  fs::path peft() const { return fs::path(kGolden) / "peft" / GetParam().name; }
 
   test::TemporaryFolder folder_;
   fs::path gguf_ = folder_.path() / "adapter.gguf";
@@ -98,6 +98,18 @@ TEST_P(GgufAdapterTest, ComesBackAsAnEqualPeftFolder) {
   EXPECT_LT(test::largest_difference(test::logits_of(kGolden + "models/llama", back),
                                      test::logits_of(kGolden + "models/llama", peft())),
             1e-5);
+}
+
+TEST(GgufAdapter, WholeParametersHaveNoPlaceInIt) {
+  const test::TemporaryFolder folder;
+  for (const test::PeftAdapter& adapter : test::kPeftFullAdapters) {
+    const auto base = test::open_model(kGolden + "models/" + adapter.base);
+    expect_error(
+        ErrorCode::kInvalidArgument,
+        "whole (modules_to_save or bias), and a GGUF adapter holds the LoRA of Linears only", [&] {
+          adapter_to_gguf(kGolden + "peft/" + adapter.name, *base, folder.path() / "adapter.gguf");
+        });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, GgufAdapterTest, ::testing::ValuesIn(test::kPeftAdapters));
@@ -207,7 +219,7 @@ TEST_P(PlainGgufAdapter, TheBaseModelIsCheckedInBothDirections) {
                [&] { gguf_to_adapter(gguf_, *other, folder_.path() / "x"); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, PlainGgufAdapter, ::testing::Values("q_v"));
+INSTANTIATE_TEST_SUITE_P(Golden, PlainGgufAdapter, ::testing::Values(test::kPeftAdapters[0]));
 
 }  // namespace
 }  // namespace quarry
