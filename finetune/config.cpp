@@ -141,21 +141,20 @@ void check_adapter(const FinetuneConfig& config) {
     throw_error(error.code(), "adapter.", error.what());
   }
   const std::string& init = adapter.init_lora_weights;
-  const std::string niter = "pissa_niter_";
-  const bool is_niter = init.size() > niter.size() && init.size() < niter.size() + 4 &&
-                        init.compare(0, niter.size(), niter) == 0 &&
-                        init.find_first_not_of("0123456789", niter.size()) == std::string::npos;
-  const bool is_pissa = init == "pissa" || is_niter;
-  require(init == "true" || init == "false" || init == "gaussian" || init == "loftq" || is_pissa,
+  require(is_lora_init(init),
           concat("adapter.init_lora_weights is \"", init,
                  "\", wanted true, false, gaussian, pissa, pissa_niter_N or loftq"));
   const std::string& load_in = config.model.load_in;
-  require(!is_pissa || (load_in != "nf4" && load_in != "int8"),
-          concat("adapter.init_lora_weights is ", init, " and model.load_in ", load_in,
-                 ": PiSSA changes the base, which then cannot be quantized; wanted bf16 or f32"));
   require(init != "loftq" || (load_in != "bf16" && load_in != "f32"),
           concat("adapter.init_lora_weights is loftq and model.load_in ", load_in,
                  ": LoftQ makes up for the error of a quantized base; wanted nf4"));
+  require(
+      init != "loftq" || !adapter.start_from.empty() || !adapter.loftq_weights.empty(),
+      "adapter.init_lora_weights is loftq and adapter.loftq_weights empty, wanted the folder of "
+      "the base before it was quantized");
+  require(init == "loftq" || adapter.loftq_weights.empty(),
+          concat("adapter.loftq_weights is set and adapter.init_lora_weights ", init,
+                 ", wanted loftq"));
 }
 
 void check_data(const FinetuneConfig& config) {

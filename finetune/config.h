@@ -63,6 +63,8 @@ struct AdapterOptions : LoraSettings {
   }
   // An adapter folder to go on from; the settings above then come from it. Empty: a fresh one.
   std::string start_from;
+  // init_lora_weights "loftq": the base's weights before they were quantized, a safetensors folder.
+  std::string loftq_weights;
 };
 
 struct TrainingOptions {

@@ -314,6 +314,9 @@ void add_adapter(Fields& f) {
       "adapter.init_lora_weights", "true (Kaiming), false, gaussian, pissa, pissa_niter_N or loftq",
       [](auto& c) -> auto& { return c.adapter.init_lora_weights; }));
   f.push_back(text(
+      "adapter.loftq_weights", "loftq: folder of the base before it was quantized (safetensors)",
+      [](auto& c) -> auto& { return c.adapter.loftq_weights; }));
+  f.push_back(text(
       "adapter.start_from", "adapter folder to go on from",
       [](auto& c) -> auto& { return c.adapter.start_from; }));
 }

@@ -38,7 +38,8 @@ MemoryEstimate estimate_training(const TrainingShape& shape, const EstimateConst
   constexpr int64_t kFloatBytes = 4;
   MemoryEstimate estimate;
   estimate.base_bytes = shape.base_bytes;
-  estimate.adapter_bytes = 2 * kFloatBytes * shape.count.trainable;
+  estimate.adapter_bytes = kFloatBytes * (2 * shape.count.trainable + shape.packed_parameters +
+                                          2 * shape.start_parameters);
   estimate.optimizer_bytes = static_cast<int64_t>(optimizer_bytes(shape));
   estimate.activation_bytes = static_cast<int64_t>(activation_bytes(shape, constants));
   estimate.logits_bytes = static_cast<int64_t>(

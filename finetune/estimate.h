@@ -11,7 +11,7 @@ namespace quarry {
 // Where the bytes of our own training go.
 struct MemoryEstimate {
   int64_t base_bytes = 0;        // frozen weights as they are held
-  int64_t adapter_bytes = 0;     // trainable values and their gradients, float32
+  int64_t adapter_bytes = 0;     // trainable values, gradients and what kernels read, float32
   int64_t optimizer_bytes = 0;   // its state
   int64_t activation_bytes = 0;  // kept for backward, and those of the layer at work
   int64_t logits_bytes = 0;
@@ -39,6 +39,8 @@ struct EstimateConstants {
 struct TrainingShape {
   ModelShape model;
   TrainableCount count;
+  int64_t packed_parameters = 0;  // of matrices that kernels read from a copy of their own
+  int64_t start_parameters = 0;   // of PiSSA's starting pairs, kept twice
   int64_t base_bytes = 0;
   int64_t tokens = 0;                    // of one forward pass
   int64_t target_tokens = 0;             // of these: rows of the logits

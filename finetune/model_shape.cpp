@@ -17,31 +17,30 @@ class ShapeBuilder {
  public:
   ShapeBuilder(const ConfigValues& config, ModelShape& shape) : config_(config), shape_(shape) {}
 
-  void weights(int64_t rows, int64_t columns) {
-    add(shape_.num_parameters, product(rows, columns));
-  }
-  void biases(int64_t count) {
-    weights(count, 1);
-    add(shape_.bias_parameters, count);
-  }
   void linear(const std::string& path, int64_t in, int64_t out, bool has_bias = false) {
-    weights(in, out);
-    if (has_bias) biases(out);
+    add(path + ".weight", in, out);
+    if (has_bias) add(path + ".bias", out, 1);
     shape_.linears.push_back({path, in, out, has_bias, false});
   }
   void embedding(const std::string& path, int64_t rows, int64_t columns) {
-    weights(rows, columns);
-    shape_.embeddings.emplace_back(path, product(rows, columns));
+    add(path + ".weight", rows, columns);
   }
-  // A tied head has no weights of its own.
-  void output_head(const std::string& path, bool tied) {
-    if (!tied) weights(shape_.hidden_size, shape_.vocab_size);
+  // Values that another parameter has already.
+  void tied(const std::string& path, int64_t rows, int64_t columns) {
+    shape_.parameters.push_back({path + ".weight", product(rows, columns), true});
+  }
+  void output_head(const std::string& path, bool is_tied) {
+    if (is_tied) {
+      tied(path, shape_.hidden_size, shape_.vocab_size);
+    } else {
+      add(path + ".weight", shape_.hidden_size, shape_.vocab_size);
+    }
     shape_.linears.push_back({path, shape_.hidden_size, shape_.vocab_size, false, true});
   }
-  void rms_norm(int64_t size) { weights(size, 1); }
-  void layer_norm(int64_t size) {
-    weights(size, 1);
-    biases(size);
+  void rms_norm(const std::string& path, int64_t size) { add(path + ".weight", size, 1); }
+  void layer_norm(const std::string& path, int64_t size) {
+    add(path + ".weight", size, 1);
+    add(path + ".bias", size, 1);
   }
 
  private:
@@ -50,9 +49,11 @@ class ShapeBuilder {
                  ": a tensor of ", a, " x ", b, " values, wanted extents of at most ", kMaxExtent);
     return a * b;
   }
-  void add(int64_t& total, int64_t count) const {
-    QUARRY_CHECK(!__builtin_add_overflow(total, count, &total), ErrorCode::kCorruptData,
-                 config_.source(), ": more than 2^63 parameters");
+  void add(const std::string& name, int64_t rows, int64_t columns) {
+    const int64_t size = product(rows, columns);
+    QUARRY_CHECK(!__builtin_add_overflow(shape_.num_parameters, size, &shape_.num_parameters),
+                 ErrorCode::kCorruptData, config_.source(), ": more than 2^63 parameters");
+    shape_.parameters.push_back({name, size, false});
   }
 
   const ConfigValues& config_;
@@ -86,28 +87,33 @@ void llama_shape(const ConfigValues& config, ModelShape& shape) {
     model.linear(layer + "self_attn.v_proj", hidden, kv_heads * head_dim, attention_bias);
     model.linear(layer + "self_attn.o_proj", heads * head_dim, hidden, attention_bias && !is_qwen2);
     if (shape.model_type == "qwen3") {
-      model.rms_norm(head_dim);
-      model.rms_norm(head_dim);
+      model.rms_norm(layer + "self_attn.q_norm", head_dim);
+      model.rms_norm(layer + "self_attn.k_norm", head_dim);
     }
     model.linear(layer + "mlp.gate_proj", hidden, inner, mlp_bias);
     model.linear(layer + "mlp.up_proj", hidden, inner, mlp_bias);
     model.linear(layer + "mlp.down_proj", inner, hidden, mlp_bias);
-    model.rms_norm(hidden);
-    model.rms_norm(hidden);
+    model.rms_norm(layer + "input_layernorm", hidden);
+    model.rms_norm(layer + "post_attention_layernorm", hidden);
   }
-  model.rms_norm(hidden);
+  model.rms_norm("model.norm", hidden);
   model.output_head("lm_head", config.flag_or("tie_word_embeddings", false));
 }
 
-// One T5 attention or feed-forward layer with its norm.
-void t5_attention(ShapeBuilder& model, const std::string& path, int64_t hidden, int64_t inner) {
-  for (const char* name : {".q", ".k", ".v"}) model.linear(path + name, hidden, inner);
+// One T5 attention or feed-forward layer with its norm. `layer`: "encoder.block.0.layer.0.".
+void t5_attention(ShapeBuilder& model, const std::string& layer, const char* name, int64_t hidden,
+                  int64_t inner) {
+  const std::string path = layer + name;
+  for (const char* projection : {".q", ".k", ".v"}) {
+    model.linear(path + projection, hidden, inner);
+  }
   model.linear(path + ".o", inner, hidden);
-  model.rms_norm(hidden);
+  model.rms_norm(layer + "layer_norm", hidden);
 }
 
-void t5_feed_forward(ShapeBuilder& model, const std::string& path, int64_t hidden, int64_t inner,
+void t5_feed_forward(ShapeBuilder& model, const std::string& layer, int64_t hidden, int64_t inner,
                      bool gated) {
+  const std::string path = layer + "DenseReluDense";
   if (gated) {
     model.linear(path + ".wi_0", hidden, inner);
     model.linear(path + ".wi_1", hidden, inner);
@@ -115,7 +121,7 @@ void t5_feed_forward(ShapeBuilder& model, const std::string& path, int64_t hidde
     model.linear(path + ".wi", hidden, inner);
   }
   model.linear(path + ".wo", inner, hidden);
-  model.rms_norm(hidden);
+  model.rms_norm(layer + "layer_norm", hidden);
 }
 
 void t5_shape(const ConfigValues& config, ModelShape& shape) {
@@ -136,18 +142,20 @@ void t5_shape(const ConfigValues& config, ModelShape& shape) {
   model.embedding("shared", shape.vocab_size, hidden);
   for (int64_t i = 0; i < encoder_layers; ++i) {
     const std::string block = concat("encoder.block.", i, ".layer.");
-    t5_attention(model, block + "0.SelfAttention", hidden, inner);
-    t5_feed_forward(model, block + "1.DenseReluDense", hidden, shape.intermediate_size, gated);
+    t5_attention(model, block + "0.", "SelfAttention", hidden, inner);
+    t5_feed_forward(model, block + "1.", hidden, shape.intermediate_size, gated);
   }
   for (int64_t i = 0; i < decoder_layers; ++i) {
     const std::string block = concat("decoder.block.", i, ".layer.");
-    t5_attention(model, block + "0.SelfAttention", hidden, inner);
-    t5_attention(model, block + "1.EncDecAttention", hidden, inner);
-    t5_feed_forward(model, block + "2.DenseReluDense", hidden, shape.intermediate_size, gated);
+    t5_attention(model, block + "0.", "SelfAttention", hidden, inner);
+    t5_attention(model, block + "1.", "EncDecAttention", hidden, inner);
+    t5_feed_forward(model, block + "2.", hidden, shape.intermediate_size, gated);
   }
-  for (int stack = 0; stack < 2; ++stack) {
-    model.biases(buckets * heads);  // relative_attention_bias of the first block
-    model.rms_norm(hidden);
+  for (const std::string stack : {"encoder.", "decoder."}) {
+    model.tied(stack + "embed_tokens", shape.vocab_size, hidden);
+    model.embedding(stack + "block.0.layer.0.SelfAttention.relative_attention_bias", buckets,
+                    heads);
+    model.rms_norm(stack + "final_layer_norm", hidden);
   }
   model.output_head("lm_head", config.flag_or("tie_word_embeddings", !is_mt5));
 }
@@ -161,17 +169,17 @@ void bloom_shape(const ConfigValues& config, ModelShape& shape) {
   shape.num_layers = layers(
       config, config.has("n_layer") ? config.size("n_layer") : config.size("num_hidden_layers"));
   model.embedding("transformer.word_embeddings", shape.vocab_size, hidden);
-  model.layer_norm(hidden);
+  model.layer_norm("transformer.word_embeddings_layernorm", hidden);
   for (int64_t i = 0; i < shape.num_layers; ++i) {
     const std::string layer = concat("transformer.h.", i, ".");
     model.linear(layer + "self_attention.query_key_value", hidden, 3 * hidden, true);
     model.linear(layer + "self_attention.dense", hidden, hidden, true);
     model.linear(layer + "mlp.dense_h_to_4h", hidden, 4 * hidden, true);
     model.linear(layer + "mlp.dense_4h_to_h", 4 * hidden, hidden, true);
-    model.layer_norm(hidden);
-    model.layer_norm(hidden);
+    model.layer_norm(layer + "input_layernorm", hidden);
+    model.layer_norm(layer + "post_attention_layernorm", hidden);
   }
-  model.layer_norm(hidden);
+  model.layer_norm("transformer.ln_f", hidden);
   model.output_head("lm_head", config.flag_or("tie_word_embeddings", true));
 }
 
@@ -198,10 +206,12 @@ void opt_shape(const ConfigValues& config, ModelShape& shape) {
     }
     model.linear(layer + "fc1", hidden, inner, bias);
     model.linear(layer + "fc2", inner, hidden, bias);
-    model.layer_norm(hidden);
-    model.layer_norm(hidden);
+    model.layer_norm(layer + "self_attn_layer_norm", hidden);
+    model.layer_norm(layer + "final_layer_norm", hidden);
   }
-  if (config.flag_or("do_layer_norm_before", true)) model.layer_norm(hidden);
+  if (config.flag_or("do_layer_norm_before", true)) {
+    model.layer_norm("model.decoder.final_layer_norm", hidden);
+  }
   QUARRY_CHECK(config.flag_or("tie_word_embeddings", true), ErrorCode::kInvalidArgument,
                config.source(), ": tie_word_embeddings is false, which no OPT model has");
   model.output_head("lm_head", true);
@@ -221,10 +231,10 @@ void gpt2_shape(const ConfigValues& config, ModelShape& shape) {
     model.linear(layer + "attn.c_proj", hidden, hidden, true);
     model.linear(layer + "mlp.c_fc", hidden, inner, true);
     model.linear(layer + "mlp.c_proj", inner, hidden, true);
-    model.layer_norm(hidden);
-    model.layer_norm(hidden);
+    model.layer_norm(layer + "ln_1", hidden);
+    model.layer_norm(layer + "ln_2", hidden);
   }
-  model.layer_norm(hidden);
+  model.layer_norm("transformer.ln_f", hidden);
   model.output_head("lm_head", config.flag_or("tie_word_embeddings", true));
 }
 
@@ -237,7 +247,7 @@ void bert_shape(const ConfigValues& config, ModelShape& shape) {
   model.embedding("embeddings.word_embeddings", shape.vocab_size, hidden);
   model.embedding("embeddings.position_embeddings", config.size("max_position_embeddings"), hidden);
   model.embedding("embeddings.token_type_embeddings", config.size_or("type_vocab_size", 2), hidden);
-  model.layer_norm(hidden);
+  model.layer_norm("embeddings.LayerNorm", hidden);
   for (int64_t i = 0; i < shape.num_layers; ++i) {
     const std::string layer = concat("encoder.layer.", i, ".");
     for (const char* name : {"self.query", "self.key", "self.value", "output.dense"}) {
@@ -245,8 +255,8 @@ void bert_shape(const ConfigValues& config, ModelShape& shape) {
     }
     model.linear(layer + "intermediate.dense", hidden, inner, true);
     model.linear(layer + "output.dense", inner, hidden, true);
-    model.layer_norm(hidden);
-    model.layer_norm(hidden);
+    model.layer_norm(layer + "attention.output.LayerNorm", hidden);
+    model.layer_norm(layer + "output.LayerNorm", hidden);
   }
   model.linear("pooler.dense", hidden, hidden, true);
 }
@@ -271,17 +281,6 @@ const std::vector<Family>& families() {
       {"bert", bert_shape, {"query", "value"}},
   };
   return list;
-}
-
-bool ends_with_component(const std::string& path, const std::string& name) {
-  return path == name ||
-         (path.size() > name.size() &&
-          path.compare(path.size() - name.size() - 1, std::string::npos, "." + name) == 0);
-}
-
-bool is_saved_in_full(const LoraSettings& settings, const std::string& path) {
-  return std::any_of(settings.modules_to_save.begin(), settings.modules_to_save.end(),
-                     [&](const std::string& name) { return ends_with_component(path, name); });
 }
 
 }  // namespace
@@ -311,37 +310,28 @@ TrainableCount count_trainable(const ModelShape& model, const LoraSettings& give
   }
   const LoraConfig config = LoraConfig::from_settings(settings);
   TrainableCount count;
-  int64_t copied = 0;  // modules_to_save train a copy beside the original
-  int64_t adapted_biases = 0;
+  int64_t in_base = 0;  // trained biases; what else is trained stands beside the base
   int64_t targeted = 0;
-  const auto save_in_full = [&](int64_t parameters) {
-    copied += parameters;
-    if (parameters >= kMinElementsFor8bit) count.in_large_tensors += parameters;
+  const auto train = [&](int64_t size) {
+    count.trainable += size;
+    if (size >= kMinElementsFor8bit) count.in_large_tensors += size;
   };
   for (const LinearShape& linear : model.linears) {
-    if (is_saved_in_full(settings, linear.path)) {
-      save_in_full(linear.in_features * linear.out_features);
-      if (linear.has_bias) save_in_full(linear.out_features);
-    } else if (config.targets(linear.path, linear.is_output_head)) {
-      ++targeted;
-      const int64_t rank = config.rank(linear.path);
-      for (const int64_t size : {rank * linear.in_features, rank * linear.out_features}) {
-        count.trainable += size;
-        if (size >= kMinElementsFor8bit) count.in_large_tensors += size;
-      }
-      if (linear.has_bias) adapted_biases += linear.out_features;
-    }
+    if (!config.targets(linear.path, linear.is_output_head)) continue;
+    ++targeted;
+    const int64_t rank = config.rank(linear.path);
+    train(rank * linear.in_features);
+    train(rank * linear.out_features);
   }
-  for (const auto& [path, parameters] : model.embeddings) {
-    if (is_saved_in_full(settings, path)) save_in_full(parameters);
+  for (const ParameterShape& parameter : model.parameters) {
+    if (!config.replaces(parameter.name)) continue;
+    train(parameter.size);
+    if (!config.copies(parameter.name)) in_base += parameter.size;
   }
   QUARRY_CHECK(targeted > 0, ErrorCode::kInvalidArgument, "target_modules ", config.target_text(),
                " match no Linear of a ", model.model_type, " model; it has \"",
                model.linears.front().path, "\" and ", model.linears.size() - 1, " others");
-  count.all = model.num_parameters + copied + count.trainable;
-  count.trainable += copied;
-  if (settings.bias == "all") count.trainable += model.bias_parameters;
-  if (settings.bias == "lora_only") count.trainable += adapted_biases;
+  count.all = model.num_parameters + count.trainable - in_base;
   return count;
 }
 

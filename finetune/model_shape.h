@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "data/core/json.h"
@@ -19,17 +18,23 @@ struct LinearShape {
   bool is_output_head = false;
 };
 
+// One parameter of a model.
+struct ParameterShape {
+  std::string name;   // "model.layers.0.self_attn.q_proj.bias"
+  int64_t size = 0;   // values
+  bool tied = false;  // shares another's values, which PyTorch counts once
+};
+
 // What a config.json says about a model's parameters, without its weights.
 struct ModelShape {
-  std::string model_type;       // "llama"
-  int64_t num_parameters = 0;   // as PyTorch counts them: tied weights once
-  int64_t bias_parameters = 0;  // of these: whose name contains "bias", as PEFT picks them
-  int64_t num_layers = 0;       // encoder and decoder together
+  std::string model_type;      // "llama"
+  int64_t num_parameters = 0;  // as PyTorch counts them: tied weights once
+  int64_t num_layers = 0;      // encoder and decoder together
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t vocab_size = 0;
   std::vector<LinearShape> linears;
-  std::vector<std::pair<std::string, int64_t>> embeddings;  // module path, parameters
+  std::vector<ParameterShape> parameters;
   std::vector<std::string> default_targets;  // of LoRA, as PEFT sets them for the family
 };
 

@@ -14,11 +14,10 @@
 #include "data/core/progress.h"
 #include "data/store/passage_store.h"
 #include "finetune/checkpoint.h"
-#include "finetune/estimate.h"
 #include "finetune/model_card.h"
+#include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "finetune/run_log.h"
-#include "generator/nn/lora_config.h"
 #include "generator/nn/lora_save.h"
 #include "generator/weights/model_catalog.h"
 #include "retriever/embedder.h"
@@ -34,34 +33,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::vector<StateTensor> to_state(const std::vector<ParameterView>& parameters) {
-  std::vector<StateTensor> tensors;
-  for (const ParameterView& parameter : parameters) {
-    StateTensor tensor;
-    tensor.name = parameter.name;
-    tensor.shape = {parameter.size};
-    const auto* bytes = reinterpret_cast<const uint8_t*>(parameter.value);
-    tensor.bytes.assign(bytes, bytes + parameter.size * 4);
-    tensors.push_back(std::move(tensor));
-  }
-  return tensors;
-}
-
-void from_state(const std::vector<StateTensor>& tensors, const std::string& source,
-                const std::vector<ParameterView>& parameters) {
-  for (const ParameterView& parameter : parameters) {
-    const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const StateTensor& tensor) {
-      return tensor.name == parameter.name;
-    });
-    QUARRY_CHECK(
-        found != tensors.end() && found->bytes.size() == static_cast<size_t>(parameter.size) * 4,
-        ErrorCode::kCorruptData, source, ": parameter ", parameter.name,
-        " is missing or of another size than this configuration's");
-    std::copy(found->bytes.begin(), found->bytes.end(),
-              reinterpret_cast<uint8_t*>(parameter.value));
-  }
-}
-
 }  // namespace
 
 struct FinetuneRun::Impl {
@@ -69,10 +40,10 @@ struct FinetuneRun::Impl {
       : config(wanted),
         base(load_base(config)),
         train_set(read_set(config.data, config.data.train)),
-        renderer(base, render_options(config, *base.model)) {
+        renderer(base, render_options(config, *base.model)),
+        trained(make_adapter(config, base)) {
     limit_rows(config.data.max_examples, config.training.seed, train_set);
     open_index();
-    make_adapter();
     stream = std::make_unique<GroupStream>(train_set, renderer, retriever.get(), embedder.get(),
                                            group_options(config));
     optimizer = make_optimizer(config.training.optimizer, config.adamw_options());
@@ -86,7 +57,8 @@ struct FinetuneRun::Impl {
     options.max_grad_norm = config.training.max_grad_norm;
     options.lora_dropout = static_cast<float>(config.adapter.lora_dropout);
     options.seed = config.training.seed;
-    trainer = std::make_unique<Trainer>(*base.model, *adapter, *optimizer, options);
+    trainer = std::make_unique<Trainer>(*base.model, *trained.config, *trained.adapter, *optimizer,
+                                        options);
   }
 
   void open_index() {
@@ -98,47 +70,6 @@ struct FinetuneRun::Impl {
       embedder = Embedder::load(store->manifest().embedder_name);
     }
     retriever = Retriever::open(index, embedder);
-  }
-
-  void make_adapter() {
-    const std::vector<CausalLm::LinearSlot>& slots = base.model->linear_slots();
-    if (!config.adapter.start_from.empty()) {
-      check_adapter_base(config.adapter.start_from, base.content_hash, base.name);
-      lora_config = std::make_unique<LoraConfig>(LoraConfig::load(
-          std::filesystem::path(config.adapter.start_from) / "adapter_config.json"));
-      adapter = LoraAdapter::load(config.adapter.start_from, slots);
-      return;
-    }
-    LoraSettings settings = config.adapter;
-    if (settings.base_model_name_or_path.empty()) settings.base_model_name_or_path = base.name;
-    lora_config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
-    adapter =
-        create_adapter(*lora_config, slots, config.adapter.init_lora_weights, config.training.seed);
-  }
-
-  // What the memory of a run depends on.
-  TrainingShape training_shape() {
-    const CausalLmConfig& model = base.model->config();
-    TrainingShape shape;
-    shape.model.num_layers = model.num_layers;
-    shape.model.hidden_size = model.hidden_size;
-    shape.model.intermediate_size = model.intermediate_size;
-    shape.model.vocab_size = model.vocab_size;
-    const ModelInfo info = describe_model(resolve_model(base.path.string()));
-    shape.model.num_parameters = info.parameters;
-    shape.base_bytes = info.weight_bytes;
-    for (const ParameterView& parameter : trainer->parameters()) {
-      shape.count.trainable += parameter.size;
-      if (parameter.size >= kMinElementsFor8bit) shape.count.in_large_tensors += parameter.size;
-    }
-    shape.count.all = info.parameters + shape.count.trainable;
-    shape.tokens = config.training.micro_batch_tokens;
-    shape.target_tokens = std::min<int64_t>(64, shape.tokens);  // logits exist for 64 rows at once
-    shape.activation_element_bytes = config.training.compute == "f32" ? 4 : 2;
-    shape.checkpointing = config.training.checkpointing;
-    shape.optimizer = config.training.optimizer;
-    shape.threads = num_threads();
-    return shape;
   }
 
   // Steps of the whole run, as far as they can be told before the groups are made.
@@ -196,8 +127,6 @@ struct FinetuneRun::Impl {
   }
 
   void save_adapter_to(const std::filesystem::path& folder, int64_t steps) const {
-    AdapterWeightsByPath weights;
-    for (const auto& [path, pair] : adapter->weights()) weights[path] = &pair;
     const RagTemplate& form = renderer.options().form;
     SaveAdapterOptions options;
     options.notes.base_content_hash = base.content_hash;
@@ -206,7 +135,7 @@ struct FinetuneRun::Impl {
     options.notes.rag_template_version = form.version;
     options.notes.not_in_documents = form.not_in_documents;
     options.model_card = model_card(steps);
-    save_adapter(folder, *lora_config, weights, options);
+    save_adapter(folder, *trained.config, *trained.adapter, options);
   }
 
   std::string model_card(int64_t steps) const {
@@ -216,6 +145,9 @@ struct FinetuneRun::Impl {
     card.base_model_hash = base.content_hash;
     card.description = concat("Trained with `quarry finetune`, ", steps, " steps on ",
                               stream->summary().sequences, " sequences.");
+    for (const std::string& notice : adapter_notices(base, *trained.adapter)) {
+      card.description += " " + notice;
+    }
     card.data_files = data_files;
     card.seed = config.training.seed;
     card.hyperparameters = {{"r", std::to_string(config.adapter.r)},
@@ -232,7 +164,7 @@ struct FinetuneRun::Impl {
     checkpoint.epoch = stream->state().epoch;
     checkpoint.data_position = stream->state().position;
     checkpoint.config_hash = config_hash(config);
-    checkpoint.parameters = to_state(trainer->parameters());
+    checkpoint.parameters = save_parameters(*trainer, *trained.adapter);
     checkpoint.optimizer = optimizer->save();
     checkpoint.extra["data"] = to_json(stream->state());
     checkpoint.extra["best_eval_loss"] = best_eval_loss;
@@ -250,8 +182,7 @@ struct FinetuneRun::Impl {
                  ": made with other options than these; resume with the configuration in ",
                  (std::filesystem::path(config.output_dir) / "config.yaml").string(),
                  " or choose another output_dir");
-    from_state(checkpoint.parameters, folder.string(), trainer->parameters());
-    for (auto& [path, weights] : adapter->mutable_weights()) weights.pack();
+    restore_parameters(checkpoint.parameters, folder.string(), *trainer, *trained.adapter);
     optimizer->load(checkpoint.optimizer);
     trainer->set_steps_taken(checkpoint.step);
     stream->restore(
@@ -349,8 +280,7 @@ struct FinetuneRun::Impl {
   SequenceRenderer renderer;
   std::shared_ptr<const Embedder> embedder;
   std::shared_ptr<Retriever> retriever;
-  std::unique_ptr<LoraConfig> lora_config;
-  std::unique_ptr<LoraAdapter> adapter;
+  RunAdapter trained;
   std::unique_ptr<GroupStream> stream;
   std::unique_ptr<Optimizer> optimizer;
   std::unique_ptr<Trainer> trainer;
@@ -374,18 +304,22 @@ std::string FinetuneRun::describe() {
   const std::vector<TrainingSequence> batch = run.next_batch();
   QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "the training data gave no sequence:\n",
                to_text(run.stream->summary()));
-  const TrainingShape shape = run.training_shape();
+  const TrainingShape shape = training_shape(run.config, run.base, run.trained);
   const auto start = Clock::now();
   const StepResult step = run.trainer->step(batch, 1e-9);  // the adapter is thrown away
   const double seconds = seconds_since(start);
   const double num_steps = static_cast<double>(run.planned_steps());
+  std::string notices;
+  for (const std::string& notice : adapter_notices(run.base, *run.trained.adapter)) {
+    notices += "\nnote             " + notice;
+  }
   std::string text = concat(
-      format_trainable(shape.count), "\nbase model       ", run.base.name, "\ntraining rows    ",
-      run.train_set.rows.size(), "\noptimizer steps  about ", run.planned_steps(),
-      "\nexpected time    ", format_duration(seconds * num_steps), " (the first step took ",
-      format_duration(seconds), ": ", step.sequences, " sequences, ", step.tokens, " tokens in ",
-      step.rows, " rows)\n\nMemory at the peak, estimated\n", to_text(estimate_training(shape)),
-      "\nThe first batch\n", to_text(run.stream->summary()));
+      format_trainable(shape.count), notices, "\nbase model       ", run.base.name,
+      "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
+      run.planned_steps(), "\nexpected time    ", format_duration(seconds * num_steps),
+      " (the first step took ", format_duration(seconds), ": ", step.sequences, " sequences, ",
+      step.tokens, " tokens in ", step.rows, " rows)\n\nMemory at the peak, estimated\n",
+      to_text(estimate_training(shape)), "\nThe first batch\n", to_text(run.stream->summary()));
   for (size_t i = 0; i < std::min<size_t>(2, batch.size()); ++i) {
     text += "\n" + quarry::describe(batch[i], *run.base.tokenizer) + "\n";
   }
@@ -400,6 +334,9 @@ FinetuneOutcome FinetuneRun::train(bool resume, const FinetuneEvents& events) {
   if (checkpoint) {
     run.load(*checkpoint);
     if (events.note) events.note("continuing from " + checkpoint->string());
+  }
+  for (const std::string& notice : adapter_notices(run.base, *run.trained.adapter)) {
+    if (events.note) events.note("note: " + notice);
   }
   run.log = std::make_unique<RunLog>(folder, checkpoint ? run.trainer->steps_taken() : -1);
   write_environment(folder, QUARRY_VERSION, run.data_files);

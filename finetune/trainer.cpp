@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "data/core/error.h"
 #include "finetune/packer.h"
@@ -16,9 +17,10 @@ int64_t count_targets(const TrainingSequence& sequence) {
 
 }  // namespace
 
-Trainer::Trainer(const CausalLm& model, LoraAdapter& adapter, Optimizer& optimizer,
-                 const TrainerOptions& options)
+Trainer::Trainer(const CausalLm& model, const LoraConfig& config, LoraAdapter& adapter,
+                 Optimizer& optimizer, const TrainerOptions& options)
     : model_(model),
+      config_(config),
       adapter_(adapter),
       optimizer_(optimizer),
       options_(options),
@@ -37,7 +39,33 @@ std::vector<ParameterView> Trainer::parameters() {
     views.push_back({prefix + ".lora_B.weight", weights.b.data(), gradient.b.data(),
                      static_cast<int64_t>(weights.b.size())});
   }
+  for (auto& [name, tensor] : adapter_.mutable_full()) {
+    ParameterView view;
+    view.name = config_.stored_name(name);
+    view.value = tensor.values.data();
+    view.gradient = gradients_.full_at(name).data();
+    view.size = static_cast<int64_t>(tensor.values.size());
+    view.decay = tensor.shape.size() > 1;
+    views.push_back(std::move(view));
+  }
   return views;
+}
+
+void Trainer::pack() {
+  for (auto& [path, weights] : adapter_.mutable_weights()) weights.pack();
+  for (auto& [name, tensor] : adapter_.mutable_full()) tensor.pack();
+}
+
+uint64_t Trainer::hash_of_parameters() {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over 32-bit words
+  for (const ParameterView& view : parameters()) {
+    for (int64_t i = 0; i < view.size; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, view.value + i, sizeof(bits));
+      hash = (hash ^ bits) * 0x100000001b3u;
+    }
+  }
+  return hash;
 }
 
 void Trainer::check_batch(const std::vector<TrainingSequence>& batch) const {
@@ -48,16 +76,6 @@ void Trainer::check_batch(const std::vector<TrainingSequence>& batch) const {
                  ErrorCode::kInvalidArgument, "sequence '", sequence.id,
                  "': none of its tokens counts in the loss (all labels are masked)");
   }
-}
-
-// A training that silently learns nothing costs a night.
-void Trainer::check_moved() const {
-  for (const auto& [path, weights] : adapter_.weights()) {
-    if (std::any_of(weights.b.begin(), weights.b.end(), [](float b) { return b != 0.0f; })) return;
-  }
-  throw_error(ErrorCode::kInternal,
-              "after the first step every lora_B is still 0: the adapter learns nothing (is the "
-              "learning rate 0?)");
 }
 
 StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double learning_rate) {
@@ -91,14 +109,23 @@ StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double lear
     views.push_back({pair.a.data(), static_cast<int64_t>(pair.a.size())});
     views.push_back({pair.b.data(), static_cast<int64_t>(pair.b.size())});
   }
+  for (auto& [name, gradient] : gradients_.full()) {
+    views.push_back({gradient.data(), static_cast<int64_t>(gradient.size())});
+  }
   result.gradient_norm = clip_gradients(views, options_.max_grad_norm);
   QUARRY_CHECK(std::isfinite(result.loss) && std::isfinite(result.gradient_norm),
                ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
                " and the gradient's norm ", result.gradient_norm, " (batch from '",
                batch.front().id, "' on); the adapter is as step ", steps_taken_, " left it");
+  // A training that silently learns nothing costs a night.
+  const bool is_first = steps_taken_ == 0;
+  const uint64_t before = is_first ? hash_of_parameters() : 0;
   optimizer_.step(parameters(), learning_rate);
-  for (auto& [path, weights] : adapter_.mutable_weights()) weights.pack();
-  if (++steps_taken_ == 1) check_moved();
+  pack();
+  ++steps_taken_;
+  QUARRY_CHECK(!is_first || hash_of_parameters() != before, ErrorCode::kInternal,
+               "after the first step the adapter is as it was before: it learns nothing (is the "
+               "learning rate 0?)");
   return result;
 }
 

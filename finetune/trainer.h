@@ -8,6 +8,7 @@
 #include "finetune/data/sequence.h"
 #include "finetune/optimizer.h"
 #include "generator/models/causal_lm.h"
+#include "generator/nn/lora_config.h"
 #include "generator/nn/lora_training.h"
 
 namespace quarry {
@@ -33,13 +34,13 @@ struct StepResult {
   int64_t targets = 0;  // tokens that count in the loss
 };
 
-// Trains the matrices of one adapter on a frozen model. A step's gradient is that of the mean loss
+// Trains all that one adapter has on a frozen model. A step's gradient is that of the mean loss
 // over all of its targets, however the batch is cut into passes. One thread.
 class Trainer {
  public:
-  // All borrowed.
-  Trainer(const CausalLm& model, LoraAdapter& adapter, Optimizer& optimizer,
-          const TrainerOptions& options);
+  // All borrowed. `config` says under which names PEFT stores what the adapter has.
+  Trainer(const CausalLm& model, const LoraConfig& config, LoraAdapter& adapter,
+          Optimizer& optimizer, const TrainerOptions& options);
 
   // One optimizer step on `batch`. Throws kInvalidArgument: no sequence, or one without a target,
   // naming it; kInternal, with the adapter as it was before, when loss or gradient is not finite,
@@ -51,14 +52,18 @@ class Trainer {
 
   int64_t steps_taken() const { return steps_taken_; }
   void set_steps_taken(int64_t steps) { steps_taken_ = steps; }
-  // The trained matrices under their PEFT names, in a fixed order.
+  // After the values of parameters() were changed: what the kernels read follows them.
+  void pack();
+  // What is trained under its PEFT names, in a fixed order. Weight decay is for matrices, not for
+  // norms and biases, as in transformers' Trainer.
   std::vector<ParameterView> parameters();
 
  private:
   void check_batch(const std::vector<TrainingSequence>& batch) const;
-  void check_moved() const;
+  uint64_t hash_of_parameters();
 
   const CausalLm& model_;
+  const LoraConfig& config_;
   LoraAdapter& adapter_;
   Optimizer& optimizer_;
   TrainerOptions options_;

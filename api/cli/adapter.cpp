@@ -56,6 +56,8 @@ OrderedJson to_json(const AdapterInfo& info) {
   if (!info.target_modules.empty()) {
     json["target_modules"] = OrderedJson::parse(info.target_modules);
   }
+  json["modules_to_save"] = info.modules_to_save;
+  json["bias"] = info.bias.empty() ? "none" : info.bias;
   json["linear_names"] = info.linear_names;
   json["r"] = info.r;
   json["lora_alpha"] = info.lora_alpha;
@@ -125,6 +127,12 @@ void print_info(const AdapterInfo& info) {
             << (info.has_patterns ? "; some Linears differ" : "") << "\n"
             << "  scale          " << number(info.scale) << "\n"
             << "  parameters     " << info.parameters << "\n";
+  if (!info.modules_to_save.empty()) {
+    std::cout << "  held whole     " << joined(info.modules_to_save) << "\n";
+  }
+  if (!info.bias.empty() && info.bias != "none") {
+    std::cout << "  biases         " << info.bias << "\n";
+  }
   if (info.notes) print_notes(*info.notes);
 }
 
@@ -173,7 +181,7 @@ void merge(const AdapterArguments& arguments, const CommandContext& context) {
   const MergeResult result =
       merge_adapter(*model, resolve_adapter(arguments.adapter), arguments.out, options);
   if (context.quiet) return;
-  std::cerr << "merged " << result.merged_tensors << " Linears into " << arguments.out << ": "
+  std::cerr << "merged " << result.merged_tensors << " tensors into " << arguments.out << ": "
             << size_text(result.bytes) << "\n";
 }
 
@@ -242,7 +250,12 @@ void add_merge(CLI::App& parent, const Arguments& arguments, const CommandContex
       "Sums are in float32 and rounded once. A 4-bit base is dequantized first, so that the "
       "merged\n"
       "model answers as base and adapter did together; merging back into 4 bits would change it.\n"
-      "In a .gguf only the adapted Linears change type; all else is copied.");
+      "In a .gguf only the adapted Linears change type; all else is copied. modules_to_save and "
+      "biases\n"
+      "take the place of the base's; a head tied to the embedding becomes its own where one of "
+      "both "
+      "is\n"
+      "saved.");
   command->callback([arguments, &context] { merge(*arguments, context); });
 }
 
@@ -260,7 +273,8 @@ void add_convert(CLI::App& parent, const Arguments& arguments, const CommandCont
   command->footer(
       "llama.cpp scales every matrix by alpha / r. rsLoRA and alpha_pattern are multiplied into "
       "B,\n"
-      "so the GGUF computes what the folder does:\n"
+      "so the GGUF computes what the folder does. It has no place for modules_to_save and biases: "
+      "use merge.\n"
       "  llama-cli -m MODEL.gguf --lora OUT.gguf");
   command->callback([arguments, &context] { convert(*arguments, context); });
 }

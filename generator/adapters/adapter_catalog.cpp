@@ -44,6 +44,8 @@ void describe_peft(AdapterInfo& info) {
   describe_tensors(*SafetensorsFile::open(weights), ".lora_A.weight", info);
   info.bytes = static_cast<int64_t>(fs::file_size(weights));
   info.target_modules = config.target_text();
+  info.modules_to_save = config.modules_to_save();
+  info.bias = config.bias();
   info.r = config.default_rank();
   info.lora_alpha = config.default_alpha();
   info.use_rslora = config.use_rslora();
@@ -70,6 +72,23 @@ void describe_gguf(AdapterInfo& info) {
   }
   if (info.r > 0)
     info.scale = info.lora_alpha > 0 ? info.lora_alpha / static_cast<double>(info.r) : 1;
+}
+
+// What is trained beside the base, and the biases that are trained in it.
+void count_peft(const fs::path& folder, const ModelFile& model, AdapterFit& fit) {
+  const auto adapter = LoraAdapter::load(folder, model.slots(), model.tensor_slots());
+  const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
+  fit.trainable_parameters = 0;
+  for (const auto& [path, pair] : adapter->weights()) {
+    fit.trainable_parameters += static_cast<int64_t>(pair.a.size() + pair.b.size());
+  }
+  int64_t in_base = 0;
+  for (const auto& [name, full] : adapter->full()) {
+    const auto size = static_cast<int64_t>(full.values.size());
+    fit.trainable_parameters += size;
+    if (!config.copies(name)) in_base += size;
+  }
+  fit.all_parameters = model.num_parameters() + fit.trainable_parameters - in_base;
 }
 
 bool looks_like_adapter(const fs::path& path) {
@@ -145,9 +164,9 @@ std::optional<fs::path> default_adapter(const LoadedGenerator& generator) {
 
 AdapterFit fit_adapter(const AdapterInfo& adapter, const ModelFile& model) {
   AdapterFit fit;
-  if (adapter.format == "PEFT") LoraAdapter::load(adapter.path, model.slots());
   fit.trainable_parameters = adapter.parameters;
   fit.all_parameters = adapter.parameters + model.num_parameters();
+  if (adapter.format == "PEFT") count_peft(adapter.path, model, fit);
   if (adapter.notes && !adapter.notes->base_content_hash.empty()) {
     const std::string hash = model_content_hash(model.location());
     fit.base = hash == adapter.notes->base_content_hash ? AdapterFit::Base::kMatches

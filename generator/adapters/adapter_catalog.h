@@ -14,9 +14,11 @@ namespace quarry {
 // Facts for `quarry adapter info`: of a PEFT folder or a GGUF adapter file.
 struct AdapterInfo {
   std::filesystem::path path;
-  std::string name;                       // of the folder, or of the file without .gguf
-  std::string format;                     // "PEFT", "GGUF"
-  std::string target_modules;             // as configured, JSON; null for a GGUF
+  std::string name;                          // of the folder, or of the file without .gguf
+  std::string format;                        // "PEFT", "GGUF"
+  std::string target_modules;                // as configured, JSON; null for a GGUF
+  std::vector<std::string> modules_to_save;  // held whole; as configured
+  std::string bias;                          // "none", "all", "lora_only"
   std::vector<std::string> linear_names;  // last components of what is adapted: "q_proj"; "attn_q"
   int64_t r = 0;                          // of most Linears
   double lora_alpha = 0;

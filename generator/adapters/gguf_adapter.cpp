@@ -163,7 +163,13 @@ void adapter_to_gguf(const fs::path& folder, const ModelFile& base, const fs::pa
     check_adapter_base(folder, model_content_hash(base.location()), base.location().name);
   }
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
-  const auto adapter = LoraAdapter::load(folder, base.slots());
+  const auto adapter = LoraAdapter::load(folder, base.slots(), base.tensor_slots());
+  QUARRY_CHECK(
+      adapter->full().empty(), ErrorCode::kInvalidArgument, folder.string(), ": has '",
+      adapter->full().empty() ? "" : adapter->full().begin()->first, "'",
+      adapter->full().size() > 1 ? " and others" : "",
+      " whole (modules_to_save or bias), and a GGUF adapter holds the LoRA of Linears only; "
+      "`quarry adapter merge` puts all of it into a model");
   const double alpha = config.default_alpha() > 0 ? config.default_alpha()
                                                   : static_cast<double>(config.default_rank());
   GgufWriter writer;
@@ -210,7 +216,7 @@ void gguf_to_adapter(const fs::path& gguf, const ModelFile& base, const fs::path
     pair.scale = static_cast<float>(config.scale(path));
     weights[path] = &pair;
   }
-  save_adapter(folder, config, weights, save);
+  save_adapter(folder, config, weights, {}, save);
 }
 
 }  // namespace quarry

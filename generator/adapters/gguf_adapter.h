@@ -14,7 +14,8 @@ struct ConvertOptions {
 // "<base tensor>.lora_a" [r, in] and ".lora_b" [out, r] under GGUF's names, rows of q and k in
 // GGUF's order. llama.cpp scales every pair by alpha / r with one alpha for the file; what PEFT's
 // rsLoRA and alpha_pattern say beyond that is multiplied into B. Throws as LoraAdapter::load and
-// check_adapter_base; kUnavailable.
+// check_adapter_base; kInvalidArgument for an adapter with modules_to_save or biases, which
+// llama.cpp has no place for; kUnavailable.
 void adapter_to_gguf(const std::filesystem::path& folder, const ModelFile& base,
                      const std::filesystem::path& gguf, const ConvertOptions& options = {});
 

@@ -1,5 +1,6 @@
 #include "generator/adapters/merge_adapter.h"
 
+#include <algorithm>
 #include <map>
 
 #include "data/core/error.h"
@@ -42,32 +43,41 @@ WeightType output_type(const TensorView& base, const MergeOptions& options) {
 class Merge {
  public:
   Merge(const ModelFile& base, const fs::path& adapter, const MergeOptions& options)
-      : base_(base), options_(options), adapter_(LoraAdapter::load(adapter, base.slots())) {
-    for (const ModelLayout::Linear& linear : base.layout().linears) {
+      : base_(base),
+        options_(options),
+        adapter_(LoraAdapter::load(adapter, base.slots(), base.tensor_slots())) {
+    const ModelLayout& layout = base.layout();
+    for (const ModelLayout::Linear& linear : layout.linears) {
       base.weight(linear);
-      tensors_[base.stored_name(linear.weight)] = {&linear.weight,
-                                                   adapter_->find(linear.slot.path)};
+      tensors_[base.stored_name(linear.weight)] = {&linear.weight, adapter_->find(linear.slot.path),
+                                                   adapter_->find_full(linear.weight.hf_name)};
     }
-    for (const ModelTensor& tensor : base.layout().others) {
-      tensors_[base.stored_name(tensor)] = {&tensor, nullptr};
+    for (const ModelTensor& tensor : layout.others) {
+      if (tensor.hf_name == layout.head) head_ = &tensor;
+      tensors_[base.stored_name(tensor)] = {&tensor, nullptr, adapter_->find_full(tensor.hf_name)};
     }
+    unties_head_ = layout.tied_head && (adapter_->find_full(layout.head) != nullptr ||
+                                        adapter_->find_full(layout.embedding) != nullptr);
   }
 
   MergeResult write_gguf(const fs::path& out) {
+    writes_gguf_ = true;
     GgufWriter writer;
     writer.copy_metadata(*base_.gguf());
     for (const TensorView& view : base_.tensors().tensors()) {
       const Part* part = find(view);
-      if (part == nullptr || part->lora == nullptr) {
+      if (part == nullptr || !part->is_merged()) {
         count(view.type, view.num_elements());
         writer.add_tensor({view.name, view.type, view.shape, view.data});
         continue;
       }
-      ++result_.merged_tensors;
-      MergedTensor merged = merged_tensor(view, *part);
-      writer.set_uint32("general.file_type", gguf_file_type(merged.type));
+      const MergedTensor merged = merged_tensor(view, *part);
+      if (view.shape.size() == 2) {
+        writer.set_uint32("general.file_type", gguf_file_type(merged.type));
+      }
       writer.add_tensor(to_write(view.name, merged));
     }
+    if (unties_head_) add_head_to_gguf(writer);
     writer.write(out);
     return result_;
   }
@@ -78,24 +88,24 @@ class Merge {
     WeightType main_type = WeightType::kF32;
     for (const TensorView& view : base_.tensors().tensors()) {
       const Part* part = find(view);
+      if (unties_head_ && part != nullptr && part->tensor == head_) continue;  // of no use so far
       QUARRY_CHECK(part != nullptr || base_.gguf() == nullptr, ErrorCode::kInvalidArgument,
                    base_.tensors().description(), ": tensor '", view.name,
                    "' has no name in a Hugging Face folder");
       MergedTensor merged = merged_tensor(view, part == nullptr ? Part() : *part);
       merged.in_stored_order = false;
-      if (merged.lora != nullptr) {
-        ++result_.merged_tensors;
-        main_type = merged.type;
-      }
+      if (merged.lora != nullptr) main_type = merged.type;
       list.push_back(to_write(part == nullptr ? view.name : part->tensor->hf_name, merged));
     }
+    if (unties_head_) list.push_back(to_write(head_->hf_name, merged_head()));
     write_safetensors(staged.path() / "model.safetensors", list, {{"format", "pt"}});
     if (base_.gguf() != nullptr) {
       write_model_folder_from_gguf(*base_.gguf(), base_.family(), torch_name(main_type),
                                    staged.path());
     } else {
-      copy_folder_text(main_type, staged.path());
+      copy_folder_text(staged.path());
     }
+    finish_config(main_type, staged.path());
     staged.commit();
     return result_;
   }
@@ -104,6 +114,8 @@ class Merge {
   struct Part {
     const ModelTensor* tensor = nullptr;
     const LoraWeights* lora = nullptr;
+    const FullTensor* full = nullptr;
+    bool is_merged() const { return lora != nullptr || full != nullptr; }
   };
 
   const Part* find(const TensorView& view) const {
@@ -117,12 +129,41 @@ class Merge {
     MergedTensor merged;
     merged.base = &view;
     merged.lora = part.lora;
+    merged.full = part.full;
+    if (part.is_merged()) ++result_.merged_tensors;
     if (base_.gguf() != nullptr && part.tensor != nullptr) {
       merged.stored_rows = &part.tensor->gguf_rows;
     }
-    merged.type = output_type(view, options_);
+    // llama.cpp computes with norms and biases in float32 only.
+    const bool is_gguf_vector = writes_gguf_ && view.shape.size() < 2;
+    merged.type = is_gguf_vector ? WeightType::kF32 : output_type(view, options_);
     count(merged.type, view.num_elements());
     return merged;
+  }
+
+  // The head that was tied to the embedding: the adapter's, else what the embedding was.
+  MergedTensor merged_head() {
+    const TensorView& embedding = base_.tensors().get(embedding_name());
+    return merged_tensor(embedding, {head_, nullptr, adapter_->find_full(head_->hf_name)});
+  }
+
+  void add_head_to_gguf(GgufWriter& writer) {
+    if (adapter_->find_full(head_->hf_name) != nullptr) {
+      writer.add_tensor(to_write(head_->gguf_name, merged_head()));
+      return;
+    }
+    const TensorView& embedding = base_.tensors().get(embedding_name());
+    count(embedding.type, embedding.num_elements());
+    writer.add_tensor({head_->gguf_name, embedding.type, embedding.shape, embedding.data});
+  }
+
+  const std::string& embedding_name() const {
+    const auto& others = base_.layout().others;
+    const auto it = std::find_if(others.begin(), others.end(), [&](const ModelTensor& tensor) {
+      return tensor.hf_name == base_.layout().embedding;
+    });
+    QUARRY_DCHECK(it != others.end());
+    return base_.stored_name(*it);
   }
 
   static TensorToWrite to_write(const std::string& name, const MergedTensor& merged) {
@@ -134,29 +175,37 @@ class Merge {
     return tensor;
   }
 
-  // The base folder's files but for the weights, with config.json saying the new dtype.
-  void copy_folder_text(WeightType type, const fs::path& out) const {
+  // The base folder's files but for the weights.
+  void copy_folder_text(const fs::path& out) const {
     for (const auto& entry : fs::directory_iterator(base_.location().path)) {
       const std::string extension = entry.path().extension().string();
       const std::string name = entry.path().filename().string();
       const bool text = extension == ".json" || extension == ".txt" || extension == ".model" ||
                         extension == ".jinja";
       const bool weights = name.find(".index.json") != std::string::npos;
-      if (!entry.is_regular_file() || !text || weights || name == "config.json") continue;
+      if (!entry.is_regular_file() || !text || weights) continue;
       fs::copy_file(entry.path(), out / name);
     }
-    const fs::path path = base_.location().path / "config.json";
+  }
+
+  // config.json with the new dtype, and with a head of its own where it lost the tied one.
+  void finish_config(WeightType type, const fs::path& out) const {
+    const fs::path path = out / "config.json";
     const MappedFile file(path);
     OrderedJson config =
         OrderedJson::parse(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(type);
-    write_file_atomically(out / "config.json", dump_json(config, 2) + "\n");
+    if (unties_head_) config["tie_word_embeddings"] = false;
+    write_file_atomically(path, dump_json(config, 2) + "\n");
   }
 
   const ModelFile& base_;
   const MergeOptions& options_;
   std::unique_ptr<LoraAdapter> adapter_;
   std::map<std::string, Part> tensors_;  // by stored name
+  const ModelTensor* head_ = nullptr;    // of the layout
+  bool unties_head_ = false;  // the head was tied to the embedding and gets its own values
+  bool writes_gguf_ = false;
   MergeResult result_;
 };
 

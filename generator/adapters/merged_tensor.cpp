@@ -48,6 +48,18 @@ std::vector<float> in_order(const std::vector<float>& values, const std::vector<
   return ordered;
 }
 
+std::vector<float> to_stored_order(const std::vector<float>& values,
+                                   const std::vector<int64_t>& rows) {
+  if (rows.empty()) return values;
+  const size_t width = values.size() / rows.size();
+  std::vector<float> stored(values.size());
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const auto from = values.begin() + static_cast<int64_t>(row * width);
+    std::copy_n(from, width, stored.begin() + rows[row] * static_cast<int64_t>(width));
+  }
+  return stored;
+}
+
 }  // namespace
 
 std::string merged_bytes(const MergedTensor& tensor) {
@@ -59,7 +71,11 @@ std::string merged_bytes(const MergedTensor& tensor) {
                ErrorCode::kCorruptData, "tensor ", printable(base.name), " has ",
                base.shape.front(), " rows, wanted ", rows.size());
   std::vector<float> values(static_cast<size_t>(base.num_elements()));
-  dequantize(base.type, base.data, values.data(), base.num_elements());
+  if (tensor.full != nullptr) {
+    values = to_stored_order(tensor.full->values, rows);
+  } else {
+    dequantize(base.type, base.data, values.data(), base.num_elements());
+  }
   if (tensor.lora != nullptr) {
     const int64_t out = base.shape.front();
     add_delta(*tensor.lora, rows, out, base.num_elements() / out, values.data());

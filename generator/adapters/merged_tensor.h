@@ -14,7 +14,9 @@ namespace quarry {
 struct MergedTensor {
   const TensorView* base = nullptr;   // borrowed; any type
   const LoraWeights* lora = nullptr;  // borrowed; null: W as it is
-  // Row i of `lora` belongs to row stored_rows[i] of the base; empty: the same order. Borrowed.
+  const FullTensor* full = nullptr;   // borrowed; not null: takes W's place
+  // Row i of `lora` or `full` belongs to row stored_rows[i] of the base; empty: the same order.
+  // Borrowed.
   const std::vector<int64_t>* stored_rows = nullptr;
   bool in_stored_order = true;         // of the rows of the result; else in the adapter's
   WeightType type = WeightType::kF32;  // F32, F16 or BF16

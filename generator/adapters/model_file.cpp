@@ -41,7 +41,27 @@ std::unique_ptr<ModelFile> ModelFile::open(const ModelLocation& location) {
   for (const ModelLayout::Linear& linear : file->layout_.linears) {
     file->slots_.push_back(linear.slot);
   }
+  file->list_tensors();
   return file;
+}
+
+void ModelFile::list_tensors() {
+  using Use = CausalLm::TensorSlot::Use;
+  for (const ModelLayout::Linear& linear : layout_.linears) {
+    tensor_slots_.push_back(
+        {linear.weight.hf_name, {linear.slot.out_features, linear.slot.in_features}, Use::kLinear});
+  }
+  std::vector<int64_t> table_shape;
+  for (const ModelTensor& tensor : layout_.others) {
+    const TensorView* view = tensors_->find(stored_name(tensor));
+    if (view == nullptr || (layout_.tied_head && tensor.hf_name == layout_.head)) continue;
+    const bool is_table = tensor.hf_name == layout_.embedding;
+    if (is_table) table_shape = view->shape;
+    const Use matrix = is_table ? Use::kEmbedding : Use::kLinear;
+    tensor_slots_.push_back(
+        {tensor.hf_name, view->shape, view->shape.size() == 2 ? matrix : Use::kVector});
+  }
+  if (layout_.tied_head) tensor_slots_.push_back({layout_.head, table_shape, Use::kLinear});
 }
 
 const std::string& ModelFile::stored_name(const ModelTensor& tensor) const {

@@ -23,6 +23,8 @@ class ModelFile {
   const Json* config() const { return config_.get(); }  // config.json; null: a GGUF
   const ModelLayout& layout() const { return layout_; }
   const std::vector<CausalLm::LinearSlot>& slots() const { return slots_; }
+  // As CausalLm::tensor_slots().
+  const std::vector<CausalLm::TensorSlot>& tensor_slots() const { return tensor_slots_; }
 
   // The name that a tensor has in this file.
   const std::string& stored_name(const ModelTensor& tensor) const;
@@ -34,6 +36,7 @@ class ModelFile {
 
  private:
   ModelFile() = default;
+  void list_tensors();
 
   ModelLocation location_;
   const CausalLmFamily* family_ = nullptr;
@@ -42,6 +45,7 @@ class ModelFile {
   std::unique_ptr<const Json> config_;
   ModelLayout layout_;
   std::vector<CausalLm::LinearSlot> slots_;
+  std::vector<CausalLm::TensorSlot> tensor_slots_;
 };
 
 }  // namespace quarry

@@ -11,16 +11,14 @@ namespace quarry {
 
 void retype_adapter(const std::filesystem::path& folder, const ModelFile& base, WeightType type,
                     const std::filesystem::path& out) {
-  const auto adapter = LoraAdapter::load(folder, base.slots());
+  const auto adapter = LoraAdapter::load(folder, base.slots(), base.tensor_slots());
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
-  AdapterWeightsByPath weights;
-  for (const auto& [path, pair] : adapter->weights()) weights[path] = &pair;
   SaveAdapterOptions options;
   options.type = type;
   options.notes = read_adapter_notes(folder).value_or(AdapterNotes());
   std::ifstream card(folder / "README.md", std::ios::binary);
   options.model_card.assign(std::istreambuf_iterator<char>(card), {});
-  save_adapter(out, config, weights, options);
+  save_adapter(out, config, *adapter, options);
 }
 
 }  // namespace quarry

@@ -130,7 +130,7 @@ AdapterSet::Entry AdapterSet::read(const std::string& name,
   }
   ServedAdapter served;
   served.name = name;
-  served.weights = LoraAdapter::load(folder, slots);
+  served.weights = LoraAdapter::load(folder, *generator_->model);
   served.rag_template = &form;
   served.not_in_documents =
       notes.not_in_documents.empty() ? form.not_in_documents : notes.not_in_documents;
@@ -176,11 +176,19 @@ std::shared_ptr<const ServedAdapter> AdapterSet::sum(const std::string& name,
   ServedAdapter result;
   result.name = name;
   std::map<std::string, std::vector<WeightedPair>> pieces;
+  std::map<std::string, FullTensor> full;
   for (const auto& [part, weight] : mix) {
     QUARRY_CHECK(std::isfinite(weight) && weight != 0, ErrorCode::kInvalidArgument,
                  "the weight of adapter '", part, "' is ", weight,
                  ", wanted a number that is not 0");
     const ServedAdapter& served = *find(part).adapter;
+    const std::map<std::string, FullTensor>& whole = served.weights->full();
+    QUARRY_CHECK(whole.empty() || (mix.size() == 1 && weight == 1), ErrorCode::kInvalidArgument,
+                 "adapter '", part, "' has '", whole.empty() ? "" : whole.begin()->first,
+                 whole.size() > 1 ? "' and others" : "'",
+                 " whole (modules_to_save or bias), which cannot be weighted or added up: a mix "
+                 "takes it alone with weight 1");
+    full = whole;
     for (const auto& [path, pair] : served.weights->weights()) {
       pieces[path].push_back({&pair, weight});
     }
@@ -202,7 +210,7 @@ std::shared_ptr<const ServedAdapter> AdapterSet::sum(const std::string& name,
                  " (max_lora_rank): ranks add");
     sums.emplace(path, concatenate(list));
   }
-  result.weights = std::make_shared<const LoraAdapter>(std::move(sums));
+  result.weights = std::make_shared<const LoraAdapter>(std::move(sums), std::move(full));
   return std::make_shared<const ServedAdapter>(std::move(result));
 }
 

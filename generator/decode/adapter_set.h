@@ -54,7 +54,8 @@ class AdapterSet {
   //   sum_i weight_i * scale_i * B_i A_i,
   // as one pair: the A's below each other, the B's beside each other with weight and scale in them,
   // so that ranks add. It owns its numbers. Keeps the prompt template on which all agree, else
-  // the default one. Throws kNotFound, kInvalidArgument.
+  // the default one. One that has parameters whole (modules_to_save, biases) can only be taken
+  // alone with weight 1. Throws kNotFound, kInvalidArgument.
   void combine(const std::string& name, const AdapterMix& mix);
 
   // From now on requests for the base model run with this weighted sum, instead of what was fused

@@ -30,6 +30,7 @@ struct CausalLmConfig {
   int64_t max_seq_len = 0;
   double rope_theta = 10000.0;
   double norm_epsilon = 1e-5;
+  bool tied_head = false;  // the output head is the token embedding
 };
 
 // Rows of one engine step: `tokens` of one sequence, to be appended to its cache.
@@ -100,6 +101,19 @@ class CausalLm {
     int64_t out_features;
   };
   virtual const std::vector<LinearSlot>& linear_slots() const = 0;
+
+  // A parameter that an adapter can have in place of the model's, by its Hugging Face name:
+  // "lm_head.weight", "model.norm.weight", "model.layers.0.self_attn.q_proj.bias".
+  struct TensorSlot {
+    enum class Use { kLinear, kEmbedding, kVector };  // [out, in]; [rows, width]; [width]
+    std::string name;
+    std::vector<int64_t> shape;
+    Use use = Use::kLinear;
+  };
+  // Every one that the model has. A head tied to the embedding has a slot of its own.
+  virtual const std::vector<TensorSlot>& tensor_slots() const = 0;
+  // The values of one, as the model computes with them, row-major. REQUIRES: the name of a slot.
+  virtual std::vector<float> tensor_values(const std::string& name) const = 0;
 };
 
 // A model and the text tools that came with it.

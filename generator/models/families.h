@@ -38,6 +38,9 @@ struct ModelLayout {
   };
   std::vector<Linear> linears;
   std::vector<ModelTensor> others;  // whether all are there depends on the model: biases, the head
+  std::string embedding;            // hf_name of the token embedding
+  std::string head;                 // hf_name of the output head
+  bool tied_head = false;           // the head's values are the embedding's
 };
 
 // A decoder-only family: one file in this folder, one row in the registry.

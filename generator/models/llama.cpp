@@ -3,6 +3,8 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <numeric>
 
 #include "data/core/error.h"
@@ -15,6 +17,7 @@
 #include "generator/nn/functional.h"
 #include "generator/nn/linear.h"
 #include "generator/nn/load.h"
+#include "generator/nn/rms_norm.h"
 #include "generator/nn/rope_table.h"
 
 namespace quarry {
@@ -22,13 +25,15 @@ namespace {
 
 using nn::Tensor;
 
+constexpr const char* kHeadWeight = "lm_head.weight";
+
 struct LlamaLayer {
-  Tensor attention_norm;  // [E]
-  nn::Linear qkv;         // E -> (H + 2 K) D
-  nn::Linear o;           // H D -> E
-  Tensor mlp_norm;        // [E]
-  nn::Linear gate_up;     // E -> 2 F
-  nn::Linear down;        // F -> E
+  nn::RmsNorm attention_norm;  // [E]
+  nn::Linear qkv;              // E -> (H + 2 K) D
+  nn::Linear o;                // H D -> E
+  nn::RmsNorm mlp_norm;        // [E]
+  nn::Linear gate_up;          // E -> 2 F
+  nn::Linear down;             // F -> E
 };
 
 LlamaLayer load_layer(const TensorSource& source, const LlamaPlan& plan, int64_t number,
@@ -56,11 +61,15 @@ LlamaLayer load_layer(const TensorSource& source, const LlamaPlan& plan, int64_t
     k.row_order = interleaved_rows(config.num_kv_heads, config.head_dim);
   }
   const nn::Projection v = project(names.v, hf.v, hidden, kv_width);
+  const auto norm = [&](const char* name, const char* hf_name) {
+    return nn::RmsNorm(path + hf_name, nn::load_vector(source, stored + name + ".weight", hidden),
+                       static_cast<float>(config.norm_epsilon));
+  };
   return {
-      nn::load_vector(source, stored + names.attention_norm + ".weight", hidden),
+      norm(names.attention_norm, hf.attention_norm),
       nn::Linear({q, k, v}, precision),
       nn::Linear({project(names.o, hf.o, q_width, hidden)}, precision),
-      nn::load_vector(source, stored + names.mlp_norm + ".weight", hidden),
+      norm(names.mlp_norm, hf.mlp_norm),
       nn::Linear(
           {project(names.gate, hf.gate, hidden, inner), project(names.up, hf.up, hidden, inner)},
           precision),
@@ -215,6 +224,8 @@ class Llama final : public CausalLm {
 
   const CausalLmConfig& config() const override { return config_; }
   const std::vector<LinearSlot>& linear_slots() const override { return slots_; }
+  const std::vector<TensorSlot>& tensor_slots() const override { return tensor_slots_; }
+  std::vector<float> tensor_values(const std::string& name) const override;
   std::unique_ptr<KvCache> make_cache() const override;
   std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const override;
   std::vector<float> target_losses(const TokenTree& tree,
@@ -228,14 +239,21 @@ class Llama final : public CausalLm {
   Tensor run_layer(const LlamaLayer& layer, int64_t number, const Step& step, Tensor x) const;
   // Hidden states of the logit rows after the final norm.
   Tensor run_layers(const Step& step, bool checkpoint_layers) const;
+  // Logits of x [R, E], whose rows run with `adapters` or null.
+  std::vector<float> run_head(const Tensor& x,
+                              const std::vector<const LoraAdapter*>& adapters) const;
+  const kernels::PackedMatrix& head_of(const LoraAdapter* adapter) const;
+  void list_tensors();
 
   CausalLmConfig config_;
   kernels::Precision precision_;
   std::vector<LinearSlot> slots_;
-  std::shared_ptr<const kernels::PackedMatrix> head_;  // [V, E]
+  std::vector<TensorSlot> tensor_slots_;
+  std::map<std::string, std::function<std::vector<float>()>> tensor_values_;  // by slot
+  std::shared_ptr<const kernels::PackedMatrix> head_;                         // [V, E]
   std::unique_ptr<nn::Embedding> embedding_;
   std::vector<LlamaLayer> layers_;
-  Tensor final_norm_;  // [E]
+  std::unique_ptr<nn::RmsNorm> final_norm_;  // [E]
   // Scratch of the one thread that runs forward().
   mutable nn::RopeTable rope_;
   mutable nn::Workspace workspace_;
@@ -250,19 +268,75 @@ Llama::Llama(const TensorSource& source, const LlamaPlan& plan, kernels::Precisi
   const TensorView& table =
       nn::get_checked(source, plan.names.embedding + std::string(".weight"), table_shape);
   const TensorView& head =
-      plan.tied_head
+      config_.tied_head
           ? table
           : nn::get_checked(source, plan.names.head + std::string(".weight"), table_shape);
   head_ = kernels::pack_matrix(head.type, head.data, config_.vocab_size, config_.hidden_size,
                                precision);
-  embedding_ = plan.tied_head ? std::make_unique<nn::Embedding>(head_)
-                              : std::make_unique<nn::Embedding>(table);
-  final_norm_ =
-      nn::load_vector(source, plan.names.final_norm + std::string(".weight"), config_.hidden_size);
+  const char* embedding_path = kLlamaHuggingFaceNames.embedding;
+  embedding_ = config_.tied_head ? std::make_unique<nn::Embedding>(head_, embedding_path)
+                                 : std::make_unique<nn::Embedding>(table, embedding_path);
+  final_norm_ = std::make_unique<nn::RmsNorm>(
+      kLlamaHuggingFaceNames.final_norm,
+      nn::load_vector(source, plan.names.final_norm + std::string(".weight"), config_.hidden_size),
+      static_cast<float>(config_.norm_epsilon));
   layers_.reserve(static_cast<size_t>(config_.num_layers));
   for (int64_t number = 0; number < config_.num_layers; ++number) {
     layers_.push_back(load_layer(source, plan, number, precision));
   }
+  list_tensors();
+}
+
+void Llama::list_tensors() {
+  using Use = TensorSlot::Use;
+  const auto add = [this](const std::string& name, std::vector<int64_t> shape, Use use,
+                          std::function<std::vector<float>()> values) {
+    tensor_slots_.push_back({name, std::move(shape), use});
+    tensor_values_[name] = std::move(values);
+  };
+  const auto add_norm = [&](const nn::RmsNorm& norm) {
+    add(norm.weight_name(), {config_.hidden_size}, Use::kVector,
+        [&norm] { return norm.weight_values(); });
+  };
+  const auto add_linear = [&](const nn::Linear& linear) {
+    for (size_t i = 0; i < linear.num_projections(); ++i) {
+      const int64_t width = linear.width(i);
+      add(linear.path(i) + ".weight", {width, linear.in_features()}, Use::kLinear,
+          [&linear, i] { return linear.weight_values(i); });
+      if (!linear.has_bias(i)) continue;
+      add(linear.path(i) + ".bias", {width}, Use::kVector,
+          [&linear, i] { return linear.bias_values(i); });
+    }
+  };
+  const auto table_values = [this](const std::function<void(int64_t, float*)>& decode) {
+    std::vector<float> values(static_cast<size_t>(config_.vocab_size * config_.hidden_size));
+    for (int64_t row = 0; row < config_.vocab_size; ++row) {
+      decode(row, values.data() + row * config_.hidden_size);
+    }
+    return values;
+  };
+  const std::vector<int64_t> table_shape = {config_.vocab_size, config_.hidden_size};
+  add(embedding_->weight_name(), table_shape, Use::kEmbedding, [this, table_values] {
+    return table_values([this](int64_t row, float* out) { embedding_->decode(row, out); });
+  });
+  for (const LlamaLayer& layer : layers_) {
+    add_norm(layer.attention_norm);
+    add_linear(layer.qkv);
+    add_linear(layer.o);
+    add_norm(layer.mlp_norm);
+    add_linear(layer.gate_up);
+    add_linear(layer.down);
+  }
+  add_norm(*final_norm_);
+  add(kHeadWeight, table_shape, Use::kLinear, [this, table_values] {
+    return table_values([this](int64_t row, float* out) { kernels::decode_row(*head_, row, out); });
+  });
+}
+
+std::vector<float> Llama::tensor_values(const std::string& name) const {
+  const auto it = tensor_values_.find(name);
+  QUARRY_DCHECK(it != tensor_values_.end());
+  return it->second();
 }
 
 std::unique_ptr<KvCache> Llama::make_cache() const {
@@ -273,10 +347,9 @@ std::unique_ptr<KvCache> Llama::make_cache() const {
 }
 
 Tensor Llama::run_layer(const LlamaLayer& layer, int64_t number, const Step& step, Tensor x) const {
-  const float epsilon = static_cast<float>(config_.norm_epsilon);
   const nn::AttentionHeads heads{config_.num_heads, config_.num_kv_heads, config_.head_dim};
 
-  Tensor h = nn::rms_norm(x, layer.attention_norm, epsilon, workspace_);
+  Tensor h = layer.attention_norm.forward(x, step.adapters, workspace_);
   Tensor qkv = layer.qkv.forward(h, step.adapters, workspace_);
   qkv = rope_.apply(qkv, step.positions, heads.num_heads + heads.num_kv_heads, heads.head_dim);
   h = step.segments.empty() ? nn::cached_attention(qkv, heads, number, step.sequences, workspace_)
@@ -290,7 +363,7 @@ Tensor Llama::run_layer(const LlamaLayer& layer, int64_t number, const Step& ste
   h = layer.o.forward(h, adapters, workspace_);
   x = nn::add(x, h, workspace_);
 
-  h = nn::rms_norm(x, layer.mlp_norm, epsilon, workspace_);
+  h = layer.mlp_norm.forward(x, adapters, workspace_);
   h = layer.gate_up.forward(h, adapters, workspace_);
   h = nn::swiglu(h, workspace_);
   h = layer.down.forward(h, adapters, workspace_);
@@ -298,14 +371,14 @@ Tensor Llama::run_layer(const LlamaLayer& layer, int64_t number, const Step& ste
 }
 
 Tensor Llama::run_layers(const Step& step, bool checkpoint_layers) const {
-  Tensor x = embedding_->forward(step.tokens, workspace_);
+  Tensor x = embedding_->forward(step.tokens, step.adapters, workspace_);
   for (size_t number = 0; number < layers_.size(); ++number) {
     const auto run = [this, number, &step](Tensor input) {
       return run_layer(layers_[number], static_cast<int64_t>(number), step, std::move(input));
     };
     x = checkpoint_layers ? nn::checkpoint(run, x) : run(std::move(x));
   }
-  return nn::rms_norm(x, final_norm_, static_cast<float>(config_.norm_epsilon), workspace_);
+  return final_norm_->forward(x, step.logit_adapters, workspace_);
 }
 
 std::vector<float> Llama::forward(const std::vector<SequenceChunk>& chunks) const {
@@ -318,9 +391,31 @@ std::vector<float> Llama::forward(const std::vector<SequenceChunk>& chunks) cons
     sequence.cache->advance(sequence.num_tokens);
   }
   x = nn::select_rows(x, output_rows, workspace_);
-  std::vector<float> logits(static_cast<size_t>(x.size(0) * config_.vocab_size));
-  kernels::matmul(*head_, x.data_ptr<float>(), x.size(0), config_.hidden_size, logits.data(),
-                  config_.vocab_size);
+  std::vector<const LoraAdapter*> adapters;  // of each row
+  for (const SequenceChunk& chunk : chunks) {
+    adapters.insert(adapters.end(), static_cast<size_t>(chunk.all_logits ? chunk.num_tokens : 1),
+                    chunk.adapter);
+  }
+  return run_head(x, adapters);
+}
+
+const kernels::PackedMatrix& Llama::head_of(const LoraAdapter* adapter) const {
+  const FullTensor* own = adapter == nullptr ? nullptr : adapter->find_full(kHeadWeight);
+  return own == nullptr ? *head_ : *own->packed;
+}
+
+std::vector<float> Llama::run_head(const Tensor& x,
+                                   const std::vector<const LoraAdapter*>& adapters) const {
+  const int64_t num_rows = x.size(0);
+  std::vector<float> logits(static_cast<size_t>(num_rows * config_.vocab_size));
+  for (int64_t first = 0; first < num_rows;) {
+    const kernels::PackedMatrix& head = head_of(adapters[static_cast<size_t>(first)]);
+    int64_t last = first + 1;
+    while (last < num_rows && &head_of(adapters[static_cast<size_t>(last)]) == &head) ++last;
+    kernels::matmul(head, nn::row_data(x, first), last - first, config_.hidden_size,
+                    logits.data() + first * config_.vocab_size, config_.vocab_size);
+    first = last;
+  }
   return logits;
 }
 
@@ -328,7 +423,7 @@ std::vector<float> Llama::target_losses(const TokenTree& tree, const LoraAdapter
   const at::NoGradGuard no_grad;
   const Step step = plan_tree(tree, adapter, nullptr, config_);
   const Tensor hidden = run_layers(step, false);
-  return nn::cross_entropy(hidden, *head_, step.logit_rows, tree.targets, nullptr);
+  return nn::cross_entropy(hidden, head_of(adapter), step.logit_rows, tree.targets, {});
 }
 
 std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
@@ -343,9 +438,12 @@ std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const Lora
   const at::AutoGradMode with_gradients(true);
   const Tensor hidden = run_layers(step, options.checkpoint_layers);
   Tensor gradient = workspace_.empty(hidden.size(0), hidden.size(1));
+  nn::CrossEntropyGradients targets;
+  targets.hidden = &gradient;
+  if (adapter.find_full(kHeadWeight) != nullptr) targets.head = &gradients.full_at(kHeadWeight);
   std::vector<float> losses =
-      nn::cross_entropy(hidden, *head_, step.logit_rows, tree.targets, &gradient);
-  nn::run_backward(hidden, gradient);
+      nn::cross_entropy(hidden, head_of(&adapter), step.logit_rows, tree.targets, targets);
+  if (hidden.requires_grad()) nn::run_backward(hidden, gradient);
   return losses;
 }
 

@@ -29,7 +29,14 @@ class LayoutBuilder {
     layout_.others.push_back({hf + ".bias", gguf + ".bias", gguf_rows});
   }
 
-  ModelLayout take() { return std::move(layout_); }
+  ModelLayout take(bool tied_head) {
+    layout_.tied_head = tied_head;
+    return std::move(layout_);
+  }
+  void set_tables(const std::string& embedding, const std::string& head) {
+    layout_.embedding = embedding + ".weight";
+    layout_.head = head + ".weight";
+  }
 
  private:
   ModelLayout layout_;
@@ -38,7 +45,8 @@ class LayoutBuilder {
 }  // namespace
 
 ModelLayout llama_layout(const CausalLmSource& source) {
-  const CausalLmConfig config = plan_llama(source).config;
+  const LlamaPlan plan = plan_llama(source);
+  const CausalLmConfig& config = plan.config;
   const LlamaNames& hf = kLlamaHuggingFaceNames;
   const LlamaNames& gguf = kLlamaGgufNames;
   const int64_t hidden = config.hidden_size;
@@ -64,7 +72,8 @@ ModelLayout llama_layout(const CausalLmSource& source) {
     builder.add_linear(a + hf.up, b + gguf.up, hidden, inner);
     builder.add_linear(a + hf.down, b + gguf.down, inner, hidden);
   }
-  return builder.take();
+  builder.set_tables(hf.embedding, hf.head);
+  return builder.take(config.tied_head);
 }
 
 OrderedJson llama_config_from_gguf(const GgufFile& file) {
@@ -94,7 +103,7 @@ OrderedJson llama_config_from_gguf(const GgufFile& file) {
   json["rope_theta"] = shortest(config.rope_theta);
   json["attention_bias"] = file.find(first + names.q + ".bias") != nullptr;
   json["mlp_bias"] = file.find(first + names.gate + ".bias") != nullptr;
-  json["tie_word_embeddings"] = plan.tied_head;
+  json["tie_word_embeddings"] = config.tied_head;
   json["attention_dropout"] = 0.0;
   json["initializer_range"] = 0.02;
   json["use_cache"] = true;

@@ -62,7 +62,7 @@ LlamaPlan plan_from_gguf(const GgufFile& file) {
   QUARRY_CHECK(embedding.shape.size() == 2, ErrorCode::kCorruptData, file.description(),
                ": tensor 'token_embd.weight' is not a matrix");
   config.vocab_size = embedding.shape[0];
-  plan.tied_head = file.find("output.weight") == nullptr;
+  config.tied_head = file.find("output.weight") == nullptr;
 
   for (const char* key : {"llama.rope.dimension_count", "llama.attention.value_length"}) {
     gguf_require(file, key, config.head_dim);
@@ -122,7 +122,7 @@ LlamaPlan plan_from_config(const Json& json, const std::string& source) {
   config.vocab_size = values.size("vocab_size");
   config.max_seq_len = values.size_or("max_position_embeddings", 2048);
   config.norm_epsilon = values.number_or("rms_norm_eps", 1e-6);
-  plan.tied_head = values.flag_or("tie_word_embeddings", false);
+  config.tied_head = values.flag_or("tie_word_embeddings", false);
   values.require_text("hidden_act", "silu");
   values.require_absent("quantization_config");
   check_config(config, values.source());

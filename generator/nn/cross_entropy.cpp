@@ -6,6 +6,7 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/elementwise_backward.h"
+#include "generator/kernels/gemm.h"
 
 namespace quarry::nn {
 namespace {
@@ -28,12 +29,26 @@ void run_row(float* logits, int64_t vocab_size, const std::vector<TokenTree::Tar
   for (const size_t index : of_row) logits[targets[index].token] -= targets[index].weight;
 }
 
+// out [V, E] += logits [rows, V]^T * hidden [rows, E].
+void add_head_gradient(const std::vector<float>& logits, const float* hidden, int64_t rows,
+                       int64_t hidden_size, std::vector<float>& out) {
+  kernels::GemmShape shape;
+  shape.m = static_cast<int64_t>(out.size()) / hidden_size;
+  shape.n = hidden_size;
+  shape.k = rows;
+  shape.a_row_stride = 1;
+  shape.a_column_stride = shape.m;
+  shape.ldb = shape.ldc = hidden_size;
+  shape.accumulate = true;
+  kernels::gemm(shape, logits.data(), hidden, out.data());
+}
+
 }  // namespace
 
 std::vector<float> cross_entropy(const Tensor& hidden, const kernels::PackedMatrix& head,
                                  const std::vector<int64_t>& rows,
                                  const std::vector<TokenTree::Target>& targets,
-                                 Tensor* hidden_gradient) {
+                                 const CrossEntropyGradients& gradients) {
   const int64_t num_rows = hidden.size(0);
   const int64_t hidden_size = hidden.size(1);
   const int64_t vocab_size = head.n();
@@ -55,9 +70,11 @@ std::vector<float> cross_entropy(const Tensor& hidden, const kernels::PackedMatr
                 by_row[static_cast<size_t>(first + row)], losses);
       }
     });
-    if (hidden_gradient == nullptr) continue;
+    if (gradients.hidden == nullptr) continue;
     kernels::matmul_transposed(head, logits.data(), count, vocab_size,
-                               mutable_row_data(*hidden_gradient, first), hidden_size);
+                               mutable_row_data(*gradients.hidden, first), hidden_size);
+    if (gradients.head == nullptr) continue;
+    add_head_gradient(logits, row_data(hidden, first), count, hidden_size, *gradients.head);
   }
   return losses;
 }

@@ -8,13 +8,18 @@
 
 namespace quarry::nn {
 
+// Where the gradients of sum(weight * loss) go; null: not asked for.
+struct CrossEntropyGradients {
+  Tensor* hidden = nullptr;            // [R, E], overwritten
+  std::vector<float>* head = nullptr;  // [V, E], added to; needs hidden
+};
+
 // Negative log-likelihood in nats of each target under softmax(hidden * head^T).
 //   hidden [R, E]: the states of `rows`, which ascend and hold every target's row; head [V, E].
-// `hidden_gradient` [R, E], unless null, is overwritten by the gradient of sum(weight * loss) with
-// respect to hidden. Logits exist for a few rows at a time; the head is frozen.
+// Logits exist for a few rows at a time.
 std::vector<float> cross_entropy(const Tensor& hidden, const kernels::PackedMatrix& head,
                                  const std::vector<int64_t>& rows,
                                  const std::vector<TokenTree::Target>& targets,
-                                 Tensor* hidden_gradient);
+                                 const CrossEntropyGradients& gradients);
 
 }  // namespace quarry::nn

@@ -16,25 +16,6 @@ constexpr int64_t kRowGrain = 32;
 
 }  // namespace
 
-Tensor rms_norm(const Tensor& x, const Tensor& weight, float epsilon, Workspace& workspace) {
-  QUARRY_DCHECK(weight.numel() == x.size(1));
-  Tensor out = workspace.empty(x.size(0), x.size(1));
-  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::rms_norm(row_data(x, begin), weight.data_ptr<float>(), epsilon, end - begin, x.size(1),
-                      mutable_row_data(out, begin));
-  });
-  if (!needs_gradient(x)) return out;
-  const SavedActivation saved(x, workspace);
-  return record(out, {x}, [saved, weight, epsilon, &workspace](const Tensor& gradient) {
-    const Tensor input = saved.restore(workspace);
-    Tensor dx = workspace.empty(input.size(0), input.size(1));
-    kernels::rms_norm_backward(input.data_ptr<float>(), weight.data_ptr<float>(), epsilon,
-                               gradient.data_ptr<float>(), input.size(0), input.size(1),
-                               dx.data_ptr<float>());
-    return std::vector<Tensor>{dx};
-  });
-}
-
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                   Workspace& workspace) {
   QUARRY_DCHECK(weight.numel() == x.size(1) && bias.numel() == x.size(1));

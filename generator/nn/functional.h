@@ -8,11 +8,9 @@
 namespace quarry::nn {
 
 // Row-wise functions over float32 [T, width] tensors, computed by kernels/elementwise. Inputs are
-// not changed; each returns a tensor of the workspace. rms_norm, add, swiglu and select_rows are
+// not changed; each returns a tensor of the workspace. add, swiglu and select_rows are
 // differentiable with respect to their activations (autograd.h); the others are for inference.
 
-// weight [width].
-Tensor rms_norm(const Tensor& x, const Tensor& weight, float epsilon, Workspace& workspace);
 // weight, bias [width].
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                   Workspace& workspace);

@@ -5,20 +5,11 @@
 #include <vector>
 
 #include "generator/kernels/matmul.h"
-#include "generator/nn/lora.h"
-#include "generator/nn/lora_training.h"
+#include "generator/nn/adapter_span.h"
 #include "generator/nn/workspace.h"
 #include "generator/weights/tensor_source.h"
 
 namespace quarry::nn {
-
-// Rows [begin, end) of a step that run with `adapter`.
-struct AdapterSpan {
-  int64_t begin = 0;
-  int64_t end = 0;
-  const LoraAdapter* adapter = nullptr;  // borrowed, never null
-  LoraGradients* gradients = nullptr;    // borrowed; where the backward pass adds the adapter's
-};
 
 // One projection as it stands in a file.
 struct Projection {
@@ -30,9 +21,9 @@ struct Projection {
 };
 
 // Projections of the same input, computed together: y = [x W0^T + b0 | x W1^T + b1 | ...], plus
-// the low-rank update of each row's adapter (Hu et al. 2021, arXiv:2106.09685). Neighbours whose
-// weights have the same type share one packed matrix. The weights are copied: the views may go
-// away. Immutable.
+// the low-rank update of each row's adapter (Hu et al. 2021, arXiv:2106.09685), with that adapter's
+// own W or b where it has one. Neighbours whose weights have the same type share one packed matrix.
+// The weights are copied: the views may go away. Immutable.
 class Linear {
  public:
   // REQUIRES: at least one projection; all with the same in_features.
@@ -40,32 +31,58 @@ class Linear {
 
   int64_t in_features() const { return in_features_; }
   int64_t out_features() const { return out_features_; }
-  // First column of projection `index` in y.
+  size_t num_projections() const { return slices_.size(); }
+  const std::string& path(size_t index) const { return slices_[index].path; }
+  // Columns [offset, offset + width) of y are projection `index`.
   int64_t offset(size_t index) const { return slices_[index].offset; }
+  int64_t width(size_t index) const { return slices_[index].width; }
+  bool has_bias(size_t index) const { return slices_[index].has_bias; }
 
-  // x [T, in_features] -> y [T, out_features]. Spans are disjoint and inside [0, T).
-  // Differentiable with respect to x. The weight is frozen: x is kept only for the gradients of an
-  // adapter. Those are added to span.gradients when the backward pass comes by.
+  // x [T, in_features] -> y [T, out_features]. Spans are inside [0, T). Differentiable with respect
+  // to x. The weight is frozen: x is kept only for the gradients of an adapter. Those are added to
+  // span.gradients when the backward pass comes by.
   Tensor forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
                  Workspace& workspace) const;
   Tensor forward(const Tensor& x, Workspace& workspace) const;
 
+  // Values of projection `index` as they are computed with: weight [width, in_features] and bias
+  // [width]. REQUIRES of bias_values: has_bias(index).
+  std::vector<float> weight_values(size_t index) const;
+  std::vector<float> bias_values(size_t index) const;
+
  private:
   struct Slice {
     std::string path;
+    std::string weight;  // names of its parameters
+    std::string bias;
     int64_t offset;
     int64_t width;
+    bool has_bias;
   };
   struct Block {
     std::unique_ptr<kernels::PackedMatrix> weight;
     int64_t offset;
   };
+  // The adapters' part of the forward pass.
+  void replace_products(const Tensor& x, const AdapterSpan& span, Tensor& y) const;
+  void add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const;
+  std::vector<float> own_bias(const AdapterSpan& span) const;  // empty: the adapter has none
   void add_adapter(const Tensor& x, const AdapterSpan& span, Tensor& y, Workspace& workspace) const;
+
   bool trains(const AdapterSpan& span) const;
-  Tensor input_gradient(const Tensor& dy, Workspace& workspace) const;
-  // Adds the gradients of the span's adapter and, where dx is defined, its part of dx.
+  Tensor input_gradient(const Tensor& dy, const std::vector<AdapterSpan>& spans,
+                        Workspace& workspace) const;
+  Tensor base_input_gradient(const Tensor& dy, Workspace& workspace) const;
+  // dy with zeros where an adapter has its own weight; dy itself when none has.
+  Tensor without_replaced(const Tensor& dy, const std::vector<AdapterSpan>& spans,
+                          Workspace& workspace) const;
+  // Adds the gradients of the span's adapter and, where dx is defined, its low-rank part of dx.
   void backward_adapter(const Tensor& x, const Tensor& dy, const AdapterSpan& span, Tensor& dx,
                         Workspace& workspace) const;
+  void backward_full(const Tensor& x, const Tensor& dy, const AdapterSpan& span,
+                     const Slice& slice) const;
+  void backward_pair(const Tensor& x, const Tensor& dy, const AdapterSpan& span, const Slice& slice,
+                     Tensor& dx, Workspace& workspace) const;
 
   int64_t in_features_ = 0;
   int64_t out_features_ = 0;

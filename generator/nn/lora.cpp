@@ -37,18 +37,17 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// Float values of a tensor of exactly this shape.
-std::vector<float> read_matrix(const SafetensorsFile& file, const std::string& name, int64_t rows,
-                               int64_t columns) {
+// Float values of a tensor of exactly this shape. `what` wants it, for messages.
+std::vector<float> read_values(const SafetensorsFile& file, const std::string& name,
+                               const std::vector<int64_t>& wanted, const char* what) {
   const TensorView& tensor = file.get(name);
   QUARRY_CHECK(tensor.type == WeightType::kF32 || tensor.type == WeightType::kF16 ||
                    tensor.type == WeightType::kBF16,
                ErrorCode::kInvalidArgument, file.description(), ": tensor ", printable(name),
                " has dtype ", weight_type_traits(tensor.type).name, ", wanted F32, F16 or BF16");
-  const std::vector<int64_t> wanted = {rows, columns};
   QUARRY_CHECK(tensor.shape == wanted, ErrorCode::kInvalidArgument, file.description(), ": tensor ",
-               printable(name), " has shape ", shape_text(tensor.shape),
-               ", this model and rank want ", shape_text(wanted));
+               printable(name), " has shape ", shape_text(tensor.shape), ", ", what,
+               shape_text(wanted));
   std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
   dequantize(tensor.type, tensor.data, values.data(), tensor.num_elements());
   for (const float value : values) {
@@ -58,7 +57,32 @@ std::vector<float> read_matrix(const SafetensorsFile& file, const std::string& n
   return values;
 }
 
-// Why a tensor that no targeted Linear took is in the file.
+std::vector<float> read_matrix(const SafetensorsFile& file, const std::string& name, int64_t rows,
+                               int64_t columns) {
+  return read_values(file, name, {rows, columns}, "this model and rank want ");
+}
+
+bool ends_with(const std::string& text, const std::string& tail) {
+  return text.size() >= tail.size() &&
+         text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
+}
+
+// With bias "all" PEFT also writes the biases of a copied module under the names they have inside
+// it: the base's own, which the copy replaces, and the copy's a second time.
+bool is_bias_inside_copy(const LoraConfig& config, const std::string& name) {
+  const std::string prefix = kPrefix;
+  if (config.bias() != "all" || name.compare(0, prefix.size(), prefix) != 0) return false;
+  for (const char* part : {".original_module.", ".modules_to_save."}) {
+    const size_t at = name.find(part);
+    if (at == std::string::npos) continue;
+    // The adapter's name may stand between: "mlp.modules_to_save.default.up_proj.bias".
+    const std::string module = name.substr(prefix.size(), at - prefix.size());
+    return ends_with(name, ".bias") && config.copies(module + ".bias");
+  }
+  return false;
+}
+
+// Why a tensor that neither a targeted Linear nor modules_to_save took is in the file.
 [[noreturn]] void refuse_tensor(const SafetensorsFile& file, const std::string& name,
                                 const LoraConfig& config,
                                 const std::vector<CausalLm::LinearSlot>& slots) {
@@ -72,8 +96,9 @@ std::vector<float> read_matrix(const SafetensorsFile& file, const std::string& n
        name.compare(name.size() - suffix_a.size(), suffix_a.size(), kSuffixB) == 0);
   QUARRY_CHECK(
       is_pair, ErrorCode::kInvalidArgument, what,
-      " is neither base_model.model.<module>.lora_A.weight nor .lora_B.weight; embeddings, "
-      "biases, DoRA and saved modules are not supported");
+      " is neither base_model.model.<module>.lora_A.weight nor .lora_B.weight, nor of a module of "
+      "this model that modules_to_save names, nor a bias that is trained; LoRA of embeddings and "
+      "DoRA are not supported");
   const std::string path =
       name.substr(prefix.size(), name.size() - prefix.size() - suffix_a.size());
   for (const CausalLm::LinearSlot& slot : slots) {
@@ -87,8 +112,19 @@ std::vector<float> read_matrix(const SafetensorsFile& file, const std::string& n
 
 }  // namespace
 
+void check_disjoint(const LoraConfig& config, const std::vector<CausalLm::LinearSlot>& slots) {
+  for (const CausalLm::LinearSlot& slot : slots) {
+    QUARRY_CHECK(!config.targets(slot.path, slot.path == kOutputHead) ||
+                     !config.copies(slot.path + ".weight"),
+                 ErrorCode::kInvalidArgument, "modules_to_save selects '", slot.path,
+                 "', which target_modules ", config.target_text(),
+                 " adapts as well; name whole components of its path to save it in full");
+  }
+}
+
 std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& folder,
-                                               const std::vector<CausalLm::LinearSlot>& slots) {
+                                               const std::vector<CausalLm::LinearSlot>& slots,
+                                               const std::vector<CausalLm::TensorSlot>& tensors) {
   std::error_code ignored;
   QUARRY_CHECK(std::filesystem::is_directory(folder, ignored), ErrorCode::kNotFound,
                folder.string(), ": no such adapter folder");
@@ -96,6 +132,7 @@ std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& fold
   const std::unique_ptr<SafetensorsFile> file = open_weights(folder);
   auto adapter = std::make_unique<LoraAdapter>();
   adapter->warnings_ = config.warnings();
+  check_disjoint(config, slots);
 
   std::set<std::string> taken;
   for (const CausalLm::LinearSlot& slot : slots) {
@@ -118,7 +155,22 @@ std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& fold
     taken.insert(name_a);
     taken.insert(name_b);
   }
+  for (const CausalLm::TensorSlot& slot : tensors) {
+    if (!config.replaces(slot.name)) continue;
+    const std::string name = config.stored_name(slot.name);
+    QUARRY_CHECK(file->find(name) != nullptr, ErrorCode::kCorruptData, file->description(),
+                 ": holds no ", printable(name), ", which ",
+                 config.copies(slot.name) ? "modules_to_save names" : "bias asks for");
+    FullTensor full;
+    full.shape = slot.shape;
+    full.use = slot.use;
+    full.values = read_values(*file, name, slot.shape, "this model wants ");
+    full.pack();
+    adapter->full_.emplace(slot.name, std::move(full));
+    taken.insert(name);
+  }
   for (const TensorView& tensor : file->tensors()) {
+    if (is_bias_inside_copy(config, tensor.name)) continue;
     if (taken.count(tensor.name) == 0) refuse_tensor(*file, tensor.name, config, slots);
   }
   for (const auto& [name, dtype] : file->unreadable()) refuse_tensor(*file, name, config, slots);

@@ -15,6 +15,7 @@ namespace quarry {
 namespace {
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+constexpr const char* kBiasSuffix = ".bias";
 
 // Keys that change what the adapter computes. Absent, null, false and empty values are harmless.
 constexpr const char* kUnsupported[] = {"use_dora",          "alora_invocation_tokens",
@@ -82,6 +83,9 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
+// The module that has this parameter.
+std::string module_of(const std::string& tensor) { return tensor.substr(0, tensor.rfind('.')); }
+
 bool is_number(const std::string& text) {
   return !text.empty() && text.size() < 10 &&
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
@@ -120,6 +124,14 @@ bool PeftPattern::matches(const std::string& subject) const {
   return result >= 0;
 }
 
+bool saves_module(const std::string& entry, const std::string& tensor) {
+  for (size_t end = tensor.rfind('.'); end != std::string::npos && end > 0;
+       end = tensor.rfind('.', end - 1)) {
+    if (ends_with(tensor.substr(0, end), entry)) return true;
+  }
+  return false;
+}
+
 bool LoraConfig::ModuleSelector::names_exactly(const std::string& path) const {
   return std::find(names.begin(), names.end(), path) != names.end();
 }
@@ -139,7 +151,7 @@ LoraConfig LoraConfig::load(const std::filesystem::path& path) {
   const std::string text(reinterpret_cast<const char*>(file.data()), file.size());
   parse_json(text, source, ErrorCode::kCorruptData);
   LoraConfig config(source, OrderedJson::parse(text));
-  config.refuse_unapplied();
+  config.refuse_changed_base();
   return config;
 }
 
@@ -155,6 +167,7 @@ LoraConfig::LoraConfig(const std::string& source, OrderedJson json)
   read_numbers();
   read_targets();
   read_layers();
+  read_full();
   warn_of_unknown_keys();
 }
 
@@ -186,15 +199,8 @@ void LoraConfig::refuse_unsupported() const {
       ", which PEFT does not know");
 }
 
-// What LoraAdapter does not apply, and a configuration that is about to be trained may ask for.
-void LoraConfig::refuse_unapplied() const {
-  const OrderedJson* saved = find("modules_to_save");
-  QUARRY_CHECK(saved == nullptr || is_harmless(*saved), ErrorCode::kInvalidArgument, source_,
-               ": modules_to_save is ", dump_json(*saved),
-               ", which changes the maths and is not supported");
-  const OrderedJson* bias = find("bias");
-  QUARRY_CHECK(bias == nullptr || *bias == "none", ErrorCode::kInvalidArgument, source_,
-               ": bias is ", dump_json(*bias), ", only \"none\" is supported");
+// What a configuration that is about to be trained may ask for, and an adapter to apply may not.
+void LoraConfig::refuse_changed_base() const {
   QUARRY_CHECK(has_plain_init(), ErrorCode::kInvalidArgument, source_, ": init_lora_weights is ",
                dump_json(*find("init_lora_weights")),
                ", which changes the base weights; save the adapter converted to plain LoRA "
@@ -213,6 +219,22 @@ LoraConfig LoraConfig::with_plain_init() const {
   LoraConfig config = *this;
   if (!has_plain_init()) config.json_["init_lora_weights"] = true;
   return config;
+}
+
+LoraConfig LoraConfig::with_doubled_rank() const {
+  OrderedJson json = json_;
+  const double alpha_factor = use_rslora_ ? std::sqrt(2.0) : 2.0;
+  json["r"] = 2 * default_rank();
+  json["lora_alpha"] = json_number(alpha_factor * alpha_);
+  if (find("rank_pattern") != nullptr) {
+    for (auto& [key, value] : json["rank_pattern"].items()) value = 2 * value.get<int64_t>();
+  }
+  if (find("alpha_pattern") != nullptr) {
+    for (auto& [key, value] : json["alpha_pattern"].items()) {
+      value = json_number(alpha_factor * value.get<double>());
+    }
+  }
+  return LoraConfig(source_, std::move(json)).with_plain_init();
 }
 
 void LoraConfig::read_numbers() {
@@ -238,7 +260,28 @@ void LoraConfig::read_targets() {
   all_linear_ = value->is_string() && lower(value->get<std::string>()) == "all-linear";
   if (!all_linear_) targets_ = read_selector("target_modules");
   excluded_ = read_selector("exclude_modules");
+}
+
+void LoraConfig::read_full() {
+  const OrderedJson* saved = find("modules_to_save");
+  if (saved != nullptr && !saved->is_array()) {
+    throw_value("modules_to_save", *saved, "a list of names");
+  }
   saved_modules_ = read_selector("modules_to_save").names;
+  for (const std::string& name : saved_modules_) {
+    QUARRY_CHECK(!name.empty(), ErrorCode::kInvalidArgument, source_,
+                 ": modules_to_save holds an empty name, which is every module");
+    saved_patterns_.emplace_back("(^|.*\\.)" + name + "($|\\..*)", source_ + ": modules_to_save");
+  }
+  QUARRY_CHECK(saved_modules_.empty() || !read_bool("ensure_weight_tying", false),
+               ErrorCode::kInvalidArgument, source_,
+               ": ensure_weight_tying is true beside modules_to_save, which is not supported: a "
+               "saved embedding and the head tied to it become two");
+  const OrderedJson* bias = find("bias");
+  if (bias != nullptr) bias_ = bias->is_string() ? bias->get<std::string>() : dump_json(*bias);
+  QUARRY_CHECK(bias_ == "none" || bias_ == "all" || bias_ == "lora_only",
+               ErrorCode::kInvalidArgument, source_, ": bias is ", dump_json(*bias),
+               ", wanted \"none\", \"all\" or \"lora_only\"");
 }
 
 void LoraConfig::read_layers() {
@@ -349,17 +392,29 @@ bool LoraConfig::is_in_layers(const std::string& path) const {
   return false;
 }
 
-// A component of the path is one of modules_to_save.
-bool LoraConfig::is_saved_in_full(const std::string& path) const {
-  if (saved_modules_.empty()) return false;
-  const std::vector<std::string> parts = split(path, '.');
-  return std::any_of(saved_modules_.begin(), saved_modules_.end(), [&](const std::string& name) {
-    return std::find(parts.begin(), parts.end(), name) != parts.end();
-  });
+bool LoraConfig::copies(const std::string& tensor) const {
+  return std::any_of(saved_modules_.begin(), saved_modules_.end(),
+                     [&](const std::string& entry) { return saves_module(entry, tensor); });
+}
+
+bool LoraConfig::replaces(const std::string& tensor) const {
+  if (copies(tensor)) return true;
+  if (bias_ == "none" || !ends_with(tensor, kBiasSuffix)) return false;
+  const std::string module = module_of(tensor);
+  return bias_ == "all" || targets(module, module == "lm_head");
+}
+
+std::string LoraConfig::stored_name(const std::string& tensor) const {
+  const std::string module = module_of(tensor);
+  const bool of_adapted = ends_with(tensor, kBiasSuffix) && targets(module, module == "lm_head");
+  return "base_model.model." + (of_adapted ? module + ".base_layer.bias" : tensor);
 }
 
 bool LoraConfig::targets(const std::string& path, bool is_output_head) const {
-  if (excluded_.selects(path) || is_saved_in_full(path)) return false;
+  if (excluded_.selects(path)) return false;
+  for (const PeftPattern& saved : saved_patterns_) {
+    if (saved.matches(path)) return false;
+  }
   if (all_linear_) return !is_output_head;
   if (!targets_.selects(path)) return false;
   return !layers_ || targets_.names_exactly(path) || is_in_layers(path);

@@ -27,6 +27,11 @@ class PeftPattern {
   std::shared_ptr<const void> code_;  // pcre2_code
 };
 
+// Whether an entry of modules_to_save selects the module that has this parameter
+// ("lm_head.weight"), or one that it is in: as PEFT, by the end of a module's path ("norm" is every
+// module whose name ends so, "mlp" all that is in it).
+bool saves_module(const std::string& entry, const std::string& tensor);
+
 // adapter_config.json of a PEFT LoRA adapter. The matching rules are PEFT's
 // (https://github.com/huggingface/peft, tuners/tuners_utils.py). Immutable.
 class LoraConfig {
@@ -35,7 +40,7 @@ class LoraConfig {
   // supported.
   static LoraConfig load(const std::filesystem::path& path);
   // Throws kInvalidArgument, naming the setting, when a value is out of range or settings exclude
-  // each other. Unlike load() takes modules_to_save and every bias.
+  // each other. Unlike load() takes every init_lora_weights.
   static LoraConfig from_settings(const LoraSettings& settings);
 
   // Writes the file atomically, as PEFT 0.21 does: keys sorted, two spaces. After load() all that
@@ -44,10 +49,22 @@ class LoraConfig {
   const OrderedJson& json() const { return json_; }
   // The same with init_lora_weights true when its value would make readers change the base weights.
   LoraConfig with_plain_init() const;
+  // The configuration of to_plain_lora() of every pair: ranks doubled, scales as they are, as PEFT
+  // converts PiSSA.
+  LoraConfig with_doubled_rank() const;
 
   // Whether the adapter changes the Linear of this module path. `is_output_head`: of the language
   // model, which "all-linear" leaves alone.
   bool targets(const std::string& path, bool is_output_head) const;
+  // Whether the adapter has this parameter of the model ("lm_head.weight") whole: of a module in
+  // modules_to_save, or a bias that is trained.
+  bool replaces(const std::string& tensor) const;
+  // The first of these, which PEFT counts beside the base's own.
+  bool copies(const std::string& tensor) const;
+  // The name of such a parameter in adapter_model.safetensors.
+  std::string stored_name(const std::string& tensor) const;
+  const std::vector<std::string>& modules_to_save() const { return saved_modules_; }
+  const std::string& bias() const { return bias_; }
   int64_t rank(const std::string& path) const;
   // alpha / r, or alpha / sqrt(r) with rsLoRA.
   double scale(const std::string& path) const;
@@ -73,10 +90,11 @@ class LoraConfig {
 
   LoraConfig(const std::string& source, OrderedJson json);
   void refuse_unsupported() const;
-  void refuse_unapplied() const;
+  void refuse_changed_base() const;
   void read_numbers();
   void read_targets();
   void read_layers();
+  void read_full();
   void warn_of_unknown_keys();
   // Null for an absent key or JSON null.
   const OrderedJson* find(const char* key) const;
@@ -88,7 +106,6 @@ class LoraConfig {
   ModuleSelector read_selector(const char* key) const;
   bool is_in_layers(const std::string& path) const;
   bool has_plain_init() const;
-  bool is_saved_in_full(const std::string& path) const;
 
   std::string source_;
   OrderedJson json_;  // file order: the first pattern that matches wins
@@ -100,7 +117,9 @@ class LoraConfig {
   bool all_linear_ = false;
   ModuleSelector targets_;
   ModuleSelector excluded_;
-  std::vector<std::string> saved_modules_;  // names of modules_to_save: LoRA leaves them alone
+  std::vector<std::string> saved_modules_;   // modules_to_save
+  std::vector<PeftPattern> saved_patterns_;  // of these: paths that LoRA leaves alone
+  std::string bias_ = "none";
   std::optional<std::vector<int64_t>> layers_;
   std::vector<std::string> layers_patterns_;  // names of module lists: "layers", "h"
   std::string target_text_;

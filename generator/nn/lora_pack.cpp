@@ -7,12 +7,36 @@ void LoraWeights::pack() {
   QUARRY_DCHECK(rank > 0);
   const int64_t in_features = static_cast<int64_t>(a.size()) / rank;
   const int64_t out_features = static_cast<int64_t>(b.size()) / rank;
-  std::vector<float> scaled_b(b);
-  for (float& value : scaled_b) value *= scale;
   packed_a = kernels::pack_matrix(WeightType::kF32, a.data(), rank, in_features,
                                   kernels::Precision::kExact);
-  packed_b = kernels::pack_matrix(WeightType::kF32, scaled_b.data(), out_features, rank,
-                                  kernels::Precision::kExact);
+  scaled_b.resize(b.size());
+  for (int64_t i = 0; i < out_features; ++i) {
+    for (int64_t r = 0; r < rank; ++r) {
+      scaled_b[static_cast<size_t>(r * out_features + i)] =
+          scale * b[static_cast<size_t>(i * rank + r)];
+    }
+  }
+}
+
+void FullTensor::pack() {
+  if (use != CausalLm::TensorSlot::Use::kLinear) return;
+  packed = kernels::pack_matrix(WeightType::kF32, values.data(), shape[0], shape[1],
+                                kernels::Precision::kExact);
+}
+
+LoraWeights to_plain_lora(const LoraWeights& weights) {
+  LoraWeights plain = weights;
+  if (weights.start == nullptr) return plain;
+  plain.start = nullptr;
+  plain.rank = 2 * weights.rank;
+  plain.a.insert(plain.a.end(), weights.start->a.begin(), weights.start->a.end());
+  plain.b.clear();
+  for (size_t at = 0; at < weights.b.size(); at += static_cast<size_t>(weights.rank)) {
+    for (int64_t i = 0; i < weights.rank; ++i) plain.b.push_back(weights.b[at + i]);
+    for (int64_t i = 0; i < weights.rank; ++i) plain.b.push_back(-weights.start->b[at + i]);
+  }
+  plain.pack();
+  return plain;
 }
 
 }  // namespace quarry

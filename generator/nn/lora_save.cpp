@@ -1,5 +1,6 @@
 #include "generator/nn/lora_save.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "data/core/error.h"
@@ -24,11 +25,13 @@ class EncodedTensors {
  public:
   explicit EncodedTensors(WeightType type) : type_(type) {}
 
-  void add(const std::string& name, const std::vector<float>& values, int64_t rows,
-           int64_t columns) {
-    QUARRY_CHECK(rows > 0 && columns > 0 && static_cast<int64_t>(values.size()) == rows * columns,
+  void add(const std::string& name, const std::vector<float>& values,
+           const std::vector<int64_t>& shape) {
+    int64_t wanted = 1;
+    for (const int64_t extent : shape) wanted *= extent;
+    QUARRY_CHECK(wanted > 0 && static_cast<int64_t>(values.size()) == wanted,
                  ErrorCode::kInvalidArgument, "tensor ", printable(name), " holds ", values.size(),
-                 " values, wanted ", rows, " x ", columns);
+                 " values, wanted ", wanted);
     for (const float value : values) {
       QUARRY_CHECK(std::isfinite(value), ErrorCode::kInvalidArgument, "tensor ", printable(name),
                    " holds a value that is not finite; the adapter is not saved");
@@ -36,7 +39,7 @@ class EncodedTensors {
     const auto count = static_cast<int64_t>(values.size());
     bytes_.push_back(std::string(static_cast<size_t>(weight_bytes(type_, count)), '\0'));
     encode_dense(type_, values.data(), count, bytes_.back().data());
-    tensors_.push_back({name, type_, {rows, columns}, nullptr});
+    tensors_.push_back({name, type_, shape, nullptr});
   }
 
   // Valid while this object lives.
@@ -60,10 +63,10 @@ void add_pair(const LoraConfig& config, const std::string& path, const LoraWeigh
                "adapter of '", path, "' has scale ", weights.scale, ", its configuration says ",
                config.scale(path));
   const auto rank = static_cast<size_t>(weights.rank);
-  tensors.add(kPrefix + path + ".lora_A.weight", weights.a, weights.rank,
-              static_cast<int64_t>(weights.a.size() / rank));
+  tensors.add(kPrefix + path + ".lora_A.weight", weights.a,
+              {weights.rank, static_cast<int64_t>(weights.a.size() / rank)});
   tensors.add(kPrefix + path + ".lora_B.weight", weights.b,
-              static_cast<int64_t>(weights.b.size() / rank), weights.rank);
+              {static_cast<int64_t>(weights.b.size() / rank), weights.rank});
 }
 
 void check_replaceable(const fs::path& folder) {
@@ -92,23 +95,46 @@ std::string short_hash(const std::string& hash) { return hash.substr(0, kShownHa
 }  // namespace
 
 void save_adapter(const fs::path& folder, const LoraConfig& config,
-                  const AdapterWeightsByPath& weights, const SaveAdapterOptions& options) {
+                  const AdapterWeightsByPath& weights, const FullTensorsByName& full,
+                  const SaveAdapterOptions& options) {
   QUARRY_CHECK(!weights.empty(), ErrorCode::kInvalidArgument, folder.string(),
                ": an adapter needs the weights of at least one Linear");
   check_replaceable(folder);
   EncodedTensors tensors(options.type);
   for (const auto& [path, pair] : weights) add_pair(config, path, *pair, tensors);
-  std::vector<TensorToWrite> list = tensors.list();
-  list.insert(list.end(), options.other_tensors.begin(), options.other_tensors.end());
+  for (const auto& [name, tensor] : full) {
+    QUARRY_CHECK(config.replaces(name), ErrorCode::kInvalidArgument, "tensor ", printable(name),
+                 " is of no module in modules_to_save and no bias that is trained");
+    tensors.add(config.stored_name(name), tensor->values, tensor->shape);
+  }
 
   StagedFolder staged(folder);
-  write_safetensors(staged.path() / "adapter_model.safetensors", list, {{"format", "pt"}});
+  write_safetensors(staged.path() / "adapter_model.safetensors", tensors.list(),
+                    {{"format", "pt"}});
   config.with_plain_init().save(staged.path() / "adapter_config.json");
   write_file_atomically(staged.path() / kNotesFile, adapter_notes_text(options.notes) + "\n");
   if (!options.model_card.empty()) {
     write_file_atomically(staged.path() / "README.md", options.model_card);
   }
   staged.commit();
+}
+
+void save_adapter(const fs::path& folder, const LoraConfig& config, const LoraAdapter& adapter,
+                  const SaveAdapterOptions& options) {
+  const bool doubled = std::any_of(adapter.weights().begin(), adapter.weights().end(),
+                                   [](const auto& item) { return item.second.start != nullptr; });
+  const LoraConfig saved = doubled ? config.with_doubled_rank() : config;
+  std::map<std::string, LoraWeights> plain;
+  AdapterWeightsByPath weights;
+  for (const auto& [path, pair] : adapter.weights()) {
+    weights[path] = &pair;
+    if (!doubled) continue;
+    weights[path] = &(plain[path] = to_plain_lora(pair));
+    plain[path].scale = static_cast<float>(saved.scale(path));  // alpha sqrt(2) / sqrt(2 r) rounds
+  }
+  FullTensorsByName full;
+  for (const auto& [name, tensor] : adapter.full()) full[name] = &tensor;
+  save_adapter(folder, saved, weights, full, options);
 }
 
 std::string adapter_notes_text(const AdapterNotes& notes) { return dump_json(to_json(notes), 2); }

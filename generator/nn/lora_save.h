@@ -25,26 +25,30 @@ struct AdapterNotes {
 struct SaveAdapterOptions {
   WeightType type = WeightType::kF32;  // or kBF16, kF16: rounds
   AdapterNotes notes;
-  // Whole parameters of modules_to_save and biases, with PEFT's names
-  // ("base_model.model.lm_head.weight").
-  std::vector<TensorToWrite> other_tensors;
   std::string model_card;  // README.md; empty: none
 };
 
 // A and B of the Linears that an adapter changes, by Hugging Face module path. Borrowed.
 using AdapterWeightsByPath = std::map<std::string, const LoraWeights*>;
+// Parameters that it has whole, by their names in the model. Borrowed.
+using FullTensorsByName = std::map<std::string, const FullTensor*>;
 
 // Writes a PEFT adapter folder: adapter_config.json, adapter_model.safetensors, quarry_adapter.json
 // and README.md when there is a card. The folder appears whole or not at all: it is made beside
 // `folder` and renamed. An adapter that was there is replaced; any other folder that is not empty
 // is refused. What is saved is plain LoRA: an init_lora_weights that would make readers change the
 // base
-// ("pissa", "loftq") is written as true. Reads a, b, rank and scale; packed_a and packed_b may be
+// ("pissa", "loftq") is written as true. Reads a, b, rank and scale; packed_a and scaled_b may be
 // null.
 // Throws kInvalidArgument: no weights; sizes, rank or scale that contradict `config`; a value that
 // is not finite (naming the tensor). kUnavailable when the disk refuses.
 void save_adapter(const std::filesystem::path& folder, const LoraConfig& config,
-                  const AdapterWeightsByPath& weights, const SaveAdapterOptions& options = {});
+                  const AdapterWeightsByPath& weights, const FullTensorsByName& full,
+                  const SaveAdapterOptions& options = {});
+// All of an adapter. Pairs with a `start` (PiSSA) are saved as to_plain_lora() and the
+// configuration as with_doubled_rank(), so that the adapter is for the base as it is.
+void save_adapter(const std::filesystem::path& folder, const LoraConfig& config,
+                  const LoraAdapter& adapter, const SaveAdapterOptions& options = {});
 
 // Nullopt when the folder has no quarry_adapter.json. Throws kCorruptData.
 std::optional<AdapterNotes> read_adapter_notes(const std::filesystem::path& folder);

@@ -75,13 +75,6 @@ OrderedJson text_or_null(const std::string& text) {
   return text.empty() ? OrderedJson() : OrderedJson(text);
 }
 
-// Whole numbers as integers: lora_alpha is one in PEFT.
-OrderedJson number(double value) {
-  constexpr double kLargest = 1e15;
-  if (value == std::floor(value) && std::fabs(value) < kLargest) return int64_t(value);
-  return value;
-}
-
 OrderedJson target_json(const LoraSettings& settings) {
   if (settings.target_all_linear) return "all-linear";
   if (!settings.target_pattern.empty()) return settings.target_pattern;
@@ -104,9 +97,32 @@ std::string with_commas(int64_t number) {
 
 }  // namespace
 
+std::optional<int64_t> pissa_iterations(const std::string& name) {
+  const std::string prefix = "pissa_niter_";
+  constexpr size_t kMaxDigits = 3;
+  if (name.compare(0, prefix.size(), prefix) != 0) return std::nullopt;
+  const std::string digits = name.substr(prefix.size());
+  const bool valid = !digits.empty() && digits.size() <= kMaxDigits &&
+                     digits.find_first_not_of("0123456789") == std::string::npos;
+  return valid ? std::optional<int64_t>(std::stoll(digits)) : std::nullopt;
+}
+
+bool is_pissa(const std::string& name) { return name == "pissa" || pissa_iterations(name); }
+
+bool is_lora_init(const std::string& name) {
+  return name == "true" || name == "false" || name == "gaussian" || name == "loftq" ||
+         is_pissa(name);
+}
+
 bool is_peft_task_type(const std::string& name) {
   return std::any_of(std::begin(kTaskTypes), std::end(kTaskTypes),
                      [&](const char* known) { return name == known; });
+}
+
+OrderedJson json_number(double value) {
+  constexpr double kLargest = 1e15;
+  if (value == std::floor(value) && std::fabs(value) < kLargest) return int64_t(value);
+  return value;
 }
 
 OrderedJson lora_settings_json(const LoraSettings& settings) {
@@ -114,7 +130,7 @@ OrderedJson lora_settings_json(const LoraSettings& settings) {
   OrderedJson json = OrderedJson::parse(kOtherKeys);
   json["peft_version"] = kPeftVersion;
   json["r"] = settings.r;
-  json["lora_alpha"] = number(settings.lora_alpha);
+  json["lora_alpha"] = json_number(settings.lora_alpha);
   json["use_rslora"] = settings.use_rslora;
   json["lora_dropout"] = settings.lora_dropout;
   json["target_modules"] = target_json(settings);
@@ -124,7 +140,7 @@ OrderedJson lora_settings_json(const LoraSettings& settings) {
   json["rank_pattern"] = settings.rank_pattern;
   json["alpha_pattern"] = OrderedJson::object();
   for (const auto& [key, value] : settings.alpha_pattern)
-    json["alpha_pattern"][key] = number(value);
+    json["alpha_pattern"][key] = json_number(value);
   json["layers_to_transform"] = settings.layers_to_transform.empty()
                                     ? OrderedJson()
                                     : OrderedJson(settings.layers_to_transform);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,8 +37,18 @@ struct LoraSettings {
   std::string base_model_name_or_path;          // empty: none
 };
 
+// Whether `name` is an init_lora_weights that can be trained from: true, false, gaussian, pissa,
+// pissa_niter_N, loftq.
+bool is_lora_init(const std::string& name);
+bool is_pissa(const std::string& name);
+// The N of "pissa_niter_N"; nullopt for every other name.
+std::optional<int64_t> pissa_iterations(const std::string& name);
+
 // Whether PEFT knows this task_type.
 bool is_peft_task_type(const std::string& name);
+
+// A whole number as an integer: lora_alpha is one in PEFT.
+OrderedJson json_number(double value);
 
 // The settings as adapter_config.json: every key that PEFT 0.21 writes, lists sorted. Throws
 // kInvalidArgument naming the setting when a value is out of range or settings exclude each other.

@@ -101,7 +101,7 @@ int main(int argc, char** argv) {
       return 0;
     }
     std::unique_ptr<quarry::LoraAdapter> adapter;
-    if (argc > 4) adapter = quarry::LoraAdapter::load(argv[4], loaded.model->linear_slots());
+    if (argc > 4) adapter = quarry::LoraAdapter::load(argv[4], *loaded.model);
     logits(*loaded.model, adapter.get());
     return 0;
   } catch (const std::exception& error) {

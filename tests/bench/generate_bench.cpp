@@ -101,7 +101,7 @@ void run(const Options& options) {
               options.precision.c_str(), quarry::num_threads(), load_watch.elapsed().wall);
   std::unique_ptr<quarry::LoraAdapter> adapter;
   if (!options.adapter.empty()) {
-    adapter = quarry::LoraAdapter::load(options.adapter, loaded.model->linear_slots());
+    adapter = quarry::LoraAdapter::load(options.adapter, *loaded.model);
   }
   std::vector<double> prefill, prefill_cpu, decode, decode_cpu;  // tokens a second
   const double num_prefill = static_cast<double>(options.batch * options.prompt_tokens);

@@ -72,7 +72,7 @@ std::vector<std::vector<TrainingSequence>> read_batches(const std::string& path)
 std::unique_ptr<quarry::LoraAdapter> make_adapter(const Options& options,
                                                   const quarry::CausalLm& model) {
   if (!options.adapter.empty()) {
-    return quarry::LoraAdapter::load(options.adapter, model.linear_slots());
+    return quarry::LoraAdapter::load(options.adapter, model);
   }
   quarry::LoraSettings settings;
   settings.r = options.rank;

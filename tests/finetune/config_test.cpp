@@ -228,10 +228,15 @@ TEST(FinetuneConfig, CheckNamesFieldFoundAndWanted) {
               HasSubstr("adapter.init_lora_weights is \"olora\""));
   EXPECT_EQ(checked([](auto& c) { c.adapter.init_lora_weights = "pissa_niter_16"; }), "no error");
   EXPECT_THAT(checked([](auto& c) {
-                c.adapter.init_lora_weights = "pissa";
-                c.model.load_in = "nf4";
+                c.adapter.init_lora_weights = "loftq";
+                c.adapter.loftq_weights = "dense";
+                c.model.load_in = "bf16";
               }),
-              HasSubstr("init_lora_weights is pissa and model.load_in nf4"));
+              HasSubstr("init_lora_weights is loftq and model.load_in bf16"));
+  EXPECT_THAT(checked([](auto& c) { c.adapter.init_lora_weights = "loftq"; }),
+              HasSubstr("adapter.loftq_weights empty"));
+  EXPECT_THAT(checked([](auto& c) { c.adapter.loftq_weights = "dense"; }),
+              HasSubstr("adapter.init_lora_weights true, wanted loftq"));
   EXPECT_THAT(checked([](auto& c) { c.adapter.target_modules = {"q_proj"}; }),
               HasSubstr("adapter.target_modules must be"));
   EXPECT_THAT(checked([](auto& c) { c.data.columns["anser"] = "a"; }),

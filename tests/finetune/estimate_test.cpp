@@ -135,6 +135,24 @@ TEST(CountTrainable, AllLinearPatternsSavedModulesAndBiases) {
               HasSubstr("match no Linear of a opt model"));
 }
 
+// tests/golden/peft: what Python PEFT prints for llama shapes.
+TEST(CountTrainable, SavedModulesAndBiasesOfALlamaAreCountedAsPeftCounts) {
+  const Json golden = read_json_file(QUARRY_SOURCE_DIR "/tests/golden/peft/trainable_counts.json");
+  LoraSettings saved = lora(8, {"q_proj", "v_proj"});
+  saved.modules_to_save = {"lm_head", "embed_tokens", "norm"};
+  EXPECT_EQ(trainable("SmolLM2-135M", saved),
+            golden["smollm2-135m r8 q,v saved"].get<std::string>());
+  const std::string scaled = QUARRY_SOURCE_DIR "/tests/golden/models/llama_scaled";
+  LoraSettings settings = lora(4, {"q_proj", "v_proj"});
+  settings.bias = "all";
+  EXPECT_EQ(trainable(scaled.c_str(), settings), golden["bias_all"].get<std::string>());
+  settings.modules_to_save = {"layers.1.mlp", "k_proj"};
+  EXPECT_EQ(trainable(scaled.c_str(), settings), golden["saved_mlp"].get<std::string>());
+  settings.modules_to_save.clear();
+  settings.bias = "lora_only";
+  EXPECT_EQ(trainable(scaled.c_str(), settings), golden["bias_lora_only"].get<std::string>());
+}
+
 // Table 1 of the seed: peak GB on an 80 GB device; 0: does not fit.
 TEST(FrameworkEstimate, TheSixCellsOfTable1AreWithinTenPercent) {
   struct Row {
@@ -165,6 +183,8 @@ TEST(TrainingEstimate, PartsAreWhatTheirShapesSay) {
   shape.model = find_model_shape("SmolLM2-135M");
   shape.count.trainable = 1000000;
   shape.count.in_large_tensors = 512000;
+  shape.packed_parameters = 900000;
+  shape.start_parameters = 30000;
   shape.base_bytes = 85000000;
   shape.tokens = 2048;
   shape.target_tokens = 128;
@@ -180,12 +200,12 @@ TEST(TrainingEstimate, PartsAreWhatTheirShapesSay) {
   constants.logits_copies = 2;
   MemoryEstimate estimate = estimate_training(shape, constants);
   EXPECT_EQ(estimate.base_bytes, 85000000);
-  EXPECT_EQ(estimate.adapter_bytes, 8000000);
+  EXPECT_EQ(estimate.adapter_bytes, 4 * (2 * 1000000 + 900000 + 2 * 30000));
   EXPECT_EQ(estimate.optimizer_bytes, 8000000);
   EXPECT_EQ(estimate.activation_bytes, 2048 * 2 * (30 * 576 + 3 * 576 + 1536));
   EXPECT_EQ(estimate.logits_bytes, 2LL * 128 * 49152 * 4);
   EXPECT_EQ(estimate.workspace_bytes, 52000000);
-  EXPECT_THAT(to_text(estimate), HasSubstr("adapters        8.0 MB\n"));
+  EXPECT_THAT(to_text(estimate), HasSubstr("adapters        11.8 MB\n"));
   shape.optimizer = OptimizerKind::kAdamW8bit;
   shape.checkpointing = false;
   shape.activation_element_bytes = 4;

@@ -105,6 +105,36 @@ TEST_F(FinetuneRunTest, ResumeFromAnOlderCheckpointIsBitEqual) {
   EXPECT_EQ(weights("killed"), weights("whole"));
 }
 
+// Whole parameters and PiSSA's starting pairs go through checkpoints too.
+TEST_F(FinetuneRunTest, ResumedRunWithWholeParametersAndPissaIsBitEqual) {
+  const auto options = [&](const std::string& out) {
+    FinetuneConfig with_all = config(out);
+    with_all.adapter.modules_to_save = {"lm_head", "norm"};
+    with_all.adapter.init_lora_weights = "pissa_niter_4";
+    return with_all;
+  };
+  FinetuneRun(options("whole")).train(false, {});
+  CancelFlag cancel;
+  FinetuneEvents events;
+  std::string notes;
+  events.cancel = &cancel;
+  events.on_step = [&](const StepResult& result, int64_t, double) {
+    if (result.step == 3) cancel.cancel();
+  };
+  events.note = [&](const std::string& line) { notes += line + "\n"; };
+  EXPECT_THAT(error_of(options("cut"), false, events), HasSubstr("training: cancelled"));
+  EXPECT_THAT(notes, HasSubstr("The base ties its output head to the embedding"));
+  FinetuneRun(options("cut")).train(true, {});
+  EXPECT_EQ(weights("cut"), weights("whole"));
+  // What is saved is plain LoRA of twice the rank for the base as it is.
+  const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
+  const auto adapter = LoraAdapter::load(folder_.path() / "cut" / "last", *loaded.model);
+  EXPECT_EQ(adapter->weights().begin()->second.rank, 8);
+  EXPECT_EQ(adapter->full().size(), 6u);
+  EXPECT_NE(adapter->find_full("lm_head.weight")->values,
+            loaded.model->tensor_values("lm_head.weight"));
+}
+
 TEST_F(FinetuneRunTest, LeavesARunFolderAndAnAdapterThatServesTheModel) {
   FinetuneConfig with_eval = config("run");
   with_eval.data.eval = with_eval.data.train;
@@ -119,7 +149,7 @@ TEST_F(FinetuneRunTest, LeavesARunFolderAndAnAdapterThatServesTheModel) {
   EXPECT_GT(outcome.best_eval_loss, 0.0);
   EXPECT_THAT(read(run / "metrics.jsonl"), HasSubstr("\"phase\":\"eval\""));
   const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
-  const auto adapter = LoraAdapter::load(run / "last", loaded.model->linear_slots());
+  const auto adapter = LoraAdapter::load(run / "last", *loaded.model);
   EXPECT_EQ(adapter->weights().size(), 14u);
   // The resolved configuration describes the same run.
   FinetuneConfig again;
@@ -145,6 +175,11 @@ TEST_F(FinetuneRunTest, DryRunTellsCountsMemoryAndTheFirstBatch) {
   EXPECT_THAT(text, HasSubstr("Memory at the peak"));
   EXPECT_THAT(text, HasSubstr("«"));
   EXPECT_FALSE(std::filesystem::exists(folder_.path() / "dry"));
+  // 299 x 64 of the head and 5 norms of 64 beside the adapter's 4 (2 (64 + 64) + 2 (64 + 32) +
+  // 3 (64 + 128)) of 2 layers.
+  FinetuneConfig saved = config("dry");
+  saved.adapter.modules_to_save = {"lm_head", "norm"};
+  EXPECT_THAT(FinetuneRun(saved).describe(), HasSubstr("trainable params: 27,648 || "));
 }
 
 }  // namespace

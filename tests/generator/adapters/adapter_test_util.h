@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <map>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,23 @@
 namespace quarry::test {
 
 inline const std::string kGolden = QUARRY_SOURCE_DIR "/tests/golden/";
-// Adapters that PEFT made for kGolden + "models/llama".
-inline const char* const kPeftAdapters[] = {"q_v", "all_linear", "rslora", "patterns"};
+// Adapters that PEFT made, in kGolden + "peft", and the model of kGolden + "models" they are for.
+struct PeftAdapter {
+  const char* name;
+  const char* base;
+};
+inline const PeftAdapter kPeftAdapters[] = {
+    {"q_v", "llama"}, {"all_linear", "llama"}, {"rslora", "llama"}, {"patterns", "llama"}};
+// The same with parameters held whole (modules_to_save, biases).
+inline const PeftAdapter kPeftFullAdapters[] = {{"saved_head", "llama"},
+                                                {"saved_embedding", "llama"},
+                                                {"saved_mlp", "llama_scaled"},
+                                                {"bias_all", "llama_scaled"},
+                                                {"bias_lora_only", "llama_scaled"}};
+// Trained from PiSSA and converted to plain LoRA.
+inline const PeftAdapter kPeftPissaAdapters[] = {{"pissa", "llama"},
+                                                 {"pissa_rslora", "llama_scaled"}};
+inline void PrintTo(const PeftAdapter& adapter, std::ostream* out) { *out << adapter.name; }
 
 inline std::unique_ptr<ModelFile> open_model(const std::filesystem::path& path) {
   return ModelFile::open(resolve_model(path.string()));
@@ -38,7 +54,7 @@ inline void save_random_adapter(const LoraSettings& settings, const ModelFile& b
   }
   SaveAdapterOptions options;
   options.notes = notes;
-  save_adapter(folder, config, by_path, options);
+  save_adapter(folder, config, by_path, {}, options);
 }
 
 // Logits of a few tokens, in float32 throughout.
@@ -46,7 +62,7 @@ inline std::vector<float> logits_of(const std::filesystem::path& model,
                                     const std::filesystem::path& adapter = {}) {
   const LoadedGenerator loaded = load_generator(model.string(), kernels::Precision::kExact);
   std::unique_ptr<LoraAdapter> lora;
-  if (!adapter.empty()) lora = LoraAdapter::load(adapter, loaded.model->linear_slots());
+  if (!adapter.empty()) lora = LoraAdapter::load(adapter, *loaded.model);
   const std::vector<int32_t> tokens = {5, 17, 250, 3, 99, 42, 42, 180, 7, 1, 64, 31};
   return testing_util::all_logits(*loaded.model, tokens, lora.get());
 }

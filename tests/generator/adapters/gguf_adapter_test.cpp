@@ -42,9 +42,9 @@ std::vector<float> delta(const std::vector<float>& a, const std::vector<float>& 
   return result;
 }
 
-class GgufAdapterTest : public ::testing::TestWithParam<const char*> {
+class GgufAdapterTest : public ::testing::TestWithParam<test::PeftAdapter> {
  protected:
-  fs::path peft() const { return fs::path(kGolden) / "peft" / GetParam(); }
+  fs::path peft() const { return fs::path(kGolden) / "peft" / GetParam().name; }
 
   test::TemporaryFolder folder_;
   fs::path gguf_ = folder_.path() / "adapter.gguf";
@@ -59,7 +59,7 @@ TEST_P(GgufAdapterTest, LlamaCppComputesWhatPeftDoes) {
   EXPECT_EQ(file->get_string("general.architecture"), "llama");
   EXPECT_EQ(file->get_string("adapter.type"), "lora");
   const double alpha = file->get_float("adapter.lora.alpha");
-  const auto adapter = LoraAdapter::load(peft(), base_->slots());
+  const auto adapter = LoraAdapter::load(peft(), base_->slots(), base_->tensor_slots());
   const LoraConfig config = LoraConfig::load(peft() / "adapter_config.json");
   constexpr int64_t kHeadDim = 8;
   size_t found = 0;
@@ -98,6 +98,18 @@ TEST_P(GgufAdapterTest, ComesBackAsAnEqualPeftFolder) {
   EXPECT_LT(test::largest_difference(test::logits_of(kGolden + "models/llama", back),
                                      test::logits_of(kGolden + "models/llama", peft())),
             1e-5);
+}
+
+TEST(GgufAdapter, WholeParametersHaveNoPlaceInIt) {
+  const test::TemporaryFolder folder;
+  for (const test::PeftAdapter& adapter : test::kPeftFullAdapters) {
+    const auto base = test::open_model(kGolden + "models/" + adapter.base);
+    expect_error(
+        ErrorCode::kInvalidArgument,
+        "whole (modules_to_save or bias), and a GGUF adapter holds the LoRA of Linears only", [&] {
+          adapter_to_gguf(kGolden + "peft/" + adapter.name, *base, folder.path() / "adapter.gguf");
+        });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, GgufAdapterTest, ::testing::ValuesIn(test::kPeftAdapters));
@@ -144,7 +156,8 @@ TEST_P(PlainGgufAdapter, ItsMatricesAndConfigurationAreKept) {
 TEST_P(PlainGgufAdapter, OneLinearIsTargetedByItsWholePathAndAlphaZeroIsScaleOne) {
   build([](test::GgufBuilder&) {});
   gguf_to_adapter(gguf_, *base_, folder_.path() / "back");
-  const auto adapter = LoraAdapter::load(folder_.path() / "back", base_->slots());
+  const auto adapter =
+      LoraAdapter::load(folder_.path() / "back", base_->slots(), base_->tensor_slots());
   EXPECT_EQ(adapter->find("model.layers.1.self_attn.v_proj"), nullptr);
   const LoraWeights* v = adapter->find("model.layers.0.self_attn.v_proj");
   ASSERT_NE(v, nullptr);
@@ -206,7 +219,7 @@ TEST_P(PlainGgufAdapter, TheBaseModelIsCheckedInBothDirections) {
                [&] { gguf_to_adapter(gguf_, *other, folder_.path() / "x"); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, PlainGgufAdapter, ::testing::Values("q_v"));
+INSTANTIATE_TEST_SUITE_P(Golden, PlainGgufAdapter, ::testing::Values(test::kPeftAdapters[0]));
 
 }  // namespace
 }  // namespace quarry

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "generator/adapters/merged_tensor.h"
+#include "generator/nn/lora_init.h"
 #include "tests/generator/adapters/adapter_test_util.h"
 #include "tests/generator/weights/expect_error.h"
 #include "tests/support/gguf_builder.h"
@@ -125,6 +126,42 @@ TEST_F(MergeIntoQuantized, WhatIsThereIsNotReplacedAndAnotherBaseIsRefused) {
   options.check_base = false;
   merge_adapter(*other, adapter_, out, options);
   EXPECT_TRUE(fs::exists(out));
+}
+
+// A tied head becomes two tables where one of both is saved, in either kind of file.
+TEST_F(MergeIntoQuantized, WholeParametersTakeTheBasesPlaceAndUntieTheHead) {
+  const LoadedGenerator loaded = load_generator(gguf_.string(), kernels::Precision::kExact);
+  for (const char* saved : {"lm_head", "embed_tokens", "k_proj"}) {
+    SCOPED_TRACE(saved);
+    LoraSettings settings;
+    settings.target_modules = {"q_proj"};
+    settings.modules_to_save = {saved, "norm"};
+    LoraInitOptions init;
+    init.init_lora_weights = settings.init_lora_weights = "false";
+    const LoraConfig config = LoraConfig::from_settings(settings);
+    const auto adapter = create_adapter(config, *loaded.model, init);
+    for (auto& [name, full] : adapter->mutable_full()) {
+      const std::vector<float> change =
+          test::RandomValues(9).normal(static_cast<int64_t>(full.values.size()), 0, 0.1);
+      for (size_t i = 0; i < change.size(); ++i) full.values[i] += change[i];
+    }
+    save_adapter(adapter_, config, *adapter);
+    const std::vector<float> wanted = logits_of(gguf_, adapter_);
+    EXPECT_GT(largest_difference(wanted, logits_of(gguf_)), 0.1);
+    for (const std::string out : {"merged.gguf", "merged"}) {
+      const fs::path path = folder_.path() / (saved + out);
+      const MergeResult result = merge_adapter(*base_, adapter_, path, {WeightType::kF32});
+      EXPECT_LT(largest_difference(logits_of(path), wanted), 1e-4) << out;
+      EXPECT_GE(result.merged_tensors, 8);
+    }
+    const bool untied = std::string(saved) != "k_proj";
+    const Json config_json =
+        read_json_file(folder_.path() / (saved + std::string("merged")) / "config.json");
+    EXPECT_EQ(config_json["tie_word_embeddings"], !untied);
+    const auto gguf = GgufFile::open(folder_.path() / (saved + std::string("merged.gguf")));
+    EXPECT_EQ(gguf->find("output.weight") != nullptr, untied);
+    EXPECT_EQ(gguf->get("output_norm.weight").type, WeightType::kF32);
+  }
 }
 
 TEST(MergeIntoDense, EachTensorKeepsItsTypeAndFilesAreCopied) {

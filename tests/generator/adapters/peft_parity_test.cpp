@@ -49,39 +49,49 @@ void expect_close(const std::vector<float>& found, const std::vector<float>& wan
   EXPECT_LT(test::largest_difference(found, wanted), 1e-5 * largest);
 }
 
-class PeftParity : public ::testing::TestWithParam<const char*> {
+class PeftParity : public ::testing::TestWithParam<test::PeftAdapter> {
  protected:
-  fs::path folder_ = fs::path(kGolden) / "peft" / GetParam();
+  fs::path folder_ = fs::path(kGolden) / "peft" / GetParam().name;
+  fs::path base_ = fs::path(kGolden) / "models" / GetParam().base;
   std::unique_ptr<SafetensorsFile> golden_ = SafetensorsFile::open(folder_ / "golden.safetensors");
 };
 
 TEST_P(PeftParity, LogitsBesideTheBase) {
-  const LoadedGenerator base = load_generator(kBase.string(), kernels::Precision::kExact);
-  const auto adapter = LoraAdapter::load(folder_, base.model->linear_slots());
+  const LoadedGenerator base = load_generator(base_.string(), kernels::Precision::kExact);
+  const auto adapter = LoraAdapter::load(folder_, *base.model);
   const auto logits = logits_of_golden(*golden_, *base.model, adapter.get());
-  expect_close(logits, floats(golden_->get("logits")));
+  // What PEFT converted from PiSSA is the end of the training.
+  const char* wanted = golden_->find("trained_logits") != nullptr ? "trained_logits" : "logits";
+  expect_close(logits, floats(golden_->get(wanted)));
   // The adapter is worth testing: the base alone is far away.
   const auto base_logits = logits_of_golden(*golden_, *base.model, nullptr);
-  EXPECT_GT(test::largest_difference(base_logits, floats(golden_->get("logits"))), 0.1);
+  EXPECT_GT(test::largest_difference(base_logits, floats(golden_->get(wanted))), 0.02);
 }
 
 TEST_P(PeftParity, LogitsOfTheMergedModel) {
   const test::TemporaryFolder folder;
   const fs::path merged = folder.path() / "merged";
-  merge_adapter(*test::open_model(kBase), folder_, merged);
+  MergeOptions options;
+  options.type = WeightType::kF32;
+  merge_adapter(*test::open_model(base_), folder_, merged, options);
   const LoadedGenerator model = load_generator(merged.string(), kernels::Precision::kExact);
   const auto logits = logits_of_golden(*golden_, *model.model, nullptr);
   expect_close(logits, floats(golden_->get("merged_logits")));
 }
 
 TEST_P(PeftParity, TrainableCounts) {
+  if (golden_->find("trained_logits") != nullptr) {
+    GTEST_SKIP() << "the converted adapter has twice the rank that was trained";
+  }
   const Json counts = read_json_file(fs::path(kGolden) / "peft" / "trainable_counts.json");
-  const AdapterFit fit = fit_adapter(describe_adapter(folder_), *test::open_model(kBase));
+  const AdapterFit fit = fit_adapter(describe_adapter(folder_), *test::open_model(base_));
   EXPECT_EQ(trainable_parameters_text(fit.trainable_parameters, fit.all_parameters),
-            counts[GetParam()].get<std::string>());
+            counts[GetParam().name].get<std::string>());
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, PeftParity, ::testing::ValuesIn(test::kPeftAdapters));
+INSTANTIATE_TEST_SUITE_P(Full, PeftParity, ::testing::ValuesIn(test::kPeftFullAdapters));
+INSTANTIATE_TEST_SUITE_P(Pissa, PeftParity, ::testing::ValuesIn(test::kPeftPissaAdapters));
 
 // A copy of the golden q_v adapter with one thing wrong in it.
 class MutatedAdapter : public ::testing::Test {
@@ -107,7 +117,8 @@ class MutatedAdapter : public ::testing::Test {
   }
 
   std::unique_ptr<LoraAdapter> load() {
-    return LoraAdapter::load(folder_.path(), test::open_model(kBase)->slots());
+    const auto base = test::open_model(kBase);
+    return LoraAdapter::load(folder_.path(), base->slots(), base->tensor_slots());
   }
 
   void expect_config_refused(const std::string& key, const Json& value, const std::string& part,
@@ -151,6 +162,13 @@ TEST_F(MutatedAdapter, KeysThatCannotBeHonouredAreNamed) {
   expect_config_refused("peft_type", "IA3", "peft_type is \"IA3\"");
   expect_config_refused("task_type", "CHAT", "task_type is \"CHAT\"");
   expect_config_refused("r", 0, "rank 0 is not a whole number", ErrorCode::kCorruptData);
+  expect_config_refused("bias", "some", "bias is \"some\"");
+  expect_config_refused("modules_to_save", "lm_head", "modules_to_save is \"lm_head\"",
+                        ErrorCode::kCorruptData);
+  expect_config_refused("modules_to_save", Json::array({"lm_head"}),
+                        "lm_head.weight', which modules_to_save names", ErrorCode::kCorruptData);
+  expect_config_refused("modules_to_save", Json::array({"proj"}),
+                        "which target_modules [\"q_proj\",\"v_proj\"] adapts as well");
   expect_config_refused("target_modules", Json::array({"c_attn"}),
                         "which target_modules [\"c_attn\"] leaves out", ErrorCode::kCorruptData);
 }
@@ -174,6 +192,28 @@ TEST_F(MutatedAdapter, TensorsThatAreWrongAreNamed) {
   expect_refused(ErrorCode::kCorruptData, "q_proj.lora_A.weight', only its lora_B");
   values_.at(q_ + ".lora_A.weight")[7] = std::numeric_limits<float>::quiet_NaN();
   expect_refused(ErrorCode::kCorruptData, "q_proj.lora_A.weight' holds a value that is not finite");
+}
+
+TEST_F(MutatedAdapter, WholeParametersThatAreWrongAreNamed) {
+  config_["modules_to_save"] = Json::array({"model.norm"});
+  const std::string norm = "base_model.model.model.norm.weight";
+  values_[norm].assign(32, 1.0f);
+  tensors_[norm] = {norm, WeightType::kF32, {32}, nullptr};
+  write();
+  EXPECT_EQ(load()->full().size(), 1u);
+  tensors_[norm].shape = {2, 16};
+  write();
+  test::expect_error(ErrorCode::kInvalidArgument, "norm.weight' has shape [2, 16]",
+                     [&] { load(); });
+  tensors_[norm].shape = {32};
+  values_[norm][3] = std::numeric_limits<float>::infinity();
+  write();
+  test::expect_error(ErrorCode::kCorruptData, "norm.weight' holds a value that is not finite",
+                     [&] { load(); });
+  values_[norm][3] = 1.0f;
+  config_["modules_to_save"] = nullptr;
+  write();
+  test::expect_error(ErrorCode::kInvalidArgument, "norm.weight' is neither", [&] { load(); });
 }
 
 TEST_F(MutatedAdapter, APickleIsNotRead) {

@@ -114,6 +114,25 @@ TEST_F(AdapterMath, CombinationsAreListedAndOutliveTheirParts) {
   EXPECT_EQ(list[2].scale, 2.0);
 }
 
+TEST_F(AdapterMath, WholeParametersAreServedAndMixedAloneOnly) {
+  adapters_.load("head", kPeft / "saved_head");
+  const auto head = LoraAdapter::load(kPeft / "saved_head", *generator_->model);
+  const std::vector<float> wanted = logits(head.get());
+  EXPECT_EQ(logits_of("head"), wanted);
+  adapters_.combine("copy", {{"head", 1.0}});
+  EXPECT_LT(largest_difference(logits_of("copy"), wanted), 1e-5f);
+  adapters_.fuse({{"head", 1.0}});
+  EXPECT_LT(largest_difference(logits_of(""), wanted), 1e-5f);
+  for (const AdapterMix& mix :
+       {AdapterMix{{"head", 0.5}}, AdapterMix{{"head", 1.0}, {"q_v", 1.0}}}) {
+    expect_error(
+        ErrorCode::kInvalidArgument,
+        "adapter 'head' has 'lm_head.weight' whole (modules_to_save or bias), which cannot "
+        "be weighted",
+        [&] { adapters_.combine("mix", mix); });
+  }
+}
+
 TEST_F(AdapterMath, FuseChangesTheBaseAndUnfuseRestoresItBitForBit) {
   const std::vector<float> base = logits_of("");
   EXPECT_EQ(base, logits(nullptr));

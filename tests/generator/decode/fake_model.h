@@ -51,6 +51,8 @@ class Model : public CausalLm {
   std::unique_ptr<KvCache> make_cache() const override;
   std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const override;
   const std::vector<LinearSlot>& linear_slots() const override { return slots_; }
+  const std::vector<TensorSlot>& tensor_slots() const override { return tensor_slots_; }
+  std::vector<float> tensor_values(const std::string&) const override { return {}; }
   // Not trained: both throw.
   std::vector<float> target_losses(const TokenTree& tree,
                                    const LoraAdapter* adapter) const override;
@@ -75,6 +77,7 @@ class Model : public CausalLm {
  private:
   CausalLmConfig config_;
   std::vector<LinearSlot> slots_;
+  std::vector<TensorSlot> tensor_slots_;  // none
   NextToken next_;
   mutable std::mutex mutex_;  // guards what follows
   mutable std::condition_variable changed_;

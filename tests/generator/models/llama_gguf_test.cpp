@@ -138,7 +138,7 @@ TEST(LlamaGguf, LogitsAndAdaptersEqualThoseOfTheFolder) {
   EXPECT_LE(max_difference(all_logits(*loaded.model, tokens), values_of(expected->get("logits"))),
             2e-4);
   for (const std::string name : {"lora_all", "lora_qv"}) {
-    const auto adapter = LoraAdapter::load(golden("llama/" + name), loaded.model->linear_slots());
+    const auto adapter = LoraAdapter::load(golden("llama/" + name), *loaded.model);
     EXPECT_LE(max_difference(all_logits(*loaded.model, tokens, adapter.get()),
                              values_of(expected->get(name))),
               4e-4)

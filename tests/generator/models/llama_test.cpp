@@ -57,8 +57,7 @@ TEST_P(TinyLlama, AdaptersEqualPeft) {
   const Golden expected(GetParam());
   const LoadedGenerator loaded = load_generator(golden(GetParam()), kernels::Precision::kExact);
   for (const std::string name : {"lora_all", "lora_qv"}) {
-    const auto adapter =
-        LoraAdapter::load(golden(GetParam()) + "/" + name, loaded.model->linear_slots());
+    const auto adapter = LoraAdapter::load(golden(GetParam()) + "/" + name, *loaded.model);
     const std::vector<float> logits = all_logits(*loaded.model, expected.tokens, adapter.get());
     EXPECT_LE(max_difference(logits, expected.logits(name)), 4e-4) << name;
     EXPECT_GT(max_difference(logits, expected.logits("logits")), 0.1) << name;
@@ -80,8 +79,8 @@ class LlamaBatching : public ::testing::TestWithParam<kernels::Precision> {};
 TEST_P(LlamaBatching, ChunksAndCompanyDoNotChangeLogits) {
   const LoadedGenerator loaded = load_generator(golden("llama"), GetParam());
   const CausalLm& model = *loaded.model;
-  const auto adapter = LoraAdapter::load(golden("llama/lora_all"), model.linear_slots());
-  const auto other = LoraAdapter::load(golden("llama/lora_qv"), model.linear_slots());
+  const auto adapter = LoraAdapter::load(golden("llama/lora_all"), model);
+  const auto other = LoraAdapter::load(golden("llama/lora_qv"), model);
   std::vector<std::vector<int32_t>> tokens(4);
   for (size_t s = 0; s < tokens.size(); ++s) {
     for (size_t i = 0; i < 70; ++i) {

@@ -20,7 +20,7 @@ constexpr int32_t kVocab = 288;
 
 // An adapter on every Linear whose A and B are both at work.
 std::unique_ptr<LoraAdapter> busy_adapter(const CausalLm& model) {
-  auto adapter = LoraAdapter::load(golden("llama") + "/lora_all", model.linear_slots());
+  auto adapter = LoraAdapter::load(golden("llama") + "/lora_all", model);
   for (auto& [path, weights] : adapter->mutable_weights()) {
     for (size_t i = 0; i < weights.b.size(); ++i) {
       weights.b[i] += 0.05f * std::sin(static_cast<float>(i));
@@ -289,13 +289,26 @@ std::vector<TokenTree> peft_batch(const SafetensorsFile& file) {
   return batch;
 }
 
-class PeftGradients : public ::testing::TestWithParam<const char*> {};
+// Folder of golden/peft, and its base model.
+using PeftCase = std::pair<const char*, const char*>;
+class PeftGradients : public ::testing::TestWithParam<PeftCase> {};
+
+void expect_near(const std::vector<float>& found, const TensorView& wanted) {
+  const auto* values = reinterpret_cast<const float*>(wanted.data);
+  ASSERT_EQ(static_cast<int64_t>(found.size()), wanted.num_elements()) << wanted.name;
+  for (size_t i = 0; i < found.size(); ++i) {
+    ASSERT_NEAR(found[i], values[i], 1e-5) << wanted.name << " " << i;
+  }
+}
 
 TEST_P(PeftGradients, LossAndGradientsEqualPython) {
-  const std::string folder = std::string(QUARRY_SOURCE_DIR) + "/tests/golden/peft/" + GetParam();
+  const std::string folder =
+      std::string(QUARRY_SOURCE_DIR) + "/tests/golden/peft/" + GetParam().first;
   const auto file = SafetensorsFile::open(folder + "/golden.safetensors");
-  const LoadedGenerator loaded = load_generator(golden("llama"), kernels::Precision::kExact);
-  const auto adapter = LoraAdapter::load(folder, loaded.model->linear_slots());
+  const LoadedGenerator loaded =
+      load_generator(golden(GetParam().second), kernels::Precision::kExact);
+  const auto adapter = LoraAdapter::load(folder, *loaded.model);
+  const LoraConfig config = LoraConfig::load(folder + "/adapter_config.json");
   LoraGradients gradients(*adapter);
   GradientOptions options;
   options.compute = GradientOptions::Compute::kFloat32;
@@ -309,18 +322,45 @@ TEST_P(PeftGradients, LossAndGradientsEqualPython) {
   for (const auto& [path, pair] : gradients.pairs()) {
     for (const char* half : {".lora_A.weight", ".lora_B.weight"}) {
       const TensorView& wanted = file->get("grad.base_model.model." + path + half);
-      const auto* values = reinterpret_cast<const float*>(wanted.data);
-      const std::vector<float>& found = half[6] == 'A' ? pair.a : pair.b;
-      ASSERT_EQ(static_cast<int64_t>(found.size()), wanted.num_elements());
-      for (size_t i = 0; i < found.size(); ++i) {
-        ASSERT_NEAR(found[i], values[i], 1e-5) << path << half << " " << i;
-      }
+      expect_near(half[6] == 'A' ? pair.a : pair.b, wanted);
     }
+  }
+  for (const auto& [name, gradient] : gradients.full()) {
+    expect_near(gradient, file->get("grad." + config.stored_name(name)));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Adapters, PeftGradients,
-                         ::testing::Values("q_v", "all_linear", "rslora", "patterns"));
+// The same with layers computed again in the backward pass.
+TEST_P(PeftGradients, CheckpointingChangesNothing) {
+  const std::string folder =
+      std::string(QUARRY_SOURCE_DIR) + "/tests/golden/peft/" + GetParam().first;
+  const LoadedGenerator loaded =
+      load_generator(golden(GetParam().second), kernels::Precision::kExact);
+  const auto adapter = LoraAdapter::load(folder, *loaded.model);
+  const auto file = SafetensorsFile::open(folder + "/golden.safetensors");
+  LoraGradients plain(*adapter);
+  LoraGradients checkpointed(*adapter);
+  GradientOptions options;
+  options.compute = GradientOptions::Compute::kFloat32;
+  for (const TokenTree& tree : peft_batch(*file)) {
+    options.checkpoint_layers = false;
+    loaded.model->accumulate_gradients(tree, *adapter, options, plain);
+    options.checkpoint_layers = true;
+    loaded.model->accumulate_gradients(tree, *adapter, options, checkpointed);
+  }
+  expect_equal(checkpointed, plain, 1e-6);
+  for (const auto& [name, gradient] : plain.full()) {
+    EXPECT_EQ(gradient, checkpointed.full_at(name)) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Adapters, PeftGradients,
+    ::testing::Values(PeftCase("q_v", "llama"), PeftCase("all_linear", "llama"),
+                      PeftCase("rslora", "llama"), PeftCase("patterns", "llama"),
+                      PeftCase("saved_head", "llama"), PeftCase("saved_embedding", "llama"),
+                      PeftCase("saved_mlp", "llama_scaled"), PeftCase("bias_all", "llama_scaled"),
+                      PeftCase("bias_lora_only", "llama_scaled")));
 
 TEST_F(LlamaTraining, WhatIsOutOfRangeIsRefusedByName) {
   const auto message = [&](const TokenTree& tree) -> std::string {

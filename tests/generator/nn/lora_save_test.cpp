@@ -206,9 +206,12 @@ class SaveAdapterTest : public ::testing::Test {
       weights->scale = weights == &q_ ? 4.0f : 8.0f / 3;
     }
   }
-  void save() { save_adapter(path_, LoraConfig::from_settings(settings_), weights_, options_); }
+  void save() {
+    save_adapter(path_, LoraConfig::from_settings(settings_), weights_, full_, options_);
+  }
   std::unique_ptr<LoraAdapter> load() {
-    return LoraAdapter::load(path_, {{"layers.0.q_proj", 5, 4}, {"layers.0.v_proj", 5, 4}});
+    return LoraAdapter::load(path_, {{"layers.0.q_proj", 5, 4}, {"layers.0.v_proj", 5, 4}},
+                             tensors_);
   }
   void expect_refused(const std::string& part) {
     expect_error(ErrorCode::kInvalidArgument, part, [&] { save(); });
@@ -221,6 +224,8 @@ class SaveAdapterTest : public ::testing::Test {
   LoraWeights q_;
   LoraWeights v_;
   AdapterWeightsByPath weights_ = {{"layers.0.q_proj", &q_}, {"layers.0.v_proj", &v_}};
+  FullTensorsByName full_;
+  std::vector<CausalLm::TensorSlot> tensors_;
   SaveAdapterOptions options_;
 };
 
@@ -251,10 +256,22 @@ TEST_F(SaveAdapterTest, PeftsFilesAreWrittenAgainWithTheSameTensors) {
       const auto& b = file->get("base_model.model." + path + ".lora_B.weight");
       slots.push_back({path, tensor.shape[1], b.shape[0]});
     }
-    const auto adapter = LoraAdapter::load(original, slots);
-    weights_.clear();
-    for (const auto& slot : slots) weights_[slot.path] = adapter->find(slot.path);
-    save_adapter(path_, config, weights_, options_);
+    bool repeats_biases = false;  // of copied modules, under their inner names
+    tensors_.clear();
+    for (const TensorView& tensor : file->tensors()) {
+      if (tensor.name.find(".lora_") != std::string::npos) continue;
+      const bool inner = tensor.name.find(".original_module.") != std::string::npos ||
+                         tensor.name.find(".modules_to_save.") != std::string::npos;
+      repeats_biases = repeats_biases || inner;
+      std::string name = tensor.name.substr(17);
+      const size_t base_layer = name.find(".base_layer");
+      if (base_layer != std::string::npos) name.erase(base_layer, 11);
+      if (!inner) tensors_.push_back({name, tensor.shape, CausalLm::TensorSlot::Use::kVector});
+    }
+    const auto adapter = LoraAdapter::load(original, slots, tensors_);
+    EXPECT_EQ(adapter->full().size(), tensors_.size());
+    save_adapter(path_, config, *adapter, options_);
+    if (repeats_biases) continue;
     EXPECT_EQ(read_bytes(path_ / "adapter_model.safetensors"),
               read_bytes(original / "adapter_model.safetensors"));
     EXPECT_EQ(read_json_file(path_ / "adapter_config.json"),
@@ -302,6 +319,68 @@ TEST_F(SaveAdapterTest, InitialisationsThatChangeTheBaseAreSavedAsPlainLora) {
   load();
 }
 
+TEST_F(SaveAdapterTest, WholeParametersComeBackUnderPeftsNames) {
+  settings_.modules_to_save = {"lm_head"};
+  settings_.bias = "lora_only";
+  FullTensor head;
+  head.shape = {3, 2};
+  head.values = {1, 2, 3, 4, 5, 6};
+  FullTensor bias;
+  bias.shape = {4};
+  bias.use = CausalLm::TensorSlot::Use::kVector;
+  bias.values = {1, 2, 3, 4};
+  full_ = {{"lm_head.weight", &head}, {"layers.0.q_proj.bias", &bias}};
+  tensors_ = {{"lm_head.weight", {3, 2}}, {"layers.0.q_proj.bias", {4}, bias.use}};
+  save();
+  const auto file = SafetensorsFile::open(path_ / "adapter_model.safetensors");
+  EXPECT_NE(file->find("base_model.model.lm_head.weight"), nullptr);
+  EXPECT_NE(file->find("base_model.model.layers.0.q_proj.base_layer.bias"), nullptr);
+  const auto adapter = load();
+  EXPECT_EQ(adapter->find_full("lm_head.weight")->values, head.values);
+  EXPECT_EQ(adapter->find_full("layers.0.q_proj.bias")->values, bias.values);
+  bias.values.pop_back();
+  expect_error(ErrorCode::kInvalidArgument, "base_layer.bias' holds 3 values, wanted 4",
+               [&] { save(); });
+  full_["layers.0.q_proj.weight"] = &head;
+  bias.values.push_back(4);
+  expect_error(ErrorCode::kInvalidArgument, "'layers.0.q_proj.weight' is of no module in",
+               [&] { save(); });
+}
+
+// PEFT's conversion of PiSSA: A' = [A; A0], B' = [B, -B0], r and alpha doubled.
+TEST_F(SaveAdapterTest, PairsWithAStartAreSavedAsPlainLoraOfTwiceTheRank) {
+  for (const bool rslora : {false, true}) {
+    settings_.init_lora_weights = "pissa";
+    settings_.use_rslora = rslora;
+    settings_.alpha_pattern = {{"v_proj", 5}};
+    const LoraConfig config = LoraConfig::from_settings(settings_);
+    q_.scale = static_cast<float>(config.scale("layers.0.q_proj"));
+    v_.scale = static_cast<float>(config.scale("layers.0.v_proj"));
+    LoraWeights start = q_;
+    start.a[0] = 7;
+    start.b[1] = 9;
+    q_.start = std::make_shared<const LoraWeights>(start);
+    v_.start = std::make_shared<const LoraWeights>(v_);
+    q_.pack();
+    save_adapter(path_, config, LoraAdapter({{"layers.0.q_proj", q_}, {"layers.0.v_proj", v_}}),
+                 options_);
+    const Json json = read_json_file(path_ / "adapter_config.json");
+    EXPECT_EQ(json["r"], 4);
+    EXPECT_EQ(json["rank_pattern"]["v_proj"], 6);
+    EXPECT_DOUBLE_EQ(json["lora_alpha"].get<double>(), rslora ? 8 * std::sqrt(2.0) : 16);
+    EXPECT_DOUBLE_EQ(json["alpha_pattern"]["v_proj"].get<double>(),
+                     rslora ? 5 * std::sqrt(2.0) : 10);
+    EXPECT_EQ(json["init_lora_weights"], true);
+    const auto adapter = load();
+    const LoraWeights& q = *adapter->find("layers.0.q_proj");
+    EXPECT_FLOAT_EQ(q.scale, q_.scale);
+    EXPECT_EQ(q.rank, 4);
+    EXPECT_EQ(q.a[10], 7);  // row 2: A0
+    EXPECT_EQ(q.b[0], q_.b[0]);
+    EXPECT_EQ(q.b[3], -9);  // B0 [0, 1]
+  }
+}
+
 TEST_F(SaveAdapterTest, WeightsThatContradictTheConfigurationAreRefused) {
   q_.rank = 1;
   expect_refused("adapter of 'layers.0.q_proj' has rank 1, its configuration says 2");
@@ -312,7 +391,7 @@ TEST_F(SaveAdapterTest, WeightsThatContradictTheConfigurationAreRefused) {
   q_.b[3] = std::numeric_limits<float>::infinity();
   expect_refused("'base_model.model.layers.0.q_proj.lora_B.weight' holds a value that is not fin");
   q_.b.pop_back();
-  expect_refused("lora_B.weight' holds 7 values, wanted 3 x 2");
+  expect_refused("lora_B.weight' holds 7 values, wanted 6");
   weights_.clear();
   expect_refused("an adapter needs the weights of at least one Linear");
 }

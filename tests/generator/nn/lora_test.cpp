@@ -59,7 +59,7 @@ class LoraAdapterTest : public ::testing::Test {
     std::vector<TensorToWrite> tensors = names_;
     for (size_t i = 0; i < tensors.size(); ++i) tensors[i].data = data_[i].data();
     write_safetensors(folder_.path() / "adapter_model.safetensors", tensors, {{"format", "pt"}});
-    return LoraAdapter::load(folder_.path(), slots_);
+    return LoraAdapter::load(folder_.path(), slots_, tensors_);
   }
   void expect_refused(ErrorCode code, const std::string& part) {
     expect_error(code, part, [&] { load(); });
@@ -71,6 +71,14 @@ class LoraAdapterTest : public ::testing::Test {
   std::vector<std::string> data_;
   std::vector<CausalLm::LinearSlot> slots_ = {{"model.layers.0.self_attn.q_proj", 3, 4},
                                               {"model.layers.0.self_attn.k_proj", 3, 2}};
+  std::vector<CausalLm::TensorSlot> tensors_ = {
+      {"model.embed_tokens.weight", {3, 2}, CausalLm::TensorSlot::Use::kEmbedding},
+      {"model.layers.0.self_attn.q_proj.weight", {4, 3}},
+      {"model.layers.0.self_attn.q_proj.bias", {4}, CausalLm::TensorSlot::Use::kVector},
+      {"model.layers.0.self_attn.k_proj.weight", {2, 3}},
+      {"model.layers.0.self_attn.k_proj.bias", {2}, CausalLm::TensorSlot::Use::kVector},
+      {"model.layers.0.input_layernorm.weight", {3}, CausalLm::TensorSlot::Use::kVector},
+      {"lm_head.weight", {3, 2}}};
 };
 
 TEST_F(LoraAdapterTest, ReadsBothMatricesAndTheScale) {
@@ -83,7 +91,7 @@ TEST_F(LoraAdapterTest, ReadsBothMatricesAndTheScale) {
   EXPECT_THAT(q->a, ::testing::ElementsAre(1, 2, 3, 4, 5, 6));
   EXPECT_THAT(q->b, ::testing::ElementsAre(1, -1, 2, -2, 3, -3, 4, -4));
   EXPECT_NE(q->packed_a, nullptr);
-  EXPECT_NE(q->packed_b, nullptr);
+  EXPECT_EQ(q->scaled_b.size(), q->b.size());
 }
 
 TEST_F(LoraAdapterTest, HalfPrecisionTensorsBecomeFloat) {
@@ -106,8 +114,7 @@ TEST_F(LoraAdapterTest, KeysThatChangeTheMathsAreRefusedByName) {
   const Json original = config_;
   const std::vector<std::pair<std::string, Json>> cases = {
       {"use_dora", true},
-      {"bias", "all"},
-      {"modules_to_save", Json::array({"lm_head"})},
+      {"bias", "some"},
       {"lora_bias", true},
       {"fan_in_fan_out", true},
       {"alora_invocation_tokens", Json::array({1, 2})},
@@ -182,13 +189,69 @@ TEST_F(LoraAdapterTest, TensorsThatDoNotFitAreNamed) {
   expect_refused(ErrorCode::kInvalidArgument, "has shape [2, 3], this model and rank want [4, 3]");
   config_["r"] = 2;
   add(std::string(kQ) + ".lora_magnitude_vector", {4}, {1, 1, 1, 1});
-  expect_refused(ErrorCode::kInvalidArgument, "embeddings, biases, DoRA");
+  expect_refused(ErrorCode::kInvalidArgument, "LoRA of embeddings and DoRA are not supported");
   names_.back() = {
       "base_model.model.model.layers.9.mlp.up_proj.lora_A.weight", WeightType::kF32, {4}};
   expect_refused(ErrorCode::kInvalidArgument,
                  "adapts 'model.layers.9.mlp.up_proj', which this model does not have");
   names_.back().name = "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight";
   expect_refused(ErrorCode::kCorruptData, "which target_modules [\"q_proj\"] leaves out");
+}
+
+TEST_F(LoraAdapterTest, SavedModulesAreReadByTheEndOfTheirPath) {
+  config_["modules_to_save"] = {"norm", "lm_head", "k_proj"};
+  const std::string base = "base_model.model.";
+  add(base + "model.layers.0.input_layernorm.weight", {3}, {1, 2, 3});
+  add(base + "lm_head.weight", {3, 2}, {1, 2, 3, 4, 5, 6}, WeightType::kBF16);
+  add(base + "model.layers.0.self_attn.k_proj.weight", {2, 3}, {6, 5, 4, 3, 2, 1});
+  add(base + "model.layers.0.self_attn.k_proj.bias", {2}, {7, 8});
+  const auto adapter = load();
+  ASSERT_EQ(adapter->full().size(), 4u);
+  EXPECT_THAT(adapter->find_full("model.layers.0.input_layernorm.weight")->values,
+              ::testing::ElementsAre(1, 2, 3));
+  EXPECT_EQ(adapter->find_full("lm_head.weight")->values[5], 6.0f);
+  EXPECT_NE(adapter->find_full("lm_head.weight")->packed, nullptr);
+  EXPECT_EQ(adapter->find_full("model.layers.0.self_attn.k_proj.bias")->packed, nullptr);
+  EXPECT_EQ(adapter->find_full("model.embed_tokens.weight"), nullptr);
+  names_.pop_back();
+  data_.pop_back();
+  expect_refused(ErrorCode::kCorruptData,
+                 "holds no 'base_model.model.model.layers.0.self_attn.k_proj.bias', which "
+                 "modules_to_save names");
+  add(base + "model.layers.0.self_attn.k_proj.bias", {3}, {7, 8, 9});
+  expect_refused(ErrorCode::kInvalidArgument, "k_proj.bias' has shape [3], this model wants [2]");
+}
+
+TEST_F(LoraAdapterTest, BiasesHaveTheNamesThatPeftGivesThem) {
+  config_["bias"] = "lora_only";
+  add(std::string(kQ) + ".base_layer.bias", {4}, {1, 2, 3, 4});
+  EXPECT_EQ(load()->find_full("model.layers.0.self_attn.q_proj.bias")->values[3], 4.0f);
+  config_["bias"] = "all";
+  expect_refused(ErrorCode::kCorruptData, "k_proj.bias', which bias asks for");
+  add("base_model.model.model.layers.0.self_attn.k_proj.bias", {2}, {5, 6});
+  EXPECT_EQ(load()->full().size(), 2u);
+  config_["bias"] = "none";
+  expect_refused(ErrorCode::kInvalidArgument, "nor a bias that is trained");
+}
+
+TEST_F(LoraAdapterTest, WhatModulesToSaveCannotSayIsRefused) {
+  const Json original = config_;
+  config_["modules_to_save"] = "lm_head";
+  expect_refused(ErrorCode::kCorruptData, "modules_to_save is \"lm_head\", wanted a list of names");
+  config_["modules_to_save"] = {""};
+  expect_refused(ErrorCode::kInvalidArgument, "modules_to_save holds an empty name");
+  config_["modules_to_save"] = {"(lm_head"};
+  expect_refused(ErrorCode::kInvalidArgument, "is not a regular expression");
+  config_["modules_to_save"] = {"_proj"};
+  expect_refused(ErrorCode::kInvalidArgument,
+                 "modules_to_save selects 'model.layers.0.self_attn.q_proj', which target_modules "
+                 "[\"q_proj\"] adapts as well");
+  config_["modules_to_save"] = {"embed_tokens"};
+  config_["ensure_weight_tying"] = true;
+  expect_refused(ErrorCode::kInvalidArgument, "ensure_weight_tying is true beside modules_to_save");
+  config_ = original;
+  config_["ensure_weight_tying"] = true;
+  load();
 }
 
 TEST_F(LoraAdapterTest, ValuesThatAreNotFiniteAreRefused) {
@@ -199,18 +262,18 @@ TEST_F(LoraAdapterTest, ValuesThatAreNotFiniteAreRefused) {
 
 TEST_F(LoraAdapterTest, MissingFilesAreNamedAndPicklesRefused) {
   expect_error(ErrorCode::kNotFound, "no such adapter folder",
-               [&] { LoraAdapter::load(folder_.path() / "absent", slots_); });
+               [&] { LoraAdapter::load(folder_.path() / "absent", slots_, tensors_); });
   expect_error(ErrorCode::kNotFound, "adapter_config.json: cannot open",
-               [&] { LoraAdapter::load(folder_.path(), slots_); });
+               [&] { LoraAdapter::load(folder_.path(), slots_, tensors_); });
   test::write_file(folder_.path() / "adapter_config.json", dump_json(config_));
   expect_error(ErrorCode::kNotFound, "holds no adapter_model.safetensors",
-               [&] { LoraAdapter::load(folder_.path(), slots_); });
+               [&] { LoraAdapter::load(folder_.path(), slots_, tensors_); });
   test::write_file(folder_.path() / "adapter_model.bin", "pickle");
   expect_error(ErrorCode::kInvalidArgument, "a Python pickle",
-               [&] { LoraAdapter::load(folder_.path(), slots_); });
+               [&] { LoraAdapter::load(folder_.path(), slots_, tensors_); });
   test::write_file(folder_.path() / "adapter_config.json", "[1]");
   expect_error(ErrorCode::kCorruptData, "is a JSON array, wanted an object",
-               [&] { LoraAdapter::load(folder_.path(), slots_); });
+               [&] { LoraAdapter::load(folder_.path(), slots_, tensors_); });
 }
 
 }  // namespace

@@ -1,0 +1,160 @@
+#include "finetune/run_adapter.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/nn/lora_init.h"
+#include "generator/nn/lora_save.h"
+#include "generator/weights/model_catalog.h"
+
+namespace quarry {
+namespace {
+
+void count_parameters(const RunAdapter& adapter, int64_t base_parameters, TrainingShape& shape) {
+  int64_t in_base = 0;
+  const auto train = [&](const std::vector<float>& values, bool packed) {
+    const auto size = static_cast<int64_t>(values.size());
+    shape.count.trainable += size;
+    if (size >= kMinElementsFor8bit) shape.count.in_large_tensors += size;
+    if (packed) shape.packed_parameters += size;
+    return size;
+  };
+  for (const auto& [path, pair] : adapter.adapter->weights()) {
+    const int64_t size = train(pair.a, true) + train(pair.b, true);
+    if (pair.start != nullptr) shape.start_parameters += size;
+  }
+  for (const auto& [name, full] : adapter.adapter->full()) {
+    const int64_t size = train(full.values, full.packed != nullptr);
+    if (!adapter.config->copies(name)) in_base += size;
+  }
+  shape.count.all = base_parameters + shape.count.trainable - in_base;
+}
+
+std::vector<StateTensor> to_state(const std::vector<ParameterView>& parameters) {
+  std::vector<StateTensor> tensors;
+  for (const ParameterView& parameter : parameters) {
+    StateTensor tensor;
+    tensor.name = parameter.name;
+    tensor.shape = {parameter.size};
+    const auto* bytes = reinterpret_cast<const uint8_t*>(parameter.value);
+    tensor.bytes.assign(bytes, bytes + parameter.size * 4);
+    tensors.push_back(std::move(tensor));
+  }
+  return tensors;
+}
+
+void from_state(const std::vector<StateTensor>& tensors, const std::string& source,
+                const std::vector<ParameterView>& parameters) {
+  for (const ParameterView& parameter : parameters) {
+    const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const StateTensor& tensor) {
+      return tensor.name == parameter.name;
+    });
+    QUARRY_CHECK(
+        found != tensors.end() && found->bytes.size() == static_cast<size_t>(parameter.size) * 4,
+        ErrorCode::kCorruptData, source, ": parameter ", parameter.name,
+        " is missing or of another size than this configuration's");
+    std::copy(found->bytes.begin(), found->bytes.end(),
+              reinterpret_cast<uint8_t*>(parameter.value));
+  }
+}
+
+// Where PiSSA's pairs started. A decomposition computed again may differ in its last bits.
+std::vector<ParameterView> start_parameters(LoraWeights& start, const std::string& path) {
+  const std::string prefix = "base_model.model." + path;
+  return {
+      {prefix + ".lora_A.start", start.a.data(), nullptr, static_cast<int64_t>(start.a.size())},
+      {prefix + ".lora_B.start", start.b.data(), nullptr, static_cast<int64_t>(start.b.size())}};
+}
+
+void save_start(const LoraAdapter& adapter, std::vector<StateTensor>& state) {
+  for (const auto& [path, pair] : adapter.weights()) {
+    if (pair.start == nullptr) continue;
+    LoraWeights start = *pair.start;
+    for (StateTensor& tensor : to_state(start_parameters(start, path))) {
+      state.push_back(std::move(tensor));
+    }
+  }
+}
+
+void restore_start(const std::vector<StateTensor>& state, const std::string& source,
+                   LoraAdapter& adapter) {
+  for (auto& [path, pair] : adapter.mutable_weights()) {
+    if (pair.start == nullptr) continue;
+    LoraWeights start = *pair.start;
+    from_state(state, source, start_parameters(start, path));
+    start.pack();
+    pair.start = std::make_shared<const LoraWeights>(std::move(start));
+  }
+}
+
+}  // namespace
+
+RunAdapter make_adapter(const FinetuneConfig& config, const LoadedGenerator& base) {
+  RunAdapter made;
+  const std::filesystem::path start = config.adapter.start_from;
+  if (!start.empty()) {
+    check_adapter_base(start, base.content_hash, base.name);
+    made.config = std::make_unique<LoraConfig>(LoraConfig::load(start / "adapter_config.json"));
+    made.adapter = LoraAdapter::load(start, *base.model);
+    return made;
+  }
+  LoraSettings settings = config.adapter;
+  if (settings.base_model_name_or_path.empty()) settings.base_model_name_or_path = base.name;
+  made.config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
+  LoraInitOptions options;
+  options.init_lora_weights = settings.init_lora_weights;
+  options.loftq_weights = config.adapter.loftq_weights;
+  options.seed = config.training.seed;
+  made.adapter = create_adapter(*made.config, *base.model, options);
+  return made;
+}
+
+TrainingShape training_shape(const FinetuneConfig& config, const LoadedGenerator& base,
+                             const RunAdapter& adapter) {
+  const CausalLmConfig& model = base.model->config();
+  TrainingShape shape;
+  shape.model.num_layers = model.num_layers;
+  shape.model.hidden_size = model.hidden_size;
+  shape.model.intermediate_size = model.intermediate_size;
+  shape.model.vocab_size = model.vocab_size;
+  const ModelInfo info = describe_model(resolve_model(base.path.string()));
+  shape.model.num_parameters = info.parameters;
+  shape.base_bytes = info.weight_bytes;
+  count_parameters(adapter, info.parameters, shape);
+  shape.tokens = config.training.micro_batch_tokens;
+  shape.target_tokens = std::min<int64_t>(64, shape.tokens);  // logits exist for 64 rows at once
+  shape.activation_element_bytes = config.training.compute == "f32" ? 4 : 2;
+  shape.checkpointing = config.training.checkpointing;
+  shape.optimizer = config.training.optimizer;
+  shape.threads = num_threads();
+  return shape;
+}
+
+std::vector<std::string> adapter_notices(const LoadedGenerator& base, const LoraAdapter& adapter) {
+  std::vector<std::string> notices;
+  const bool saves_table = adapter.find_full("lm_head.weight") != nullptr ||
+                           adapter.find_full("model.embed_tokens.weight") != nullptr;
+  if (saves_table && base.model->config().tied_head) {
+    notices.push_back(
+        "The base ties its output head to the embedding; what modules_to_save copies of the two is "
+        "trained apart from the other, as PEFT does.");
+  }
+  return notices;
+}
+
+std::vector<StateTensor> save_parameters(Trainer& trainer, const LoraAdapter& adapter) {
+  std::vector<StateTensor> state = to_state(trainer.parameters());
+  save_start(adapter, state);
+  return state;
+}
+
+void restore_parameters(const std::vector<StateTensor>& state, const std::string& source,
+                        Trainer& trainer, LoraAdapter& adapter) {
+  from_state(state, source, trainer.parameters());
+  restore_start(state, source, adapter);
+  trainer.pack();
+}
+
+}  // namespace quarry
