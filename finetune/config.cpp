@@ -3,6 +3,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -270,6 +271,13 @@ std::string config_hash(const FinetuneConfig& config) {
     if (kFree.count(field.name) == 0) text += field.name + "=" + field.get(config) + "\n";
   }
   return sha256_hex(text);
+}
+
+double automatic_epochs(size_t rows) {
+  constexpr double kRowsToSee = 640;
+  constexpr double kMostEpochs = 20;
+  const double wanted = std::round(kRowsToSee / static_cast<double>(std::max<size_t>(rows, 1)));
+  return std::clamp(wanted, 1.0, kMostEpochs);
 }
 
 }  // namespace quarry

@@ -68,7 +68,9 @@ struct AdapterOptions : LoraSettings {
 };
 
 struct TrainingOptions {
-  double epochs = 1;                  // passes over the data; may be a fraction
+  // Passes over the data; may be a fraction. 0: one, and up to 20 of fewer than 640 rows, so that
+  // a handful is learned too.
+  double epochs = 0;
   int64_t max_steps = 0;              // optimizer steps; 0: by epochs
   int64_t batch_size = 16;            // sequences of one optimizer step; large ones hurt LoRA
   int64_t micro_batch_tokens = 2048;  // tokens of one forward pass: memory grows with it
@@ -124,6 +126,9 @@ const std::vector<ConfigField>& config_fields();
 
 // Sets one option. Throws kInvalidArgument; an unknown name gets the nearest known one suggested.
 void set_config_field(FinetuneConfig& config, const std::string& name, const std::string& text);
+
+// What training.epochs = 0 means for so many rows.
+double automatic_epochs(size_t rows);
 
 // Reads a YAML file over `config`: what the file does not say stays. Keys may be nested or dotted.
 // Relative paths stay as they are. Throws kNotFound; kInvalidArgument "FILE:LINE: ..." for text

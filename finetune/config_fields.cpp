@@ -323,8 +323,8 @@ void add_adapter(Fields& f) {
 
 void add_optimization(Fields& f) {
   f.push_back(real(
-      "training.epochs", "passes over the data", 1e-6, 1e6,
-      [](auto& c) -> auto& { return c.training.epochs; }));
+      "training.epochs", "passes over the data; 0: one, and up to 20 of fewer than 640 rows", 0,
+      1e6, [](auto& c) -> auto& { return c.training.epochs; }));
   f.push_back(integer(
       "training.max_steps", "optimizer steps; 0: by epochs", 0, kMany,
       [](auto& c) -> auto& { return c.training.max_steps; }));

@@ -43,6 +43,9 @@ struct FinetuneRun::Impl {
         renderer(base, render_options(config, *base.model)),
         trained(make_adapter(config, base)) {
     limit_rows(config.data.max_examples, config.training.seed, train_set);
+    if (config.training.epochs == 0) {
+      config.training.epochs = automatic_epochs(train_set.rows.size());
+    }
     open_index();
     stream = std::make_unique<GroupStream>(train_set, renderer, retriever.get(), embedder.get(),
                                            group_options(config));

@@ -37,9 +37,8 @@ using FullTensorsByName = std::map<std::string, const FullTensor*>;
 // and README.md when there is a card. The folder appears whole or not at all: it is made beside
 // `folder` and renamed. An adapter that was there is replaced; any other folder that is not empty
 // is refused. What is saved is plain LoRA: an init_lora_weights that would make readers change the
-// base
-// ("pissa", "loftq") is written as true. Reads a, b, rank and scale; packed_a and scaled_b may be
-// null.
+// base ("pissa", "loftq") is written as true. Reads a, b, rank and scale; the packed ones may be
+// missing.
 // Throws kInvalidArgument: no weights; sizes, rank or scale that contradict `config`; a value that
 // is not finite (naming the tensor). kUnavailable when the disk refuses.
 void save_adapter(const std::filesystem::path& folder, const LoraConfig& config,

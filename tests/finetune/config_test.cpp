@@ -48,6 +48,14 @@ TEST(FinetuneConfig, DefaultsAreThoseOfTheIssue) {
   EXPECT_EQ(config.training.max_grad_norm, 1.0);
 }
 
+TEST(FinetuneConfig, FewRowsAreSeenOftener) {
+  EXPECT_EQ(automatic_epochs(1), 20.0);
+  EXPECT_EQ(automatic_epochs(20), 20.0);
+  EXPECT_EQ(automatic_epochs(160), 4.0);
+  EXPECT_EQ(automatic_epochs(640), 1.0);
+  EXPECT_EQ(automatic_epochs(100000), 1.0);
+}
+
 TEST(FinetuneConfig, ReadsEverySection) {
   const FinetuneConfig config = from_yaml(R"(# a run
 model: {path: smollm2, load_in: nf4}
@@ -164,7 +172,7 @@ TEST(FinetuneConfig, MistakesOfYamlNameTheLine) {
   EXPECT_EQ(yaml_message("\nadapter: {r: 0}\n"),
             "run.yaml:2: adapter.r is \"0\", wanted a whole number from 1 to 65536");
   EXPECT_EQ(yaml_message("training:\n  epochs: many\n"),
-            "run.yaml:2: training.epochs is \"many\", wanted a number from 1e-06 to 1e+06");
+            "run.yaml:2: training.epochs is \"many\", wanted a number from 0 to 1e+06");
   EXPECT_EQ(yaml_message("training: {schedule: cosin}"),
             "run.yaml:1: training.schedule is \"cosin\", wanted one of constant, linear, cosine");
   EXPECT_EQ(yaml_message("training: {packing: 2}"),
