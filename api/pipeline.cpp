@@ -39,15 +39,21 @@ std::string search_query(const std::vector<ChatMessage>& messages) {
 
 // Puts passages and question into the form that prepared.adapter was trained with.
 void build_prompt(const LoadedGenerator& generator, const std::vector<ChatMessage>& messages,
-                  const std::vector<Hit>& hits, int64_t max_tokens, Pipeline::Prepared& prepared) {
+                  const std::vector<Hit>& hits, const AskOptions& ask,
+                  Pipeline::Prepared& prepared) {
   const int64_t context = generator.model->config().max_seq_len;
   RagPromptOptions options;
   // A caller that asks for more tokens than half of the context gets what the prompt leaves.
-  options.max_tokens = context - std::clamp(max_tokens, int64_t{1}, context / 2);
+  options.max_tokens = context - std::clamp(ask.max_tokens, int64_t{1}, context / 2);
   RagPrompt prompt =
       build_rag_prompt(generator, *prepared.adapter->rag_template, messages, hits, options);
   prepared.citations = std::move(prompt.citations);
   prepared.prompt = std::move(prompt.tokens);
+  const double bias = prepared.adapter->refusal_bias + ask.refusal_bias;
+  if (bias == 0.0) return;
+  const std::vector<int32_t> refusal = generator.tokenizer->encode(
+      prepared.adapter->not_in_documents, Tokenizer::SpecialTokens::kNone);
+  if (!refusal.empty()) prepared.first_token_bias = {refusal.front(), static_cast<float>(bias)};
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -95,7 +101,7 @@ Pipeline::Prepared Pipeline::prepare(const std::vector<ChatMessage>& messages,
   const double min_relevance =
       options.min_relevance < 0.0 ? kDefaultMinRelevance : options.min_relevance;
   prepared.relevant = !hits.empty() && relevance(query, hits) >= min_relevance;
-  if (prepared.relevant) build_prompt(model, messages, hits, options.max_tokens, prepared);
+  if (prepared.relevant) build_prompt(model, messages, hits, options, prepared);
   return prepared;
 }
 
@@ -110,7 +116,7 @@ Answer Pipeline::answer_from(const std::vector<Hit>& hits, const std::vector<Cha
   Prepared prepared;
   prepared.adapter = engine_->adapters().acquire(options.adapter);
   prepared.relevant = true;
-  build_prompt(model, messages, hits, options.max_tokens, prepared);
+  build_prompt(model, messages, hits, options, prepared);
   return answer(std::move(prepared), options, on_text);
 }
 
@@ -127,6 +133,7 @@ Answer Pipeline::answer(Prepared prepared, const AskOptions& options,
   }
   GenerateRequest request;
   request.prompt = std::move(prepared.prompt);
+  request.first_token_bias = prepared.first_token_bias;
   request.max_tokens = options.max_tokens;
   request.stop = options.stop;
   request.sampling = options.sampling;

@@ -19,6 +19,9 @@ struct AskOptions {
   std::vector<std::string> stop;
   std::string adapter;          // name in Engine::adapters(); empty: base model
   double min_relevance = -1.0;  // < 0: the pipeline's calibrated default; 0: never abstain
+  // Nats added to the adapter's own (ServedAdapter::refusal_bias): above 0 "not in the documents"
+  // is said oftener, -infinity never.
+  double refusal_bias = 0.0;
 };
 
 struct Answer {
@@ -59,6 +62,7 @@ class Pipeline {
     bool relevant = false;
     std::vector<Citation> citations;
     std::vector<int32_t> prompt;  // rendered and tokenized, fits the model's context
+    GenerateRequest::FirstTokenBias first_token_bias;  // towards the adapter's refusal
     // What the prompt was made for: its template's, and what has to answer it.
     std::shared_ptr<const ServedAdapter> adapter;
     double search_seconds = 0.0;

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "api/cli/command.h"
 #include "data/core/error.h"
@@ -19,6 +20,7 @@ struct AdapterArguments {
   std::string model;
   std::string out;
   std::string type;  // empty: default_merge_type
+  std::optional<double> refusal_bias;
   bool any_base = false;
   bool as_json = false;
 };
@@ -74,6 +76,7 @@ OrderedJson to_json(const AdapterInfo& info) {
     json["rag_template"] = info.notes->rag_template;
     json["rag_template_version"] = info.notes->rag_template_version;
     json["not_in_documents"] = info.notes->not_in_documents;
+    json["refusal_bias"] = info.notes->refusal_bias;
   }
   json["warnings"] = info.warnings;
   return json;
@@ -112,6 +115,7 @@ void print_notes(const AdapterNotes& notes) {
   }
   if (!notes.not_in_documents.empty()) {
     std::cout << "  no answer      " << notes.not_in_documents << "\n";
+    if (notes.refusal_bias != 0) std::cout << "  refusal bias   " << notes.refusal_bias << "\n";
   }
 }
 
@@ -202,7 +206,8 @@ void convert(const AdapterArguments& arguments, const CommandContext& context) {
   ConvertOptions options;
   options.check_base = !arguments.any_base;
   if (retypes) {
-    retype_adapter(adapter, *model, *parse_merge_type(arguments.type), out);
+    retype_adapter(adapter, *model, {*parse_merge_type(arguments.type), arguments.refusal_bias},
+                   out);
   } else if (to_gguf) {
     adapter_to_gguf(adapter, *model, out, options);
   } else {
@@ -270,6 +275,8 @@ void add_convert(CLI::App& parent, const Arguments& arguments, const CommandCont
                     "Convert for a model other than the adapter was trained on");
   command->add_option("--type", arguments->type, "Folder to folder: matrices as f32, bf16 or f16")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  command->add_option("--refusal-bias", arguments->refusal_bias,
+                      "Folder to folder: how readily it says \"not in the documents\", in nats");
   command->footer(
       "llama.cpp scales every matrix by alpha / r. rsLoRA and alpha_pattern are multiplied into "
       "B,\n"

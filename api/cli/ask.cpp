@@ -17,6 +17,7 @@ struct AskArguments {
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
+  double refusal_bias = 0.0;
   bool as_json = false;
 };
 
@@ -36,6 +37,7 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   options.max_tokens = arguments.sampling.max_tokens;
   options.sampling = arguments.sampling.sampling;
   options.stop = arguments.sampling.stop;
+  options.refusal_bias = arguments.refusal_bias;
   options.min_relevance = arguments.min_relevance;
 
   const OpenedIndex opened = open_index(arguments.index, arguments.embedder, true);
@@ -79,6 +81,7 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
+  add_refusal_bias_flag(*command, arguments->refusal_bias);
   command->add_option("--embedder", arguments->embedder,
                       "Embedder to use (default: the one the index was made with)");
   command->add_flag("--json", arguments->as_json, "Print JSON");

@@ -34,6 +34,7 @@ struct AnswersArguments {
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
+  double refusal_bias = 0.0;
   bool as_json = false;
 };
 
@@ -81,6 +82,7 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
   options.max_tokens = arguments.sampling.max_tokens;
   options.sampling = arguments.sampling.sampling;
   options.stop = arguments.sampling.stop;
+  options.refusal_bias = arguments.refusal_bias;
   const bool use_gold = arguments.passages == "gold";
   const std::map<std::string, Hit> gold =
       use_gold ? read_gold_passages(arguments) : std::map<std::string, Hit>();
@@ -229,6 +231,7 @@ void add_eval_answers_command(CLI::App& eval, CommandContext& context) {
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
+  add_refusal_bias_flag(*command, arguments->refusal_bias);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(
       "Examples\n"

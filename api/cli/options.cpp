@@ -99,6 +99,14 @@ void add_search_flags(CLI::App& command, SearchFlags& flags) {
       ->expected(1);
 }
 
+void add_refusal_bias_flag(CLI::App& command, double& bias) {
+  command
+      .add_option("--refusal-bias", bias,
+                  "How readily a tuned model says \"not in the documents\": nats added to what its "
+                  "adapter has; =-inf: never")
+      ->capture_default_str();
+}
+
 SearchOptions to_search_options(const SearchFlags& flags) {
   SearchOptions options;
   options.mode = parse_search_mode(flags.mode);

@@ -43,6 +43,8 @@ struct SearchFlags {
   std::vector<std::string> filter;  // key=value
 };
 void add_search_flags(CLI::App& command, SearchFlags& flags);
+// AskOptions::refusal_bias.
+void add_refusal_bias_flag(CLI::App& command, double& bias);
 SearchOptions to_search_options(const SearchFlags& flags);
 
 // Embedder of an index, as its manifest names it; `override_model` when not empty.

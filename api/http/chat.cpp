@@ -107,6 +107,8 @@ void read_retrieval(const Fields& fields, bool has_index, ChatRequest& chat) {
     chat.ask.search = read_search_options(retrieval, chat.ask.search);
     chat.ask.min_relevance =
         retrieval.number("min_relevance", -1.0, 1e6).value_or(chat.ask.min_relevance);
+    chat.ask.refusal_bias =
+        retrieval.number("refusal_bias", -1e6, 1e6).value_or(chat.ask.refusal_bias);
   } else {
     fields.fail("retrieval", "true, false or an object");
   }
@@ -164,6 +166,7 @@ std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
   check_context_length(context, "messages", static_cast<int64_t>(plan->prepared.prompt.size()));
   GenerateRequest request;
   request.prompt = std::move(plan->prepared.prompt);
+  request.first_token_bias = plan->prepared.first_token_bias;
   request.max_tokens = chat.parameters.max_tokens;
   request.stop = chat.parameters.stop;
   request.sampling = chat.parameters.sampling;

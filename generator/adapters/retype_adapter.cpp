@@ -9,13 +9,14 @@
 
 namespace quarry {
 
-void retype_adapter(const std::filesystem::path& folder, const ModelFile& base, WeightType type,
-                    const std::filesystem::path& out) {
+void retype_adapter(const std::filesystem::path& folder, const ModelFile& base,
+                    const RetypeOptions& wanted, const std::filesystem::path& out) {
   const auto adapter = LoraAdapter::load(folder, base.slots(), base.tensor_slots());
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
   SaveAdapterOptions options;
-  options.type = type;
+  options.type = wanted.type;
   options.notes = read_adapter_notes(folder).value_or(AdapterNotes());
+  options.notes.refusal_bias = wanted.refusal_bias.value_or(options.notes.refusal_bias);
   std::ifstream card(folder / "README.md", std::ios::binary);
   options.model_card.assign(std::istreambuf_iterator<char>(card), {});
   save_adapter(out, config, *adapter, options);

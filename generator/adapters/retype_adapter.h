@@ -1,15 +1,21 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
 #include "generator/adapters/model_file.h"
 #include "generator/quant/weight_type.h"
 
 namespace quarry {
 
-// Writes the PEFT adapter in `folder` again as `out`, its matrices as F32, F16 or BF16 (half the
-// bytes): configuration, notes and model card stay. Throws as LoraAdapter::load and save_adapter.
-void retype_adapter(const std::filesystem::path& folder, const ModelFile& base, WeightType type,
-                    const std::filesystem::path& out);
+struct RetypeOptions {
+  WeightType type = WeightType::kBF16;  // of the matrices; or kF32, kF16
+  std::optional<double> refusal_bias;   // AdapterNotes::refusal_bias; none: as it is
+};
+
+// Writes the PEFT adapter in `folder` again as `out`; configuration, the other notes and model card
+// stay. Throws as LoraAdapter::load and save_adapter.
+void retype_adapter(const std::filesystem::path& folder, const ModelFile& base,
+                    const RetypeOptions& wanted, const std::filesystem::path& out);
 
 }  // namespace quarry

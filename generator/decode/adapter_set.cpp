@@ -134,6 +134,7 @@ AdapterSet::Entry AdapterSet::read(const std::string& name,
   served.rag_template = &form;
   served.not_in_documents =
       notes.not_in_documents.empty() ? form.not_in_documents : notes.not_in_documents;
+  served.refusal_bias = notes.refusal_bias;
   Entry entry;
   entry.listing.name = name;
   entry.listing.origin = std::filesystem::absolute(folder).lexically_normal().string();
@@ -195,11 +196,14 @@ std::shared_ptr<const ServedAdapter> AdapterSet::sum(const std::string& name,
     const bool is_first = result.rag_template == nullptr;
     if (is_first) result.rag_template = served.rag_template;
     if (is_first) result.not_in_documents = served.not_in_documents;
+    if (is_first) result.refusal_bias = served.refusal_bias;
     const bool agrees = result.rag_template == served.rag_template &&
-                        result.not_in_documents == served.not_in_documents;
+                        result.not_in_documents == served.not_in_documents &&
+                        result.refusal_bias == served.refusal_bias;
     if (agrees) continue;
     result.rag_template = &default_rag_template();
     result.not_in_documents = default_rag_template().not_in_documents;
+    result.refusal_bias = 0;
   }
   std::map<std::string, LoraWeights> sums;
   for (const auto& [path, list] : pieces) {

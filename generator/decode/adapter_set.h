@@ -26,6 +26,7 @@ struct ServedAdapter {
   std::shared_ptr<const LoraAdapter> weights;  // null: nothing beside the base model's weights
   const RagTemplate* rag_template = nullptr;   // never null: the one it was trained with, else ours
   std::string not_in_documents;  // what it says when the passages lack the answer; never empty
+  double refusal_bias = 0;       // AdapterNotes::refusal_bias
 };
 
 // The adapters that an engine serves beside its base model: load, replace, remove, combine, fuse.

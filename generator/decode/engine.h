@@ -41,6 +41,11 @@ struct GenerateRequest {
   int64_t max_tokens = 256;
   std::vector<std::string> stop;  // text is cut before the first of these
   SamplingOptions sampling;
+  // Nats added to the logit of a token where the text begins; -infinity: it does not begin so.
+  struct FirstTokenBias {
+    int32_t token = -1;  // -1: none
+    float bias = 0.0f;
+  } first_token_bias;
   std::string adapter;  // name in Engine::adapters(); empty: the base model
   // From adapters().acquire(), for a caller that made the prompt for it; null: submit() acquires
   // the one of that name.

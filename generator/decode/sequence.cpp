@@ -57,7 +57,14 @@ int64_t Sequence::advance(int64_t num_tokens, const float* logits, int64_t vocab
     result_.prefill_seconds = seconds_between(started_, first_token_);
   }
   const size_t before = result_.tokens.size();
-  accept(sampler_.sample(logits, vocab_size));
+  const auto [token, bias] = request_.first_token_bias;
+  if (before == 0 && token >= 0 && token < vocab_size) {
+    std::vector<float> biased(logits, logits + vocab_size);
+    biased[static_cast<size_t>(token)] += bias;
+    accept(sampler_.sample(biased.data(), vocab_size));
+  } else {
+    accept(sampler_.sample(logits, vocab_size));
+  }
   return static_cast<int64_t>(result_.tokens.size() - before);
 }
 

@@ -20,6 +20,9 @@ struct AdapterNotes {
   std::string rag_template;       // of generator/prompt.h; empty: not trained on passages
   int rag_template_version = 0;
   std::string not_in_documents;  // the reply to questions that the passages do not answer, or empty
+  // Nats added to the logit of that reply's first token where an answer begins: above 0 it comes
+  // oftener. Chosen after training, on questions whose answers are known.
+  double refusal_bias = 0;
 };
 
 struct SaveAdapterOptions {

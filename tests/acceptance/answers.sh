@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Quality of answers, through the program: 1,000 SQuAD dev questions drawn with seed 1, greedy.
 #   gold    each with its own paragraph
+#   forced  the same, "not in the documents" forbidden: what saying it costs questions that have an
+#           answer
 #   open    over an index of all 20,963 paragraphs, the three best passages
 #   absent  200 of them over a copy of that index without their paragraphs: the share that is told
 #           that the documents do not hold the answer
@@ -40,6 +42,7 @@ ask() { # NAME QUESTIONS [options]
   "$quarry" --quiet eval answers "$work/$questions.questions.jsonl" --max-tokens 40 "${adapter[@]}" "$@" --json >"$work/$name.json"
 }
 ask gold sample --passages gold
+ask forced sample --passages gold --refusal-bias=-inf
 ask open sample --index "$index" --top-k 3
 cp -r "$index" "$work/without.idx"
 sed "s|^|$data/squad11/dev.passages.jsonl#|" "$work/absent.pids" | xargs -d '\n' "$quarry" --quiet index rm "$work/without.idx"
@@ -50,7 +53,7 @@ import json
 import pathlib
 import sys
 
-for name in ("gold", "open", "absent"):
+for name in ("gold", "forced", "open", "absent"):
     report = json.loads((pathlib.Path(sys.argv[1]) / f"{name}.json").read_text())
     figures = "  ".join(f"{label} {report[key]['mean']:.1f} [{report[key]['low']:.1f}, {report[key]['high']:.1f}]"
                         for label, key in (("EM", "em"), ("F1", "f1"), ("not in the documents", "not_in_documents")))

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <mutex>
 #include <thread>
 
@@ -199,6 +200,24 @@ TEST(Pipeline, AnAdaptersOwnReplyIsNoAnswer) {
   expect_error([&] { rig.pipeline->ask(messages, options, nullptr); }, ErrorCode::kNotFound,
                "no adapter is named 'gone'; there are: dash, other");
   EXPECT_EQ(rig.pipeline->ask(messages, AskOptions(), nullptr).adapter, "");
+}
+
+TEST(Pipeline, ARefusalIsFavouredOrForbiddenWhereTheTextBegins) {
+  Rig rig;
+  const test::TemporaryFolder folder;
+  fake::write_adapter(folder.path() / "lora", 1.0f, 1, R"({"not_in_documents": "-"})");
+  rig.engine->adapters().load("tuned", folder.path() / "lora");
+  const std::vector<ChatMessage> question = {{"user", "Who built the steam engine?"}};
+  AskOptions options;
+  options.refusal_bias = 100.0;
+  // The base model's is "The documents ..."; only the first token is pushed.
+  EXPECT_EQ(rig.pipeline->ask(question, options, nullptr).text, "T");
+  options.adapter = "tuned";
+  EXPECT_FALSE(rig.pipeline->ask(question, options, nullptr).answered);
+  options.refusal_bias = -std::numeric_limits<double>::infinity();
+  const Answer forced = rig.pipeline->ask(question, options, nullptr);
+  EXPECT_TRUE(forced.answered);
+  EXPECT_NE(forced.text.substr(0, 1), "-");
 }
 
 TEST(Pipeline, AReplyIsComparedWithoutWhiteSpaceAround) {

@@ -253,12 +253,14 @@ TEST_F(AdapterNames, NotesDecideTemplateAndReply) {
   EXPECT_EQ(adapters_.acquire("plain")->not_in_documents, ours);
   EXPECT_EQ(adapters_.acquire("")->not_in_documents, ours);
   adapters_.load("own", noted(R"({"rag_template": {"name": "passages", "version": 1},
-                                  "not_in_documents": "Not there."})"));
+                                  "not_in_documents": "Not there.", "refusal_bias": 0.5})"));
   EXPECT_EQ(adapters_.acquire("own")->not_in_documents, "Not there.");
   adapters_.combine("own2", {{"own", 2.0}});
   EXPECT_EQ(adapters_.acquire("own2")->not_in_documents, "Not there.");
+  EXPECT_EQ(adapters_.acquire("own2")->refusal_bias, 0.5);
   adapters_.combine("both", {{"own", 1.0}, {"plain", 1.0}});  // do not agree
   EXPECT_EQ(adapters_.acquire("both")->not_in_documents, ours);
+  EXPECT_EQ(adapters_.acquire("both")->refusal_bias, 0.0);
 }
 
 TEST_F(AdapterNames, WhatTheNotesRuleOutIsRefused) {

@@ -400,6 +400,7 @@ TEST_F(SaveAdapterTest, TheNotesComeBackAndBindTheBaseModel) {
   options_.notes.rag_template = "plain";
   options_.notes.rag_template_version = 3;
   options_.notes.not_in_documents = "Not in the documents.";
+  options_.notes.refusal_bias = -1.25;
   save();
   const auto notes = read_adapter_notes(path_);
   ASSERT_TRUE(notes.has_value());
@@ -408,6 +409,7 @@ TEST_F(SaveAdapterTest, TheNotesComeBackAndBindTheBaseModel) {
   EXPECT_EQ(notes->rag_template, "plain");
   EXPECT_EQ(notes->rag_template_version, 3);
   EXPECT_EQ(notes->not_in_documents, "Not in the documents.");
+  EXPECT_EQ(notes->refusal_bias, -1.25);
   check_adapter_base(path_, "0123456789abcdef", "any name");
   expect_error(ErrorCode::kInvalidArgument,
                "was trained on 'tiny' (content hash 0123456789ab), this model is 'other' (fedcba",
