@@ -13,13 +13,11 @@ namespace quarry {
 struct LoraInitOptions {
   // "true", "false", "gaussian" as the other create_adapter (generator/nn/lora_training.h), or from
   // a singular value decomposition U S V^T cut to rank r, with s B A = U S V^T:
-  //   "pissa" (Meng et al. 2024, arXiv:2404.02948) of the weight: the largest directions of the
-  //   base
-  //     are trained, and LoraWeights::start takes them off the base;
-  //   "pissa_niter_N" the same, approximately (Halko et al. 2009, arXiv:0909.4061) with N power
-  //     iterations: much faster;
-  //   "loftq" (Li et al. 2023, arXiv:2310.08659), one iteration, of the dense weight less the
-  //     quantized one: the adapter starts by making up for the error of the base.
+  // "pissa" (Meng et al. 2024, arXiv:2404.02948) of the weight: its largest directions are trained,
+  // and LoraWeights::start takes them off the base; "pissa_niter_N" the same, approximately (Halko
+  // et al. 2009, arXiv:0909.4061) with N power iterations, much faster; "loftq" (Li et al. 2023,
+  // arXiv:2310.08659), one iteration, of the dense weight less the quantized one: the adapter
+  // starts by making up for the error of the base.
   std::string init_lora_weights = "true";
   std::filesystem::path loftq_weights;  // folder or file of the dense weights, safetensors
   uint64_t seed = 1;

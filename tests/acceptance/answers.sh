@@ -39,10 +39,33 @@ ln -s "$data/squad11/dev.passages.jsonl" "$work/dev.passages.jsonl"
 ask() { # NAME QUESTIONS [options]
   local name=$1 questions=$2
   shift 2
-  "$quarry" --quiet eval answers "$work/$questions.questions.jsonl" --max-tokens 40 "${adapter[@]}" "$@" --json >"$work/$name.json"
+  "$quarry" --quiet eval answers "$work/$questions.questions.jsonl" --max-tokens 40 "${adapter[@]}" "$@" \
+    --output "$work/$name.answers.json" --json >"$work/$name.json"
 }
 ask gold sample --passages gold
-ask forced sample --passages gold --refusal-bias=-inf
+
+# Only what was refused changes when refusing is forbidden.
+python3 - "$work" <<'PYTHON'
+import json
+import pathlib
+import sys
+
+work = pathlib.Path(sys.argv[1])
+answers = json.loads((work / "gold.answers.json").read_text())
+refused = {qid for qid, answer in answers.items() if answer.strip() == "The documents do not hold the answer."}
+with open(work / "refused.questions.jsonl", "w", encoding="utf-8") as out:
+    for line in open(work / "sample.questions.jsonl", encoding="utf-8"):
+        if json.loads(line)["qid"] in refused:
+            out.write(line)
+PYTHON
+cp "$work/gold.json" "$work/forced.json"
+if [ -s "$work/refused.questions.jsonl" ]; then
+  ask again refused --passages gold --refusal-bias=-inf
+  python3 -c 'import json, sys
+print(json.dumps(json.load(open(sys.argv[1])) | json.load(open(sys.argv[2]))))' \
+    "$work/gold.answers.json" "$work/again.answers.json" >"$work/forced.answers.json"
+  "$quarry" --quiet eval answers "$work/sample.questions.jsonl" --predictions "$work/forced.answers.json" --json >"$work/forced.json"
+fi
 ask open sample --index "$index" --top-k 3
 cp -r "$index" "$work/without.idx"
 sed "s|^|$data/squad11/dev.passages.jsonl#|" "$work/absent.pids" | xargs -d '\n' "$quarry" --quiet index rm "$work/without.idx"
