@@ -15,8 +15,9 @@ namespace quarry {
 
 struct ModelOptions {
   std::string path;  // folder, .gguf or catalogue name; empty: the default generator
-  // How the frozen base is kept: "as-is" (the file's own blocks), "nf4" (4.13 bits a weight, the
-  // smallest), "int8", "bf16", "f32" (exact, and 8 times the memory of 4 bits).
+  // How the frozen base is kept: "as-is" (the file's own blocks), "nf4" (4.25 bits a weight, the
+  // smallest), "fp4" (as small, less exact), "int8", "bf16", "f32" (exact, and 8 times the memory
+  // of 4 bits). Quantized at load; the embedding and the head stay as the file has them.
   std::string load_in = "as-is";
 };
 

@@ -202,7 +202,8 @@ void add_model_and_data(Fields& f) {
       "model.path", "folder, .gguf or name of the base model; empty: the default",
       [](auto& c) -> auto& { return c.model.path; }));
   f.push_back(choice(
-      "model.load_in", "how the frozen base is kept", {"as-is", "nf4", "int8", "bf16", "f32"},
+      "model.load_in", "how the frozen base is kept",
+      {"as-is", "nf4", "fp4", "int8", "bf16", "f32"},
       [](auto& c) -> auto& { return c.model.load_in; }));
   f.push_back(text_list(
       "data.train", "training files or folders", [](auto& c) -> auto& { return c.data.train; }));

@@ -34,6 +34,27 @@ double activation_bytes(const TrainingShape& shape, const EstimateConstants& c) 
 
 }  // namespace
 
+int64_t held_base_bytes(const BaseWeights& base, LoadIn load_in, bool is_exact) {
+  constexpr int64_t kFloatBytes = 4;
+  const int64_t values = base.linear_values + base.other_values;
+  const int64_t others = base.file_bytes - base.linear_file_bytes;
+  if (is_exact) return kFloatBytes * values;
+  switch (load_in) {
+    case LoadIn::kAsIs:
+      break;
+    case LoadIn::kNF4:
+    case LoadIn::kFP4:
+      return others + base.linear_values * 17 / 32;  // 4.25 bits
+    case LoadIn::kInt8:
+      return others + base.linear_values * 17 / 16;
+    case LoadIn::kBF16:
+      return 2 * values;
+    case LoadIn::kF32:
+      return kFloatBytes * values;
+  }
+  return base.file_bytes;
+}
+
 MemoryEstimate estimate_training(const TrainingShape& shape, const EstimateConstants& constants) {
   constexpr int64_t kFloatBytes = 4;
   MemoryEstimate estimate;

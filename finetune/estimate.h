@@ -5,6 +5,7 @@
 
 #include "finetune/model_shape.h"
 #include "finetune/optimizer.h"
+#include "generator/quant/weight_options.h"
 
 namespace quarry {
 
@@ -21,6 +22,16 @@ struct MemoryEstimate {
            workspace_bytes;
   }
 };
+
+// A base model's weights in their file: those of Linears, which model.load_in changes, and others.
+struct BaseWeights {
+  int64_t file_bytes = 0;  // of all
+  int64_t linear_file_bytes = 0;
+  int64_t linear_values = 0;
+  int64_t other_values = 0;
+};
+// What the weights take in memory, packed for training. is_exact: in float32 (training.compute).
+int64_t held_base_bytes(const BaseWeights& base, LoadIn load_in, bool is_exact);
 
 // What only a measurement can tell. Rows are [tokens, size] arrays of activations.
 struct EstimateConstants {

@@ -5,12 +5,26 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/adapters/model_file.h"
 #include "generator/nn/lora_init.h"
 #include "generator/nn/lora_save.h"
 #include "generator/weights/model_catalog.h"
 
 namespace quarry {
 namespace {
+
+BaseWeights base_weights(const ModelInfo& info) {
+  const auto file = ModelFile::open(info.location);
+  BaseWeights weights;
+  weights.file_bytes = info.weight_bytes;
+  for (const ModelLayout::Linear& linear : file->layout().linears) {
+    const TensorView& weight = file->weight(linear);
+    weights.linear_file_bytes += weight.bytes;
+    weights.linear_values += weight.num_elements();
+  }
+  weights.other_values = info.parameters - weights.linear_values;
+  return weights;
+}
 
 void count_parameters(const RunAdapter& adapter, int64_t base_parameters, TrainingShape& shape) {
   int64_t in_base = 0;
@@ -121,7 +135,8 @@ TrainingShape training_shape(const FinetuneConfig& config, const LoadedGenerator
   shape.model.vocab_size = model.vocab_size;
   const ModelInfo info = describe_model(resolve_model(base.path.string()));
   shape.model.num_parameters = info.parameters;
-  shape.base_bytes = info.weight_bytes;
+  shape.base_bytes = held_base_bytes(base_weights(info), parse_load_in(config.model.load_in),
+                                     config.training.compute == "f32");
   count_parameters(adapter, info.parameters, shape);
   shape.tokens = config.training.micro_batch_tokens;
   shape.target_tokens = std::min<int64_t>(64, shape.tokens);  // logits exist for 64 rows at once

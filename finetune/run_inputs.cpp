@@ -11,14 +11,12 @@
 namespace quarry {
 namespace {
 
-kernels::Precision precision_of(const FinetuneConfig& config) {
-  const std::string& load_in = config.model.load_in;
-  if (load_in == "as-is") {
-    return config.training.compute == "f32" ? kernels::Precision::kExact
-                                            : kernels::Precision::kFast;
-  }
-  throw_error(ErrorCode::kInvalidArgument, "model.load_in is '", load_in,
-              "', and this version trains on a model as its file holds it only (as-is)");
+GeneratorOptions generator_options(const FinetuneConfig& config) {
+  GeneratorOptions options;
+  options.precision =
+      config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast;
+  options.weights.load_in = parse_load_in(config.model.load_in);
+  return options;
 }
 
 CsvColumns csv_columns(const std::map<std::string, std::string>& columns) {
@@ -46,7 +44,7 @@ LoadedGenerator load_base(const FinetuneConfig& config) {
   if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));
   return load_generator(
       config.model.path.empty() ? std::string(kDefaultGenerator) : config.model.path,
-      precision_of(config));
+      generator_options(config));
 }
 
 RenderOptions render_options(const FinetuneConfig& config, const CausalLm& model) {

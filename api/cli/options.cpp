@@ -17,12 +17,27 @@ void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
                   "fast: int8 activations against 4-bit weights; exact: float32 everywhere")
       ->check(CLI::IsMember({"fast", "exact"}))
       ->capture_default_str();
+  command
+      .add_option("--load-in", flags.load_in,
+                  "How weights are held: as-is, nf4 (4.25 bits), fp4, int8, bf16 or f32; quantized "
+                  "at load, the head and the embedding stay as they are")
+      ->check(CLI::IsMember({"as-is", "nf4", "fp4", "int8", "bf16", "f32"}))
+      ->capture_default_str();
+  command
+      .add_option("--llm-int8", flags.llm_int8_threshold,
+                  "Multiply int8 weights as LLM.int8 does, with this outlier threshold (6 is "
+                  "usual); 0: activations keep 16 bits")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
 }
 
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags) {
-  const auto precision =
+  GeneratorOptions options;
+  options.precision =
       flags.precision == "exact" ? kernels::Precision::kExact : kernels::Precision::kFast;
-  return std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, precision));
+  options.weights.load_in = parse_load_in(flags.load_in);
+  options.weights.llm_int8_threshold = flags.llm_int8_threshold;
+  return std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, options));
 }
 
 void add_adapter_flag(CLI::App& command, std::string& adapter) {

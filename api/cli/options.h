@@ -17,6 +17,8 @@ namespace quarry::cli {
 struct GeneratorFlags {
   std::string model = kDefaultGenerator;
   std::string precision = "fast";
+  std::string load_in = "as-is";
+  float llm_int8_threshold = 0.0f;
 };
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags);
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags);

@@ -196,6 +196,7 @@ class Merge {
         OrderedJson::parse(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(type);
     if (unties_head_) config["tie_word_embeddings"] = false;
+    config.erase("quantization_config");
     write_file_atomically(path, dump_json(config, 2) + "\n");
   }
 

@@ -74,7 +74,7 @@ std::string merged_bytes(const MergedTensor& tensor) {
   if (tensor.full != nullptr) {
     values = to_stored_order(tensor.full->values, rows);
   } else {
-    dequantize(base.type, base.data, values.data(), base.num_elements());
+    decode_tensor(base, values.data());
   }
   if (tensor.lora != nullptr) {
     const int64_t out = base.shape.front();

@@ -1,8 +1,8 @@
 #include "generator/adapters/model_file.h"
 
 #include "data/core/error.h"
+#include "generator/weights/bnb_tensors.h"
 #include "generator/weights/gguf_file.h"
-#include "generator/weights/safetensors_file.h"
 
 namespace quarry {
 namespace {
@@ -30,10 +30,12 @@ std::unique_ptr<ModelFile> ModelFile::open(const ModelLocation& location) {
     source.description = config_path.string();
     file->family_ = &find_causal_lm_family(*file->config_, source.description);
     source.config = file->config_.get();
-    auto tensors = SafetensorsFile::open(location.path);
-    QUARRY_CHECK(tensors->unreadable().empty(), ErrorCode::kInvalidArgument, tensors->description(),
-                 ": tensor '", tensors->unreadable().begin()->first, "' has dtype ",
-                 tensors->unreadable().begin()->second, ", which is not supported");
+    // What cannot be read could not be written either.
+    const auto stored = SafetensorsFile::open(location.path);
+    QUARRY_CHECK(stored->unreadable().empty(), ErrorCode::kInvalidArgument, stored->description(),
+                 ": tensor '", stored->unreadable().begin()->first, "' has dtype ",
+                 stored->unreadable().begin()->second, ", which is not supported");
+    auto tensors = open_folder_tensors(location.path, *file->config_);
     file->tensors_ = std::move(tensors);
   }
   source.tensors = file->tensors_.get();

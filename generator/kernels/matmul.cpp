@@ -375,8 +375,8 @@ void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, 
   multiply_group(&target, 1, x, m, ldx, bits);
 }
 
-void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m,
-                  int64_t ldx) {
+void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
+                  ActivationBits bits) {
   if (m <= 0) return;
   for (const MatmulTarget& target : targets) {
     QUARRY_CHECK(target.weight->k() == targets[0].weight->k(), ErrorCode::kInvalidArgument,
@@ -389,7 +389,7 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
     for (end = begin + 1; end < count; ++end) {
       if (!same_activations(first, view_of(*targets[end].weight))) break;
     }
-    multiply_group(targets.data() + begin, end - begin, x, m, ldx, ActivationBits::k16);
+    multiply_group(targets.data() + begin, end - begin, x, m, ldx, bits);
   }
 }
 

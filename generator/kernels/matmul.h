@@ -67,7 +67,8 @@ struct MatmulTarget {
   float* y = nullptr;  // [m, weight->n()], row stride ldy
   int64_t ldy = 0;
 };
-void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx);
+void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
+                  ActivationBits bits = ActivationBits::k16);
 
 // x[m, k] = y[m, n] * W: the gradient of matmul with respect to its input, for a frozen weight.
 // Decodes one panel of W at a time. kExact multiplies in float32; kFast rounds y and the decoded

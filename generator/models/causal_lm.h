@@ -10,6 +10,7 @@
 #include "data/text/tokenizer.h"
 #include "generator/kernels/matmul.h"
 #include "generator/kernels/tree_attention.h"
+#include "generator/quant/weight_options.h"
 
 namespace quarry {
 
@@ -127,8 +128,16 @@ struct LoadedGenerator {
   std::vector<int32_t> stop_tokens;             // end of text, end of turn
 };
 
-// `model` is a short name, a Hugging Face folder or a .gguf file. Throws kNotFound with the names
+struct GeneratorOptions {
+  kernels::Precision precision = kernels::Precision::kFast;
+  WeightOptions weights;
+};
+
+// `model` is a short name, a Hugging Face folder or a .gguf file. A folder may be one that
+// bitsandbytes quantized; with kAsIs, dense weights whose config.json asks for its quantization get
+// it. Throws kNotFound with the names
 // that exist, kCorruptData, kInvalidArgument for a family that we do not have, naming it.
+LoadedGenerator load_generator(const std::string& model, const GeneratorOptions& options);
 LoadedGenerator load_generator(const std::string& model, kernels::Precision precision);
 
 }  // namespace quarry

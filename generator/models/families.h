@@ -7,6 +7,7 @@
 #include "data/core/json.h"
 #include "generator/models/causal_lm.h"
 #include "generator/models/text_encoder.h"
+#include "generator/quant/weight_options.h"
 #include "generator/weights/gguf_file.h"
 #include "generator/weights/tensor_source.h"
 
@@ -19,6 +20,7 @@ struct CausalLmSource {
   const GgufFile* gguf = nullptr;  // metadata of a GGUF file
   const Json* config = nullptr;    // config.json of a Hugging Face folder
   std::string description;         // of the file that holds the configuration, for messages
+  WeightOptions weights;           // how Linears are held
 };
 
 // A tensor of a model under the names it has in both kinds of files.

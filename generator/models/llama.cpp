@@ -17,6 +17,7 @@
 #include "generator/nn/functional.h"
 #include "generator/nn/linear.h"
 #include "generator/nn/load.h"
+#include "generator/nn/pack_weight.h"
 #include "generator/nn/rms_norm.h"
 #include "generator/nn/rope_table.h"
 
@@ -67,13 +68,13 @@ LlamaLayer load_layer(const TensorSource& source, const LlamaPlan& plan, int64_t
   };
   return {
       norm(names.attention_norm, hf.attention_norm),
-      nn::Linear({q, k, v}, precision),
-      nn::Linear({project(names.o, hf.o, q_width, hidden)}, precision),
+      nn::Linear({q, k, v}, precision, plan.weights),
+      nn::Linear({project(names.o, hf.o, q_width, hidden)}, precision, plan.weights),
       norm(names.mlp_norm, hf.mlp_norm),
       nn::Linear(
           {project(names.gate, hf.gate, hidden, inner), project(names.up, hf.up, hidden, inner)},
-          precision),
-      nn::Linear({project(names.down, hf.down, inner, hidden)}, precision),
+          precision, plan.weights),
+      nn::Linear({project(names.down, hf.down, inner, hidden)}, precision, plan.weights),
   };
 }
 
@@ -271,8 +272,9 @@ Llama::Llama(const TensorSource& source, const LlamaPlan& plan, kernels::Precisi
       config_.tied_head
           ? table
           : nn::get_checked(source, plan.names.head + std::string(".weight"), table_shape);
-  head_ = kernels::pack_matrix(head.type, head.data, config_.vocab_size, config_.hidden_size,
-                               precision);
+  // 4- and 8-bit quantization leaves the head alone.
+  const bool is_quantized = nn::quantized_type(plan.weights.load_in).has_value();
+  head_ = nn::pack_weight(head, {}, precision, is_quantized ? LoadIn::kAsIs : plan.weights.load_in);
   const char* embedding_path = kLlamaHuggingFaceNames.embedding;
   embedding_ = config_.tied_head ? std::make_unique<nn::Embedding>(head_, embedding_path)
                                  : std::make_unique<nn::Embedding>(table, embedding_path);

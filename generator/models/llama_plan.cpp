@@ -124,7 +124,6 @@ LlamaPlan plan_from_config(const Json& json, const std::string& source) {
   config.norm_epsilon = values.number_or("rms_norm_eps", 1e-6);
   config.tied_head = values.flag_or("tie_word_embeddings", false);
   values.require_text("hidden_act", "silu");
-  values.require_absent("quantization_config");
   check_config(config, values.source());
   read_rope(values, plan);
   return plan;
@@ -133,8 +132,10 @@ LlamaPlan plan_from_config(const Json& json, const std::string& source) {
 }  // namespace
 
 LlamaPlan plan_llama(const CausalLmSource& source) {
-  return source.gguf != nullptr ? plan_from_gguf(*source.gguf)
-                                : plan_from_config(*source.config, source.description);
+  LlamaPlan plan = source.gguf != nullptr ? plan_from_gguf(*source.gguf)
+                                          : plan_from_config(*source.config, source.description);
+  plan.weights = source.weights;
+  return plan;
 }
 
 std::vector<int64_t> interleaved_rows(int64_t num_heads, int64_t head_dim) {

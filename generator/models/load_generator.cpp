@@ -5,10 +5,10 @@
 #include "generator/models/families.h"
 #include "generator/models/folder_text.h"
 #include "generator/nn/kv_cache.h"
+#include "generator/weights/bnb_tensors.h"
 #include "generator/weights/gguf_file.h"
 #include "generator/weights/gguf_tokenizer.h"
 #include "generator/weights/model_catalog.h"
-#include "generator/weights/safetensors_file.h"
 
 namespace quarry {
 namespace {
@@ -35,14 +35,15 @@ void add_end_tokens(LoadedGenerator& loaded) {
   }
 }
 
-void load_gguf(const ModelLocation& location, kernels::Precision precision,
+void load_gguf(const ModelLocation& location, const GeneratorOptions& options,
                LoadedGenerator& loaded) {
   const std::unique_ptr<GgufFile> file = GgufFile::open(location.path);
   CausalLmSource source;
   source.tensors = file.get();
   source.gguf = file.get();
   source.description = file->description();
-  loaded.model = find_causal_lm_family(*file).make(source, precision);
+  source.weights = options.weights;
+  loaded.model = find_causal_lm_family(*file).make(source, options.precision);
   const GgufTokenizerData data = read_gguf_tokenizer(*file);
   loaded.tokenizer = make_gguf_tokenizer(data);
   const auto token_text = [&](int32_t id) {
@@ -61,17 +62,21 @@ void load_gguf(const ModelLocation& location, kernels::Precision precision,
   }
 }
 
-void load_folder(const ModelLocation& location, kernels::Precision precision,
+void load_folder(const ModelLocation& location, const GeneratorOptions& options,
                  LoadedGenerator& loaded) {
   const std::filesystem::path config_path = location.path / "config.json";
   const Json config = read_json_file(config_path);
   const CausalLmFamily& family = find_causal_lm_family(config, config_path.string());
-  const std::unique_ptr<SafetensorsFile> tensors = SafetensorsFile::open(location.path);
+  const std::unique_ptr<TensorSource> tensors = open_folder_tensors(location.path, config);
   CausalLmSource source;
   source.tensors = tensors.get();
   source.config = &config;
   source.description = config_path.string();
-  loaded.model = family.make(source, precision);
+  source.weights = options.weights;
+  if (source.weights.load_in == LoadIn::kAsIs) {
+    source.weights.load_in = configured_load_in(config, *tensors, source.description);
+  }
+  loaded.model = family.make(source, options.precision);
   loaded.tokenizer = load_tokenizer(location.path);
   loaded.chat_template = load_folder_chat_template(location.path);
   for (int64_t id : folder_end_tokens(location.path)) {
@@ -82,14 +87,20 @@ void load_folder(const ModelLocation& location, kernels::Precision precision,
 }  // namespace
 
 LoadedGenerator load_generator(const std::string& model, kernels::Precision precision) {
+  GeneratorOptions options;
+  options.precision = precision;
+  return load_generator(model, options);
+}
+
+LoadedGenerator load_generator(const std::string& model, const GeneratorOptions& options) {
   const ModelLocation location = resolve_model(model);
   LoadedGenerator loaded;
   loaded.name = location.name;
   loaded.path = location.path;
   if (location.kind == ModelLocation::Kind::kGgufFile) {
-    load_gguf(location, precision, loaded);
+    load_gguf(location, options, loaded);
   } else {
-    load_folder(location, precision, loaded);
+    load_folder(location, options, loaded);
   }
   QUARRY_CHECK(loaded.tokenizer->vocab_size() <= loaded.model->config().vocab_size,
                ErrorCode::kCorruptData, location.path.string(), ": the tokenizer knows ",

@@ -13,7 +13,10 @@ Embedding::Embedding(const TensorView& table, const std::string& path)
       num_rows_(table.shape[0]),
       width_(table.shape[1]),
       type_(table.type),
-      rows_(table.data, table.data + table.bytes) {}
+      rows_(table.data, table.data + table.bytes) {
+  QUARRY_CHECK(!needs_quant_state(table.type), ErrorCode::kInvalidArgument, "tensor '", table.name,
+               "': an embedding as ", weight_type_traits(table.type).name, " is not supported");
+}
 
 Embedding::Embedding(std::shared_ptr<const kernels::PackedMatrix> table, const std::string& path)
     : weight_name_(path + ".weight"),

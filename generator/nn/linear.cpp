@@ -7,6 +7,7 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/nn/autograd.h"
+#include "generator/nn/pack_weight.h"
 
 namespace quarry::nn {
 namespace {
@@ -40,8 +41,10 @@ void read_bias(const Projection& projection, float* destination) {
 
 }  // namespace
 
-Linear::Linear(const std::vector<Projection>& projections, kernels::Precision precision) {
+Linear::Linear(const std::vector<Projection>& projections, kernels::Precision precision,
+               const WeightOptions& options) {
   QUARRY_DCHECK(!projections.empty());
+  llm_int8_threshold_ = options.llm_int8_threshold;
   in_features_ = projections.front().weight->shape[1];
   for (const Projection& projection : projections) {
     QUARRY_DCHECK(projection.weight->shape[1] == in_features_);
@@ -51,6 +54,19 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
   }
   for (size_t first = 0; first < projections.size();) {
     const WeightType type = projections[first].weight->type;
+    if (options.load_in != LoadIn::kAsIs || needs_quant_state(type)) {
+      const Projection& projection = projections[first];
+      blocks_.push_back(
+          {pack_weight(*projection.weight, projection.row_order, precision, options.load_in),
+           slices_[first].offset, nullptr});
+      const bool is_int8 = options.load_in == LoadIn::kInt8 || type == WeightType::kInt8Rows;
+      if (is_int8 && options.llm_int8_threshold > 0.0f) {
+        blocks_.back().int8 = std::make_unique<const Int8Rows>(
+            int8_rows_of(*projection.weight, projection.row_order));
+      }
+      ++first;
+      continue;
+    }
     size_t last = first + 1;
     while (last < projections.size() && projections[last].weight->type == type) ++last;
     const int64_t begin = slices_[first].offset;
@@ -58,7 +74,8 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
     const std::vector<uint8_t> rows =
         gather_rows(projections, first, last, weight_bytes(type, in_features_));
     blocks_.push_back(
-        {kernels::pack_matrix(type, rows.data(), end - begin, in_features_, precision), begin});
+        {kernels::pack_matrix(type, rows.data(), end - begin, in_features_, precision), begin,
+         nullptr});
     first = last;
   }
   for (size_t p = 0; p < projections.size(); ++p) {
@@ -68,15 +85,28 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
   }
 }
 
+void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits) const {
+  std::vector<kernels::MatmulTarget> targets;
+  Int8ProductOptions options;
+  options.outlier_threshold = llm_int8_threshold_;
+  for (const Block& block : blocks_) {
+    float* out = y.data_ptr<float>() + block.offset;
+    if (block.int8 == nullptr || at::GradMode::is_enabled()) {
+      targets.push_back({block.weight.get(), out, out_features_});
+    } else {
+      multiply_int8_rows(block.int8->state, block.int8->codes.data(), block.weight->n(),
+                         in_features_, x.data_ptr<float>(), x.size(0), options, out, out_features_);
+    }
+  }
+  kernels::matmul_group(targets, x.data_ptr<float>(), x.size(0), in_features_, bits);
+}
+
 Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
                        Workspace& workspace) const {
   const int64_t num_rows = x.size(0);
   QUARRY_DCHECK(x.size(1) == in_features_);
   Tensor y = workspace.empty(num_rows, out_features_);
-  for (const Block& block : blocks_) {
-    kernels::matmul(*block.weight, x.data_ptr<float>(), num_rows, in_features_,
-                    y.data_ptr<float>() + block.offset, out_features_, workspace.activation_bits());
-  }
+  multiply(x, y, workspace.activation_bits());
   for (const AdapterSpan& span : spans) replace_products(x, span, y);
   add_biases(spans, y);
   for (const AdapterSpan& span : spans) add_adapter(x, span, y, workspace);

@@ -7,6 +7,8 @@
 #include "generator/kernels/matmul.h"
 #include "generator/nn/adapter_span.h"
 #include "generator/nn/workspace.h"
+#include "generator/quant/int8_rows.h"
+#include "generator/quant/weight_options.h"
 #include "generator/weights/tensor_source.h"
 
 namespace quarry::nn {
@@ -27,7 +29,9 @@ struct Projection {
 class Linear {
  public:
   // REQUIRES: at least one projection; all with the same in_features.
-  Linear(const std::vector<Projection>& projections, kernels::Precision precision);
+  // Projections that are quantized at load, or came with a QuantState, have a matrix each.
+  Linear(const std::vector<Projection>& projections, kernels::Precision precision,
+         const WeightOptions& options = {});
 
   int64_t in_features() const { return in_features_; }
   int64_t out_features() const { return out_features_; }
@@ -62,7 +66,10 @@ class Linear {
   struct Block {
     std::unique_ptr<kernels::PackedMatrix> weight;
     int64_t offset;
+    std::unique_ptr<const Int8Rows> int8;  // set: the product of LLM.int8 is wanted
   };
+  // x times the weights, without bias and adapters.
+  void multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits) const;
   // The adapters' part of the forward pass.
   void replace_products(const Tensor& x, const AdapterSpan& span, Tensor& y) const;
   void add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const;
@@ -84,6 +91,7 @@ class Linear {
   void backward_pair(const Tensor& x, const Tensor& dy, const AdapterSpan& span, const Slice& slice,
                      Tensor& dx, Workspace& workspace) const;
 
+  float llm_int8_threshold_ = 0.0f;
   int64_t in_features_ = 0;
   int64_t out_features_ = 0;
   std::vector<Slice> slices_;

@@ -21,9 +21,11 @@ void check(const TensorSource& source, const TensorView& tensor,
                tensor.name, "' has shape ", shape_text(tensor.shape),
                ", the configuration asks for ", shape_text(shape));
   const WeightType type = tensor.type;
-  QUARRY_CHECK(type != WeightType::kI8 && type != WeightType::kI32 && type != WeightType::kI64,
+  QUARRY_CHECK(type != WeightType::kI8 && type != WeightType::kU8 && type != WeightType::kI32 &&
+                   type != WeightType::kI64,
                ErrorCode::kCorruptData, source.description(), ": tensor '", tensor.name,
                "' holds integers (", weight_type_traits(type).name, "), weights are wanted");
+  if (needs_quant_state(type)) return;
   QUARRY_CHECK(shape.back() % weight_type_traits(type).block_size == 0, ErrorCode::kCorruptData,
                source.description(), ": tensor '", tensor.name, "' has rows of ", shape.back(),
                " elements, not whole blocks of ", weight_type_traits(type).name);
@@ -48,7 +50,7 @@ const TensorView* find_checked(const TensorSource& source, const std::string& na
 Tensor load_vector(const TensorSource& source, const std::string& name, int64_t width) {
   const TensorView& view = get_checked(source, name, {width});
   Tensor vector = at::empty({width}, at::kFloat);
-  dequantize(view.type, view.data, vector.data_ptr<float>(), width);
+  decode_tensor(view, vector.data_ptr<float>());
   return vector;
 }
 

@@ -98,7 +98,8 @@ void dequantize_int8_row(const QuantState& state, const int8_t* codes, int64_t r
 }
 
 void multiply_int8_rows(const QuantState& state, const int8_t* codes, int64_t n, int64_t k,
-                        const float* x, int64_t m, const Int8ProductOptions& options, float* y) {
+                        const float* x, int64_t m, const Int8ProductOptions& options, float* y,
+                        int64_t ldy) {
   const RoundedRows rounded = round_rows(x, m, k, options.outlier_threshold);
   parallel_for(n, std::max<int64_t>(1, 65536 / (m * k)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -110,7 +111,7 @@ void multiply_int8_rows(const QuantState& state, const int8_t* codes, int64_t n,
         for (const int64_t j : rounded.outliers) {
           sum += x[r * k + j] * (static_cast<float>(weights[j]) * int8_row_scale(absmax));
         }
-        y[r * n + row] = sum;
+        y[r * ldy + row] = sum;
       }
     }
   });

@@ -34,9 +34,10 @@ struct Int8ProductOptions {
 // largest magnitude that is no outlier, products are summed in integers, and the columns of x that
 // hold an outlier are multiplied in float32 with the decoded weights. A column is an outlier for
 // all m rows, so that, unlike in kernels::matmul, rows depend on their batch; of a single row only
-// the outliers themselves are left out. Runs on parallel_for's threads. x and y are contiguous and
-// do not overlap.
+// the outliers themselves are left out. x is contiguous, y has the row stride ldy; they do not
+// overlap. Runs on parallel_for's threads.
 void multiply_int8_rows(const QuantState& state, const int8_t* codes, int64_t n, int64_t k,
-                        const float* x, int64_t m, const Int8ProductOptions& options, float* y);
+                        const float* x, int64_t m, const Int8ProductOptions& options, float* y,
+                        int64_t ldy);
 
 }  // namespace quarry

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "generator/quant/quant_state.h"
 #include "generator/quant/weight_type.h"
 
 namespace quarry {
@@ -17,6 +18,7 @@ struct TensorView {
   std::vector<int64_t> shape;
   const uint8_t* data = nullptr;  // into the mapping; may be unaligned
   int64_t bytes = 0;
+  std::shared_ptr<const QuantState> state = nullptr;  // of a type that needs_quant_state()
 
   int64_t num_elements() const {
     int64_t n = 1;
@@ -24,6 +26,12 @@ struct TensorView {
     return n;
   }
 };
+
+// Decodes rows [begin, end) of a tensor of any type to float32, a row being what the last extent
+// counts. REQUIRES: whole blocks in a row, but for types with a state.
+void decode_rows(const TensorView& tensor, int64_t begin, int64_t end, float* destination);
+// The whole tensor.
+void decode_tensor(const TensorView& tensor, float* destination);
 
 // Named tensors of a model, whatever the file format. Views stay valid while the source lives.
 // Immutable after construction.

@@ -2,6 +2,7 @@
 // first.
 //   decode    one token through all the weights of SmolLM2-135M (Q4_1, head Q8_0): GB/s, tokens/s
 //   prefill   128 and 512 tokens through its layers: GOP/s, tokens/s
+//   nf4, int8 both with layers of that type, the head as before
 //   embed     165 tokens through all-MiniLM-L6-v2 in bfloat16: GFLOP/s, passages/s
 //   exact     float32
 // Usage: matmul_bench [name ...]     QUARRY_CPU_ISA and OMP_NUM_THREADS as everywhere.
@@ -61,14 +62,27 @@ std::vector<uint8_t> random_weights(WeightType type, int64_t count, std::mt19937
   return bytes;
 }
 
+std::unique_ptr<PackedMatrix> random_matrix(const Layer& layer, Precision precision,
+                                            std::mt19937* generator) {
+  if (!needs_quant_state(layer.type)) {
+    const auto bytes = random_weights(layer.type, layer.n * layer.k, generator);
+    return kernels::pack_matrix(layer.type, bytes.data(), layer.n, layer.k, precision);
+  }
+  std::vector<uint8_t> codes(static_cast<size_t>(layer.n * layer.k));
+  for (uint8_t& byte : codes) byte = static_cast<uint8_t>((*generator)());
+  QuantState state;
+  state.block_size = 64;
+  const bool by_row = layer.type == WeightType::kInt8Rows;
+  state.absmax.assign(static_cast<size_t>(by_row ? layer.n : layer.n * layer.k / 64), 0.1f);
+  return kernels::pack_quantized(layer.type, state, codes.data(), layer.n, layer.k, precision);
+}
+
 Model make_model(const std::vector<Layer>& layers, int copies, Precision precision) {
   std::mt19937 generator(1);
   Model model;
   for (int copy = 0; copy < copies; ++copy) {
     for (const Layer& layer : layers) {
-      const auto bytes = random_weights(layer.type, layer.n * layer.k, &generator);
-      model.weights.push_back(
-          kernels::pack_matrix(layer.type, bytes.data(), layer.n, layer.k, precision));
+      model.weights.push_back(random_matrix(layer, precision, &generator));
       model.bytes += model.weights.back()->bytes();
       model.multiplies += layer.n * layer.k;
       model.max_n = std::max(model.max_n, layer.n);
@@ -118,7 +132,7 @@ void run(const std::string& name, const Model& model, int64_t m, int64_t passage
   const double flop = 2.0 * static_cast<double>(model.multiplies * m);
   const double units = passages > 0 ? static_cast<double>(passages) : static_cast<double>(m);
   std::printf(
-      "%-8s m %4lld  %8.3f ms (best %8.3f, cpu %8.3f)  %5.1f GB/s  %7.1f GFLOP/s  %8.1f %s/s "
+      "%-12s m %4lld  %8.3f ms (best %8.3f, cpu %8.3f)  %5.1f GB/s  %7.1f GFLOP/s  %8.1f %s/s "
       "(best %8.1f, by cpu time %8.1f)  parity %.0e\n",
       name.c_str(), static_cast<long long>(m), t.median * 1e3, t.best * 1e3, t.best_cpu * 1e3,
       static_cast<double>(model.bytes) / t.median / 1e9, flop / t.median / 1e9, units / t.median,
@@ -133,25 +147,32 @@ bool wanted(int argc, char** argv, const std::string& name) {
   return argc == 1;
 }
 
+// SmolLM2-135M with layers of one type. `name` asks for both works; else their own names do.
+void run_language_model(int argc, char** argv, WeightType type, const std::string& name) {
+  const std::vector<Layer> layers = {{type, 576, 576}, {type, 192, 576},  {type, 192, 576},
+                                     {type, 576, 576}, {type, 1536, 576}, {type, 1536, 576},
+                                     {type, 576, 1536}};
+  const bool decode = wanted(argc, argv, name.empty() ? "decode" : name);
+  const bool prefill = wanted(argc, argv, name.empty() ? "prefill" : name);
+  if (!decode && !prefill) return;
+  Model model = make_model(layers, 30, Precision::kFast);
+  if (prefill) {
+    for (const int64_t m : {128, 512}) run("prefill " + name, model, m, 0);
+  }
+  if (!decode) return;
+  Model head = make_model({{WeightType::kQ8_0, 49152, 576}}, 1, Precision::kFast);
+  model.weights.push_back(std::move(head.weights[0]));
+  model.bytes += head.bytes;
+  model.multiplies += head.multiplies;
+  model.max_n = head.max_n;
+  for (const int64_t m : {1, 2, 4, 8}) run("decode " + name, model, m, 0);
+}
+
 int run_all(int argc, char** argv) {
   std::printf("isa %s, %d threads\n", cpu_isa_name(cpu_isa()), num_threads());
-  const WeightType q4 = WeightType::kQ4_1;
-  const std::vector<Layer> smollm2 = {{q4, 576, 576}, {q4, 192, 576},  {q4, 192, 576},
-                                      {q4, 576, 576}, {q4, 1536, 576}, {q4, 1536, 576},
-                                      {q4, 576, 1536}};
-  if (wanted(argc, argv, "decode")) {
-    Model model = make_model(smollm2, 30, Precision::kFast);
-    Model head = make_model({{WeightType::kQ8_0, 49152, 576}}, 1, Precision::kFast);
-    model.weights.push_back(std::move(head.weights[0]));
-    model.bytes += head.bytes;
-    model.multiplies += head.multiplies;
-    model.max_n = head.max_n;
-    for (const int64_t m : {1, 2, 4, 8}) run("decode", model, m, 0);
-  }
-  if (wanted(argc, argv, "prefill")) {
-    const Model model = make_model(smollm2, 30, Precision::kFast);
-    for (const int64_t m : {128, 512}) run("prefill", model, m, 0);
-  }
+  run_language_model(argc, argv, WeightType::kQ4_1, "");
+  run_language_model(argc, argv, WeightType::kNF4, "nf4");
+  run_language_model(argc, argv, WeightType::kInt8Rows, "int8");
   const WeightType f32 = WeightType::kF32;
   const std::vector<Layer> minilm = {{f32, 384, 384}, {f32, 384, 384},  {f32, 384, 384},
                                      {f32, 384, 384}, {f32, 1536, 384}, {f32, 384, 1536}};

@@ -215,5 +215,18 @@ TEST(TrainingEstimate, PartsAreWhatTheirShapesSay) {
   EXPECT_EQ(format_bytes(47.14e9), "47.14 GB");
 }
 
+TEST(BaseEstimate, LoadInChangesWhatLinearsTake) {
+  BaseWeights base;
+  base.file_bytes = 2 * (106000000 + 28000000);
+  base.linear_file_bytes = 2 * 106000000;
+  base.linear_values = 106000000;
+  base.other_values = 28000000;
+  EXPECT_EQ(held_base_bytes(base, LoadIn::kAsIs, false), base.file_bytes);
+  EXPECT_EQ(held_base_bytes(base, LoadIn::kNF4, false), 56000000 + 106000000LL * 17 / 32);
+  EXPECT_EQ(held_base_bytes(base, LoadIn::kInt8, false), 56000000 + 106000000LL * 17 / 16);
+  EXPECT_EQ(held_base_bytes(base, LoadIn::kBF16, false), 2LL * 134000000);
+  EXPECT_EQ(held_base_bytes(base, LoadIn::kNF4, true), 4LL * 134000000);
+}
+
 }  // namespace
 }  // namespace quarry

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 #include <iterator>
 
@@ -157,15 +158,24 @@ TEST_F(FinetuneRunTest, LeavesARunFolderAndAnAdapterThatServesTheModel) {
   EXPECT_EQ(config_hash(again), config_hash(with_eval));
 }
 
-TEST_F(FinetuneRunTest, RefusesAFolderWithARunOtherOptionsAndLoadInByName) {
+TEST_F(FinetuneRunTest, RefusesAFolderWithARunAndOtherOptions) {
   FinetuneRun(config("run")).train(false, {});
   EXPECT_THAT(error_of(config("run")), HasSubstr("holds a run already; continue it with --resume"));
   FinetuneConfig other = config("run");
   other.training.learning_rate = 1e-5;
   EXPECT_THAT(error_of(other, true), HasSubstr("made with other options than these"));
-  other = config("other");
-  other.model.load_in = "nf4";
-  EXPECT_THAT(error_of(other), HasSubstr("model.load_in is 'nf4'"));
+}
+
+TEST_F(FinetuneRunTest, TrainsOnAQuantizedBase) {
+  for (const char* load_in : {"nf4", "fp4", "int8", "bf16"}) {
+    FinetuneConfig quantized = config(load_in);
+    quantized.model.load_in = load_in;
+    const FinetuneOutcome outcome = FinetuneRun(quantized).train(false, {});
+    EXPECT_GT(outcome.steps, 0) << load_in;
+    EXPECT_TRUE(std::isfinite(outcome.train_loss)) << load_in;
+    const LoadedGenerator base = load_generator(model_.string(), kernels::Precision::kFast);
+    EXPECT_NE(LoraAdapter::load(outcome.last_adapter, base.model->linear_slots()), nullptr);
+  }
 }
 
 TEST_F(FinetuneRunTest, DryRunTellsCountsMemoryAndTheFirstBatch) {

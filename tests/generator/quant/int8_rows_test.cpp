@@ -32,7 +32,7 @@ TEST(Int8Rows, CodesAndProductAreThoseOfBitsandbytes) {
   const TensorView& x = golden->get("int8.x");
   const int64_t m = x.shape[0];
   std::vector<float> y(static_cast<size_t>(m * n));
-  multiply_int8_rows(rows.state, rows.codes.data(), n, k, floats(x), m, {}, y.data());
+  multiply_int8_rows(rows.state, rows.codes.data(), n, k, floats(x), m, {}, y.data(), n);
   const float* wanted = floats(golden->get("int8.y"));
   // bitsandbytes multiplies by 6.200124e-05 where 1 / 127^2 is 6.2000124e-05.
   for (size_t i = 0; i < y.size(); ++i) {
@@ -49,13 +49,13 @@ TEST(Int8Rows, OutlierColumnsKeepFullPrecision) {
   std::vector<float> x(static_cast<size_t>(k), 0.0f);
   x[17] = 61.7f;
   float y = 0.0f;
-  multiply_int8_rows(rows.state, rows.codes.data(), 1, k, x.data(), 1, {}, &y);
+  multiply_int8_rows(rows.state, rows.codes.data(), 1, k, x.data(), 1, {}, &y, 1);
   EXPECT_EQ(y, 61.7f * decoded[17]);
   // Without a threshold its 8-bit rounding of the row is exact as well: it is the row's absmax.
   x[18] = 0.3f;
   Int8ProductOptions options;
   options.outlier_threshold = 0.0f;
-  multiply_int8_rows(rows.state, rows.codes.data(), 1, k, x.data(), 1, options, &y);
+  multiply_int8_rows(rows.state, rows.codes.data(), 1, k, x.data(), 1, options, &y, 1);
   EXPECT_NEAR(y, 61.7f * decoded[17] + 0.3f * decoded[18], 61.7f / 254 * std::fabs(decoded[18]));
 }
 

@@ -11,6 +11,10 @@ decision points, as the CUDA kernels do, while the x86 library looks 8-bit codes
   CASE.codes, CASE.absmax        CASE is <type>.<block size>.<count>
   double.<type>.absmax (uint8), .nested_absmax, .nested_quant_map, .offset, .decoded
   decoded.<type>                 dequantize_4bit of the case <type>.64.8205
+layers.safetensors: the state dict of Linear4bit and Linear8bitLt layers nf4 (double quantization,
+bfloat16), fp4 (plain, 5 x 97), stored (nf4 whose codes are kept as bfloat16) and int8, each [40, 96] or as
+said, and NAME.decoded float32.
+
   int8.weight [9, 67], .codes, .absmax, .x [5, 67], .y    LLM.int8 with threshold 6
 """
 import ctypes
@@ -63,6 +67,35 @@ def hard_values(count, rng):
     return torch.from_numpy(values)
 
 
+def layers():
+    """What bitsandbytes saves."""
+    import bitsandbytes as bnb
+
+    torch.manual_seed(11)
+    out = {}
+    cases = {
+        "nf4": (40, 96, dict(quant_type="nf4", compress_statistics=True), torch.bfloat16),
+        "fp4": (5, 97, dict(quant_type="fp4", compress_statistics=False), torch.float32),
+        "stored": (40, 96, dict(quant_type="nf4", quant_storage=torch.bfloat16), torch.float16),
+    }
+    for name, (n, k, options, dtype) in cases.items():
+        layer = bnb.nn.Linear4bit(k, n, bias=name == "nf4", **options)
+        layer.weight = bnb.nn.Params4bit((torch.randn(n, k) * 0.05).to(dtype), requires_grad=False, **options)
+        layer = layer.to("cpu")
+        state = layer.weight.quant_state
+        state.dtype, before = torch.float32, state.dtype
+        out[name + ".decoded"] = F.dequantize_4bit(layer.weight.data, state).reshape(n, k)
+        state.dtype = before
+        out.update({f"{name}.{key}": value for key, value in layer.state_dict().items()})
+    layer = bnb.nn.Linear8bitLt(96, 40, bias=False, has_fp16_weights=False)
+    layer.weight = bnb.nn.Int8Params(torch.randn(40, 96) * 0.05, requires_grad=False)
+    layer = layer.to("cpu")
+    saved = layer.state_dict()
+    out.update({f"int8.{key}": value for key, value in saved.items()})
+    out["int8.decoded"] = saved["weight"].float() * (saved["SCB"].unsqueeze(1) * (1.0 / 127.0))
+    return {name: tensor.contiguous().clone() for name, tensor in out.items()}
+
+
 def main():
     rng = np.random.default_rng(7)
     out = {"values": hard_values(8205, rng), "values.double": hard_values(37001, rng) * 0.05}
@@ -104,6 +137,7 @@ def main():
     out.update({"int8.weight": weight, "int8.codes": codes, "int8.absmax": absmax, "int8.x": activations, "int8.y": y})
     out = {name: tensor.contiguous().clone() for name, tensor in out.items()}
     save_file(out, os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden.safetensors"))
+    save_file(layers(), os.path.join(os.path.dirname(os.path.abspath(__file__)), "layers.safetensors"))
 
 
 main()
