@@ -129,6 +129,7 @@ void add_finetune_command(CLI::App& app, CommandContext& context) {
   // Fields that are used often, under short names.
   const std::vector<std::pair<std::string, std::string>> flags = {
       {"--model", "model.path"},
+      {"--load-in", "model.load_in"},
       {"--format", "data.format"},
       {"--passages", "passages.mode"},
       {"--index", "passages.index"},

@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "api/cli/command.h"
+#include "api/cli/model.h"
 #include "generator/weights/model_catalog.h"
 
 namespace quarry::cli {
@@ -67,7 +68,7 @@ void list_models(bool as_json) {
 }  // namespace
 
 void add_model_command(CLI::App& app, CommandContext&) {
-  CLI::App* model = app.add_subcommand("model", "Installed models: ls, info");
+  CLI::App* model = app.add_subcommand("model", "Models: ls, info, quantize");
   model->require_subcommand(1);
   model->footer("Examples\n  quarry model ls\n  quarry model info smollm2-135m-instruct --json");
 
@@ -88,6 +89,7 @@ void add_model_command(CLI::App& app, CommandContext&) {
       print_info(described);
     }
   });
+  add_model_quantize_command(*model);
 }
 
 }  // namespace quarry::cli

@@ -6,6 +6,7 @@
 #include "data/core/error.h"
 #include "data/core/paths.h"
 #include "data/core/staged_folder.h"
+#include "generator/adapters/copy_model_text.h"
 #include "generator/adapters/merged_tensor.h"
 #include "generator/adapters/model_folder_from_gguf.h"
 #include "generator/nn/lora_save.h"
@@ -103,7 +104,7 @@ class Merge {
       write_model_folder_from_gguf(*base_.gguf(), base_.family(), torch_name(main_type),
                                    staged.path());
     } else {
-      copy_folder_text(staged.path());
+      copy_model_text(base_.location().path, staged.path());
     }
     finish_config(main_type, staged.path());
     staged.commit();
@@ -173,19 +174,6 @@ class Merge {
     tensor.shape = merged.base->shape;
     tensor.make_data = [merged] { return merged_bytes(merged); };
     return tensor;
-  }
-
-  // The base folder's files but for the weights.
-  void copy_folder_text(const fs::path& out) const {
-    for (const auto& entry : fs::directory_iterator(base_.location().path)) {
-      const std::string extension = entry.path().extension().string();
-      const std::string name = entry.path().filename().string();
-      const bool text = extension == ".json" || extension == ".txt" || extension == ".model" ||
-                        extension == ".jinja";
-      const bool weights = name.find(".index.json") != std::string::npos;
-      if (!entry.is_regular_file() || !text || weights) continue;
-      fs::copy_file(entry.path(), out / name);
-    }
   }
 
   // config.json with the new dtype, and with a head of its own where it lost the tied one.

@@ -115,7 +115,7 @@ class JoinedTensors : public TensorSource {
   }
   int64_t read_number(const TensorView& state, const Json& value, const char* name) const {
     if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 40) {
-      refuse(state, concat(name, " is ", printable(dump_json(value)), ", wanted a whole number"));
+      refuse(state, concat(name, " is ", dump_json(value), ", wanted a whole number"));
     }
     return value.get<int64_t>();
   }
@@ -140,7 +140,7 @@ class JoinedTensors : public TensorSource {
     if (type_name != "nf4" && type_name != "fp4") refuse(stored, "the types known are nf4 and fp4");
     const Json json = read_state(stored);
     if (json.value("quant_type", Json()) != Json(type_name)) {
-      refuse(stored, "quant_type is " + printable(dump_json(json.value("quant_type", Json()))));
+      refuse(stored, "quant_type is " + dump_json(json.value("quant_type", Json())));
     }
     TensorView joined;
     joined.name = weight;
@@ -168,7 +168,7 @@ class JoinedTensors : public TensorSource {
     }
     const Json dtype = json.value("dtype", Json());
     if (dtype != Json("float16") && dtype != Json("bfloat16") && dtype != Json("float32")) {
-      refuse(stored, "dtype is " + printable(dump_json(dtype)));
+      refuse(stored, "dtype is " + dump_json(dtype));
     }
     state->dtype = dtype.get<std::string>();
     check_map(weight, joined.type);
@@ -186,9 +186,9 @@ class JoinedTensors : public TensorSource {
                            int64_t blocks) {
     NestedAbsmax nested;
     if (json.value("nested_blocksize", Json()) != Json(kNestedBlock)) {
-      refuse(stored, concat("nested_blocksize is ",
-                            printable(dump_json(json.value("nested_blocksize", Json()))),
-                            ", wanted ", kNestedBlock));
+      refuse(stored,
+             concat("nested_blocksize is ", dump_json(json.value("nested_blocksize", Json())),
+                    ", wanted ", kNestedBlock));
     }
     const Json offset = json.value("nested_offset", Json());
     if (!offset.is_number()) refuse(stored, "has no nested_offset");
@@ -272,6 +272,22 @@ std::string bytes_of(const Values& values) {
           values.size() * sizeof(typename Values::value_type)};
 }
 
+// Spaced as json.dumps of Python does.
+std::string state_text(const char* type_name, const std::vector<int64_t>& shape,
+                       const QuantState& state) {
+  std::string text =
+      concat("{\"quant_type\": \"", type_name, "\", \"blocksize\": ", state.block_size,
+             ", \"dtype\": \"", state.dtype, "\", \"shape\": [");
+  for (size_t i = 0; i < shape.size(); ++i) text += concat(i == 0 ? "" : ", ", shape[i]);
+  text += "]";
+  if (state.nested) {
+    text += concat(", \"nested_blocksize\": ", kNestedBlock,
+                   ", \"nested_dtype\": \"float32\", \"nested_offset\": ",
+                   dump_json(Json(double{state.nested->offset})));
+  }
+  return text + "}";
+}
+
 int64_t size_of(const std::string& bytes) { return static_cast<int64_t>(bytes.size()); }
 
 }  // namespace
@@ -287,8 +303,8 @@ std::unique_ptr<TensorSource> open_folder_tensors(const std::filesystem::path& f
     const std::string method =
         quantization.is_object() ? dump_json(quantization.value("quant_method", Json())) : "?";
     QUARRY_CHECK(method == "\"bitsandbytes\"", ErrorCode::kInvalidArgument,
-                 (folder / "config.json").string(), ": quantization_config: quant_method ",
-                 printable(method), " is not supported (bitsandbytes)");
+                 (folder / "config.json").string(), ": quantization_config: quant_method ", method,
+                 " is not supported (bitsandbytes)");
   }
   return join_bnb_tensors(SafetensorsFile::open(folder));
 }
@@ -307,7 +323,7 @@ LoadIn configured_load_in(const Json& config, const TensorSource& tensors,
   if (!flag("load_in_4bit")) return LoadIn::kAsIs;
   const Json type = quantization.value("bnb_4bit_quant_type", Json("fp4"));
   QUARRY_CHECK(type == Json("nf4") || type == Json("fp4"), ErrorCode::kInvalidArgument, source,
-               ": bnb_4bit_quant_type is ", printable(dump_json(type)), ", wanted nf4 or fp4");
+               ": bnb_4bit_quant_type is ", dump_json(type), ", wanted nf4 or fp4");
   return type == Json("nf4") ? LoadIn::kNF4 : LoadIn::kFP4;
 }
 
@@ -331,28 +347,21 @@ std::vector<TensorToWrite> split_bnb_tensor(const std::string& name, WeightType 
   const int64_t code_bytes = size_of(codes);
   parts.push_back(owned_part(name, WeightType::kU8, {code_bytes, 1}, std::move(codes)));
   floats(name + ".quant_map", four_bit_codebook(type));
-  OrderedJson json;
-  json["quant_type"] = type_name;
-  json["blocksize"] = state.block_size;
-  json["dtype"] = state.dtype;
-  json["shape"] = shape;
   if (state.nested) {
     const std::string nested = bytes_of(state.nested->codes);
     parts.push_back(owned_part(name + ".absmax", WeightType::kU8, {size_of(nested)}, nested));
     floats(name + ".nested_absmax", state.nested->absmax);
     floats(name + ".nested_quant_map", state.nested->map);
-    json["nested_blocksize"] = kNestedBlock;
-    json["nested_dtype"] = "float32";
-    json["nested_offset"] = double{state.nested->offset};
   } else {
     floats(name + ".absmax", state.absmax);
   }
-  const std::string text = dump_json(json);
+  const std::string text = state_text(type_name, shape, state);
   parts.push_back(owned_part(name + kStateKey + type_name, WeightType::kU8, {size_of(text)}, text));
   return parts;
 }
 
-OrderedJson bnb_quantization_config(WeightType type, const std::string& compute_dtype) {
+OrderedJson bnb_quantization_config(WeightType type, const std::string& compute_dtype,
+                                    bool double_quant) {
   const bool is_int8 = type == WeightType::kInt8Rows;
   OrderedJson json;
   json["_load_in_4bit"] = !is_int8;
@@ -360,7 +369,7 @@ OrderedJson bnb_quantization_config(WeightType type, const std::string& compute_
   json["bnb_4bit_compute_dtype"] = compute_dtype;
   json["bnb_4bit_quant_storage"] = "uint8";
   json["bnb_4bit_quant_type"] = type == WeightType::kFP4 ? "fp4" : "nf4";
-  json["bnb_4bit_use_double_quant"] = !is_int8;
+  json["bnb_4bit_use_double_quant"] = !is_int8 && double_quant;
   json["llm_int8_enable_fp32_cpu_offload"] = false;
   json["llm_int8_has_fp16_weight"] = false;
   json["llm_int8_skip_modules"] = nullptr;

@@ -40,6 +40,7 @@ std::vector<TensorToWrite> split_bnb_tensor(const std::string& name, WeightType 
                                             const std::vector<int64_t>& shape, std::string codes,
                                             const QuantState& state);
 // quantization_config of a folder whose Linears have this type: kNF4, kFP4 or kInt8Rows.
-OrderedJson bnb_quantization_config(WeightType type, const std::string& compute_dtype);
+OrderedJson bnb_quantization_config(WeightType type, const std::string& compute_dtype,
+                                    bool double_quant);
 
 }  // namespace quarry
