@@ -1,9 +1,10 @@
+#include "api/cli/model.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
 
 #include "api/cli/command.h"
-#include "api/cli/model.h"
 #include "generator/weights/model_catalog.h"
 
 namespace quarry::cli {

@@ -59,16 +59,16 @@ OrderedJson to_json(const QuantizeArguments& arguments, const QuantizeModelResul
 
 void print(const QuantizeArguments& arguments, const QuantizeModelResult& result, double seconds,
            const std::optional<ModelComparison>& quality) {
-  std::printf("%s: %lld tensors as %s in %.1f s, %.1f MB (source %.1f MB)\n",
-              arguments.out.c_str(), static_cast<long long>(result.quantized_tensors),
-              arguments.to.c_str(), seconds, static_cast<double>(result.bytes) / 1e6,
+  std::printf("%s: %lld tensors as %s in %.1f s, %.1f MB (source %.1f MB)\n", arguments.out.c_str(),
+              static_cast<long long>(result.quantized_tensors), arguments.to.c_str(), seconds,
+              static_cast<double>(result.bytes) / 1e6,
               static_cast<double>(result.source_bytes) / 1e6);
   if (!quality) return;
-  std::printf("perplexity %.3f (source %.3f), KL %.5f nats (largest %.3f), same likeliest token "
-              "%.1f %%, over %lld tokens\n",
-              quality->perplexity, quality->reference_perplexity, quality->mean_kl,
-              quality->max_kl, 100.0 * quality->same_top_token,
-              static_cast<long long>(quality->tokens));
+  std::printf(
+      "perplexity %.3f (source %.3f), KL %.5f nats (largest %.3f), same likeliest token "
+      "%.1f %%, over %lld tokens\n",
+      quality->perplexity, quality->reference_perplexity, quality->mean_kl, quality->max_kl,
+      100.0 * quality->same_top_token, static_cast<long long>(quality->tokens));
 }
 
 void quantize(const QuantizeArguments& arguments) {

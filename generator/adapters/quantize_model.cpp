@@ -27,10 +27,10 @@ struct Name {
   WeightType type;
   uint32_t gguf_file_type;  // general.file_type: "mostly" this type
 };
-constexpr Name kNames[] = {{"nf4", WeightType::kNF4, 0},   {"fp4", WeightType::kFP4, 0},
+constexpr Name kNames[] = {{"nf4", WeightType::kNF4, 0},       {"fp4", WeightType::kFP4, 0},
                            {"int8", WeightType::kInt8Rows, 0}, {"q8_0", WeightType::kQ8_0, 7},
-                           {"q5_1", WeightType::kQ5_1, 9}, {"q5_0", WeightType::kQ5_0, 8},
-                           {"q4_1", WeightType::kQ4_1, 3}, {"q4_0", WeightType::kQ4_0, 2}};
+                           {"q5_1", WeightType::kQ5_1, 9},     {"q5_0", WeightType::kQ5_0, 8},
+                           {"q4_1", WeightType::kQ4_1, 3},     {"q4_0", WeightType::kQ4_0, 2}};
 
 bool is_dense(WeightType type) {
   return type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
@@ -211,15 +211,15 @@ class Quantization {
     const MappedFile file(path);
     OrderedJson config =
         OrderedJson::parse(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
-    config["quantization_config"] = bnb_quantization_config(options_.type, torch_name(dtype_),
-                                                            options_.double_quant);
+    config["quantization_config"] =
+        bnb_quantization_config(options_.type, torch_name(dtype_), options_.double_quant);
     write_file_atomically(path, dump_json(config, 2) + "\n");
   }
 
   const ModelFile& base_;
   const QuantizeModelOptions& options_;
-  std::map<std::string, Part> tensors_;        // by stored name
-  WeightType dtype_ = WeightType::kF16;        // of the dense weights
+  std::map<std::string, Part> tensors_;  // by stored name
+  WeightType dtype_ = WeightType::kF16;  // of the dense weights
   QuantizeModelResult result_;
 };
 

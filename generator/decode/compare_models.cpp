@@ -42,7 +42,8 @@ void add_prediction(const float* p, const float* q, int64_t vocab_size, int32_t 
   sums.loss += log_q_sum - q[target];
   sums.kl += kl;
   sums.max_kl = std::max(sums.max_kl, kl);
-  sums.same_top += std::max_element(p, p + vocab_size) - p == std::max_element(q, q + vocab_size) - q;
+  sums.same_top +=
+      std::max_element(p, p + vocab_size) - p == std::max_element(q, q + vocab_size) - q;
   ++sums.count;
 }
 
@@ -77,9 +78,9 @@ void add_window(const CausalLm& reference, const CausalLm& other, const int32_t*
 ModelComparison compare_models(const LoadedGenerator& reference, const LoadedGenerator& other,
                                const std::string& text, const CompareOptions& options) {
   QUARRY_CHECK(reference.model->config().vocab_size == other.model->config().vocab_size,
-               ErrorCode::kInvalidArgument, "cannot compare ", reference.name, " with a vocabulary of ",
-               reference.model->config().vocab_size, " and ", other.name, " with one of ",
-               other.model->config().vocab_size);
+               ErrorCode::kInvalidArgument, "cannot compare ", reference.name,
+               " with a vocabulary of ", reference.model->config().vocab_size, " and ", other.name,
+               " with one of ", other.model->config().vocab_size);
   std::vector<int32_t> tokens = reference.tokenizer->encode(text, Tokenizer::SpecialTokens::kNone);
   tokens.resize(std::min(tokens.size(), static_cast<size_t>(options.max_tokens)));
   const auto count = static_cast<int64_t>(tokens.size());

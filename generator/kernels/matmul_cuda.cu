@@ -104,9 +104,10 @@ struct DeviceMatrix::Storage {
 DeviceMatrix::DeviceMatrix(const PackedMatrix& matrix) {
   const MatrixView& w = view_of(matrix);
   const bool has_codes = w.layout == Layout::kNibbles || w.layout == Layout::kBytes;
-  QUARRY_CHECK(has_codes && w.row_scales == nullptr, ErrorCode::kInvalidArgument,
-               "DeviceMatrix: the matrix is packed as bfloat16, float32 or for bitsandbytes' types, "
-               "want 4- or 8-bit codes of GGUF types");
+  QUARRY_CHECK(
+      has_codes && w.row_scales == nullptr, ErrorCode::kInvalidArgument,
+      "DeviceMatrix: the matrix is packed as bfloat16, float32 or for bitsandbytes' types, "
+      "want 4- or 8-bit codes of GGUF types");
   storage_ = std::make_unique<Storage>(w);
 }
 

@@ -30,7 +30,7 @@ extern const LlamaNames kLlamaHuggingFaceNames;
 struct LlamaPlan {
   CausalLmConfig config;
   LlamaNames names;
-  std::vector<float> inv_freq;    // [head_dim / 2]
+  std::vector<float> inv_freq;  // [head_dim / 2]
   WeightOptions weights;
   bool interleaved_rope = false;  // rows of q and k pair (2i, 2i + 1): GGUF's order
 };

@@ -139,8 +139,8 @@ void encode_blocks(WeightType type, const float* source, int64_t count, void* de
     default:
       break;
   }
-  throw_error(ErrorCode::kInvalidArgument, "cannot write blocks of ",
-              weight_type_traits(type).name, ", wanted Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0");
+  throw_error(ErrorCode::kInvalidArgument, "cannot write blocks of ", weight_type_traits(type).name,
+              ", wanted Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0");
 }
 
 }  // namespace quarry

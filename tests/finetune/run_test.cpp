@@ -174,7 +174,7 @@ TEST_F(FinetuneRunTest, TrainsOnAQuantizedBase) {
     EXPECT_GT(outcome.steps, 0) << load_in;
     EXPECT_TRUE(std::isfinite(outcome.train_loss)) << load_in;
     const LoadedGenerator base = load_generator(model_.string(), kernels::Precision::kFast);
-    EXPECT_NE(LoraAdapter::load(outcome.last_adapter, base.model->linear_slots()), nullptr);
+    EXPECT_NE(LoraAdapter::load(outcome.last_adapter, *base.model), nullptr);
   }
 }
 

@@ -81,9 +81,9 @@ TEST_F(QuantizeModel, AWrittenFolderAnswersAsTheWeightsQuantizedAtLoad) {
     const double loss = distance(logits(out, kernels::Precision::kExact), dense);
     EXPECT_GT(loss, 1e-4) << name;
     EXPECT_LT(loss, type == WeightType::kInt8Rows ? 0.05 : 0.5) << name;
-    EXPECT_LT(distance(logits(out, kernels::Precision::kFast),
-                       logits(out, kernels::Precision::kExact)),
-              0.02)
+    EXPECT_LT(
+        distance(logits(out, kernels::Precision::kFast), logits(out, kernels::Precision::kExact)),
+        0.02)
         << name;
   }
 }
@@ -143,9 +143,9 @@ TEST_F(QuantizeModel, BlocksAreWrittenToAGgufThatKeepsItsMetadata) {
     EXPECT_EQ(file->get("token_embd.weight").type, WeightType::kQ8_0);
     EXPECT_EQ(file->get("output_norm.weight").type, WeightType::kF32);
     EXPECT_EQ(file->get_raw("tokenizer.ggml.tokens"), base->get_raw("tokenizer.ggml.tokens"));
-    EXPECT_LT(distance(logits(out, kernels::Precision::kExact),
-                       logits(gguf, kernels::Precision::kExact)),
-              type == WeightType::kQ8_0 ? 0.02 : 0.3)
+    EXPECT_LT(
+        distance(logits(out, kernels::Precision::kExact), logits(gguf, kernels::Precision::kExact)),
+        type == WeightType::kQ8_0 ? 0.02 : 0.3)
         << name;
   }
 }

@@ -30,8 +30,8 @@ TEST(EncodeBlocks, EqualsThePythonGgufPackageBitForBit) {
     encode_blocks(type, values.data(), count, found.data());
     for (size_t i = 0; i < found.size(); ++i) {
       ASSERT_EQ(int{found[i]}, int{wanted[i]})
-          << traits.name << " block " << i / static_cast<size_t>(traits.bytes_per_block)
-          << " byte " << i % static_cast<size_t>(traits.bytes_per_block);
+          << traits.name << " block " << i / static_cast<size_t>(traits.bytes_per_block) << " byte "
+          << i % static_cast<size_t>(traits.bytes_per_block);
     }
     wanted += found.size();
   }

@@ -200,8 +200,9 @@ TEST(BnbConfig, QuantizationConfigIsHonoured) {
   expect_error(ErrorCode::kInvalidArgument, "bnb_4bit_quant_type is \"int4\"", [&] {
     load_in({{"load_in_4bit", true}, {"bnb_4bit_quant_type", "int4"}});
   });
-  EXPECT_EQ(load_in(Json::parse(dump_json(bnb_quantization_config(WeightType::kNF4, "float32", true)))),
-            LoadIn::kNF4);
+  EXPECT_EQ(
+      load_in(Json::parse(dump_json(bnb_quantization_config(WeightType::kNF4, "float32", true)))),
+      LoadIn::kNF4);
   const auto quantized = join_bnb_tensors(SafetensorsFile::open(kLayers));
   EXPECT_EQ(configured_load_in(Json{{"quantization_config", {{"load_in_8bit", true}}}}, *quantized,
                                "config.json"),
