@@ -76,16 +76,23 @@ std::vector<std::vector<TrainingSequence>> read_batches(const std::string& path)
   return batches;
 }
 
-std::unique_ptr<quarry::LoraAdapter> make_adapter(const Options& options,
-                                                  const quarry::CausalLm& model) {
+struct Adapter {
+  quarry::LoraConfig config;
+  std::unique_ptr<quarry::LoraAdapter> weights;
+};
+
+Adapter make_adapter(const Options& options, const quarry::CausalLm& model) {
   if (!options.adapter.empty()) {
-    return quarry::LoraAdapter::load(options.adapter, model);
+    return {
+        quarry::LoraConfig::load(std::filesystem::path(options.adapter) / "adapter_config.json"),
+        quarry::LoraAdapter::load(options.adapter, model)};
   }
   quarry::LoraSettings settings;
   settings.r = options.rank;
   settings.target_all_linear = true;
-  return quarry::create_adapter(quarry::LoraConfig::from_settings(settings), model.linear_slots(),
-                                "true", 1);
+  auto config = quarry::LoraConfig::from_settings(settings);
+  auto weights = quarry::create_adapter(config, model.linear_slots(), "true", 1);
+  return {std::move(config), std::move(weights)};
 }
 
 void run(const Options& options) {
@@ -94,7 +101,7 @@ void run(const Options& options) {
                            ? std::vector<std::vector<TrainingSequence>>{random_batch(
                                  loaded.model->config().vocab_size)}
                            : read_batches(options.batches);
-  const auto adapter = make_adapter(options, *loaded.model);
+  const Adapter adapter = make_adapter(options, *loaded.model);
   const auto optimizer = quarry::make_optimizer(quarry::OptimizerKind::kAdamW);
   quarry::TrainerOptions trainer_options;
   trainer_options.micro_batch_tokens = options.rows;
@@ -103,7 +110,8 @@ void run(const Options& options) {
   if (options.compute == "f32") {
     trainer_options.gradient.compute = quarry::GradientOptions::Compute::kFloat32;
   }
-  quarry::Trainer trainer(*loaded.model, *adapter, *optimizer, trainer_options);
+  quarry::Trainer trainer(*loaded.model, adapter.config, *adapter.weights, *optimizer,
+                          trainer_options);
   std::vector<double> rates;
   for (int64_t step = 0; step < options.steps; ++step) {
     const double start = quarry::bench::seconds_now();
