@@ -309,7 +309,7 @@ std::string FinetuneRun::describe() {
                to_text(run.stream->summary()));
   const TrainingShape shape = training_shape(run.config, run.base, run.trained);
   const auto start = Clock::now();
-  const StepResult step = run.trainer->step(batch, 1e-9);  // the adapter is thrown away
+  const StepResult step = run.trainer->step(batch, 1e-3);  // the adapter is thrown away
   const double seconds = seconds_since(start);
   const double num_steps = static_cast<double>(run.planned_steps());
   std::string notices;

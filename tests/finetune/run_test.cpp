@@ -112,6 +112,7 @@ TEST_F(FinetuneRunTest, ResumedRunWithWholeParametersAndPissaIsBitEqual) {
     FinetuneConfig with_all = config(out);
     with_all.adapter.modules_to_save = {"lm_head", "norm"};
     with_all.adapter.init_lora_weights = "pissa_niter_4";
+    with_all.training.max_steps = 3;
     return with_all;
   };
   FinetuneRun(options("whole")).train(false, {});
@@ -120,7 +121,7 @@ TEST_F(FinetuneRunTest, ResumedRunWithWholeParametersAndPissaIsBitEqual) {
   std::string notes;
   events.cancel = &cancel;
   events.on_step = [&](const StepResult& result, int64_t, double) {
-    if (result.step == 3) cancel.cancel();
+    if (result.step == 2) cancel.cancel();
   };
   events.note = [&](const std::string& line) { notes += line + "\n"; };
   EXPECT_THAT(error_of(options("cut"), false, events), HasSubstr("training: cancelled"));
