@@ -15,6 +15,7 @@ namespace quarry {
 namespace {
 
 constexpr const char* kStateKey = ".quant_state.bitsandbytes__";
+constexpr const char* kWeightPart = ".weight.";
 constexpr int64_t kMaxStateBytes = 1 << 16;
 
 bool ends_with(const std::string& text, const std::string& tail) {
@@ -48,7 +49,10 @@ class JoinedTensors : public TensorSource {
       if (found != joined.end()) {
         add(found->second);
       } else if (used_.count(tensor.name) == 0) {
-        check_is_no_part(tensor);
+        const size_t at = tensor.name.find(kWeightPart);
+        const bool of_joined =
+            at != std::string::npos && joined.count(tensor.name.substr(0, at) + ".weight") != 0;
+        check_is_no_part(tensor, of_joined);
         add(tensor);
       }
     }
@@ -234,11 +238,15 @@ class JoinedTensors : public TensorSource {
   }
 
   // A tensor that is left over must not be one that only a quant_state explains.
-  void check_is_no_part(const TensorView& tensor) const {
-    const size_t at = tensor.name.find(".weight.");
-    QUARRY_CHECK(at == std::string::npos, ErrorCode::kCorruptData, description(), ": tensor ",
+  void check_is_no_part(const TensorView& tensor, bool of_joined) const {
+    const size_t at = tensor.name.find(kWeightPart);
+    bool is_known = false;
+    for (const char* part : {"absmax", "quant_map", "nested_absmax", "nested_quant_map"}) {
+      is_known = is_known || ends_with(tensor.name, kWeightPart + std::string(part));
+    }
+    QUARRY_CHECK(!is_known && !of_joined, ErrorCode::kCorruptData, description(), ": tensor ",
                  printable(tensor.name), " belongs to no quant_state of ",
-                 printable(tensor.name.substr(0, at + 7)));
+                 printable(tensor.name.substr(0, at + std::string(".weight").size())));
     QUARRY_CHECK(!ends_with(tensor.name, ".weight") ||
                      (tensor.type != WeightType::kU8 && tensor.type != WeightType::kI8),
                  ErrorCode::kCorruptData, description(), ": tensor ", printable(tensor.name),

@@ -2,6 +2,7 @@
 #include <map>
 
 #include "data/core/json.h"
+#include "generator/weights/bnb_tensors.h"
 #include "generator/weights/gguf_file.h"
 #include "generator/weights/model_catalog.h"
 #include "generator/weights/safetensors_file.h"
@@ -89,11 +90,11 @@ void describe_folder(const fs::path& folder, ModelInfo* info) {
   }
   info->vocab_size = find_size(config, "vocab_size");
   info->tokenizer = folder_tokenizer(folder);
-  const auto weights = SafetensorsFile::open(folder);
+  auto weights = SafetensorsFile::open(folder);
   if (weights->num_files() > 1) {
     info->format += " in " + std::to_string(weights->num_files()) + " shards";
   }
-  add_tensors(*weights, info);
+  add_tensors(*join_bnb_tensors(std::move(weights)), info);
 }
 
 }  // namespace
