@@ -133,8 +133,8 @@ TEST_F(TrainerTest, ThreeStepsEqualPython) {
     Trainer trainer(*loaded.model, config, *adapter, *optimizer, options);
     const auto* losses = reinterpret_cast<const float*>(file->get("losses").data);
     for (int step = 0; step < 3; ++step) {
-      // Adam moves a value whose gradient is a rounding error by the whole learning rate, one way or
-      // the other: a single such value of "all_linear" changes the next loss by 1.9e-5.
+      // Adam moves a value whose gradient is a rounding error by the whole learning rate, one way
+      // or the other: a single such value of "all_linear" changes the next loss by 1.9e-5.
       const double limit = step == 0 ? 1e-5 : 3e-5;
       EXPECT_NEAR(trainer.step(batch, 1e-3).loss, losses[step], limit) << name << " " << step;
     }
