@@ -273,6 +273,13 @@ std::string config_hash(const FinetuneConfig& config) {
   return sha256_hex(text);
 }
 
+int64_t automatic_batch_size(size_t rows) {
+  constexpr int64_t kFewest = 4;
+  constexpr int64_t kMost = 16;
+  constexpr size_t kStepsAnEpoch = 5;
+  return std::clamp(static_cast<int64_t>(rows / kStepsAnEpoch), kFewest, kMost);
+}
+
 double automatic_epochs(size_t rows) {
   constexpr double kRowsToSee = 640;
   constexpr double kMostEpochs = 20;

@@ -72,8 +72,10 @@ struct TrainingOptions {
   // Passes over the data; may be a fraction. 0: one, and up to 20 of fewer than 640 rows, so that
   // a handful is learned too.
   double epochs = 0;
-  int64_t max_steps = 0;              // optimizer steps; 0: by epochs
-  int64_t batch_size = 16;            // sequences of one optimizer step; large ones hurt LoRA
+  int64_t max_steps = 0;  // optimizer steps; 0: by epochs
+  // Sequences of one optimizer step; large ones hurt LoRA. 0: 16, and down to 4 for fewer than 80
+  // rows.
+  int64_t batch_size = 0;
   int64_t micro_batch_tokens = 2048;  // tokens of one forward pass: memory grows with it
   int64_t max_seq_len = 2048;   // a longer sequence loses passages, never its answer; <= context
   bool packing = true;          // several sequences in a row of tokens, without leaks; faster
@@ -130,6 +132,8 @@ void set_config_field(FinetuneConfig& config, const std::string& name, const std
 
 // What training.epochs = 0 means for so many rows.
 double automatic_epochs(size_t rows);
+// The same of training.batch_size.
+int64_t automatic_batch_size(size_t rows);
 
 // Reads a YAML file over `config`: what the file does not say stays. Keys may be nested or dotted.
 // Relative paths stay as they are. Throws kNotFound; kInvalidArgument "FILE:LINE: ..." for text

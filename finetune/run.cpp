@@ -43,6 +43,9 @@ struct FinetuneRun::Impl {
         renderer(base, render_options(config, *base.model)),
         trained(make_adapter(config, base)) {
     limit_rows(config.data.max_examples, config.training.seed, train_set);
+    if (config.training.batch_size == 0) {
+      config.training.batch_size = automatic_batch_size(train_set.rows.size());
+    }
     if (config.training.epochs == 0) {
       config.training.epochs = automatic_epochs(train_set.rows.size());
     }

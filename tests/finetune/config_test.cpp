@@ -44,7 +44,7 @@ TEST(FinetuneConfig, DefaultsAreThoseOfTheIssue) {
   EXPECT_EQ(config.training.learning_rate, 5e-4);
   EXPECT_EQ(config.training.schedule, Decay::kCosine);
   EXPECT_EQ(config.training.warmup_ratio, 0.03);
-  EXPECT_EQ(config.training.batch_size, 16);
+  EXPECT_EQ(automatic_batch_size(1000), 16);
   EXPECT_EQ(config.training.max_grad_norm, 1.0);
 }
 
@@ -54,6 +54,10 @@ TEST(FinetuneConfig, FewRowsAreSeenOftener) {
   EXPECT_EQ(automatic_epochs(160), 4.0);
   EXPECT_EQ(automatic_epochs(640), 1.0);
   EXPECT_EQ(automatic_epochs(100000), 1.0);
+  EXPECT_EQ(automatic_batch_size(1), 4);
+  EXPECT_EQ(automatic_batch_size(20), 4);
+  EXPECT_EQ(automatic_batch_size(60), 12);
+  EXPECT_EQ(automatic_batch_size(80), 16);
 }
 
 TEST(FinetuneConfig, ReadsEverySection) {
@@ -100,7 +104,7 @@ output_dir: out
   EXPECT_EQ(config.training.optimizer, OptimizerKind::kAdamW8bit);
   EXPECT_FALSE(config.training.checkpointing);
   EXPECT_EQ(config.training.seed, 18446744073709551615ULL);
-  EXPECT_EQ(config.training.batch_size, 16);  // not named: stays
+  EXPECT_EQ(config.training.batch_size, 0);  // not named: stays
   EXPECT_EQ(config.output_dir, "out");
   check_config(config);
 }
@@ -224,8 +228,8 @@ TEST(FinetuneConfig, CheckNamesFieldFoundAndWanted) {
   EXPECT_EQ(checked([](auto&) {}), "no error");
   EXPECT_EQ(checked([](auto& c) { c.data.train.clear(); }),
             "data.train is empty, wanted at least one file");
-  EXPECT_EQ(checked([](auto& c) { c.training.batch_size = 0; }),
-            "training.batch_size is \"0\", wanted a whole number from 1 to 1048576");
+  EXPECT_EQ(checked([](auto& c) { c.training.batch_size = -1; }),
+            "training.batch_size is \"-1\", wanted a whole number from 0 to 1048576");
   EXPECT_THAT(checked([](auto& c) { c.training.learning_rate = 0.0 / 1.0; }),
               HasSubstr("training.learning_rate is \"0\", wanted a number from 1e-12 to 10"));
   EXPECT_THAT(checked([](auto& c) { c.passages.mode = "retrieved"; }),
