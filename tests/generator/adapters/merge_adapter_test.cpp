@@ -67,7 +67,8 @@ TEST_F(MergeIntoQuantized, TheFolderHasTokenizerTemplateAndConfiguration) {
   EXPECT_EQ(config["torch_dtype"], "bfloat16");
   EXPECT_EQ(config["tie_word_embeddings"], true);
   EXPECT_EQ(config["rms_norm_eps"], 1e-5);
-  for (const TensorView& tensor : SafetensorsFile::open(out)->tensors()) {
+  const auto file = SafetensorsFile::open(out);
+  for (const TensorView& tensor : file->tensors()) {
     EXPECT_EQ(tensor.type, WeightType::kBF16) << tensor.name;
   }
 }
