@@ -9,6 +9,8 @@ namespace quarry::nn {
 namespace {
 
 constexpr int64_t kBlockFloats = 4096;
+// A narrow tensor that stays does not take the memory of a wide one, which would be missed.
+constexpr int64_t kMostTooLarge = 2;
 
 int64_t capacity(const Tensor& buffer) {
   return static_cast<int64_t>(buffer.storage().nbytes() / sizeof(float));
@@ -28,7 +30,8 @@ Tensor Workspace::empty(int64_t rows, int64_t width) {
     if (!is_free(buffer)) continue;
     if (capacity(buffer) < needed) {
       too_small = &buffer;
-    } else if (best == nullptr || capacity(buffer) < capacity(*best)) {
+    } else if (capacity(buffer) <= kMostTooLarge * std::max(needed, kBlockFloats) &&
+               (best == nullptr || capacity(buffer) < capacity(*best))) {
       best = &buffer;
     }
   }
