@@ -15,8 +15,9 @@ namespace {
 float encode_row(const float* values, int64_t count, int8_t* codes) {
   float absmax = 0.0f;
   for (int64_t i = 0; i < count; ++i) absmax = std::max(absmax, std::fabs(values[i]));
-  // Of an absmax so small that the quotient overflows, all codes are 0.
-  const float factor = absmax > 0.0f ? 127.0f / absmax : 0.0f;
+  // 127 / absmax by way of the reciprocal, as PyTorch divides a number by a tensor. Of an absmax so
+  // small that it overflows, all codes are 0.
+  const float factor = absmax > 0.0f ? 127.0f * (1.0f / absmax) : 0.0f;
   const bool usable = std::isfinite(factor);
   for (int64_t i = 0; i < count; ++i) {
     codes[i] = static_cast<int8_t>(usable ? std::nearbyint(values[i] * factor) : 0.0f);

@@ -37,6 +37,7 @@ NATIVE = os.environ.get("BNB_NATIVE") == "1"
 if not NATIVE:
     ctypes.cdll.LoadLibrary = refuse
 
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 import torch  # noqa: E402
 import bitsandbytes.functional as F  # noqa: E402
 from safetensors import safe_open  # noqa: E402
