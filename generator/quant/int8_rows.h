@@ -6,8 +6,8 @@
 #include "generator/quant/quant_state.h"
 
 // Row-wise 8-bit weights as LLM.int8 of bitsandbytes 0.50 keeps them (Dettmers et al. 2022,
-// arXiv:2208.07339): SCB[o] = max |W[o, :]|, CB[o, i] = round(W[o, i] * (127 * (1 / SCB[o]))), to even;
-// W ~ CB * (SCB * (1 / 127)).
+// arXiv:2208.07339): SCB[o] = max |W[o, :]|, CB[o, i] = round(W[o, i] * (127 * (1 / SCB[o]))), to
+// even; W ~ CB * (SCB * (1 / 127)).
 namespace quarry {
 
 inline float int8_row_scale(float absmax) { return absmax * (1.0f / 127.0f); }
