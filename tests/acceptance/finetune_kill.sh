@@ -19,7 +19,8 @@ head -n 400 "$squad/train.questions.00.jsonl" >rows.questions.jsonl
 ln -s "$squad"/train.passages.*.jsonl .
 
 tune=("$quarry" --quiet finetune --train rows.questions.jsonl --set data.squad_passages=. --passages gold
-  --max-steps 12 --set training.save_every=2 --set training.micro_batch_tokens=1024 --set adapter.lora_dropout=0.05)
+  --max-steps 12 --set training.save_every=2 --set training.micro_batch_tokens=1024 --set training.max_seq_len=1024
+  --set adapter.lora_dropout=0.05)
 
 "${tune[@]}" --out whole
 killed=0
