@@ -10,16 +10,13 @@
 #include "generator/adapters/merged_tensor.h"
 #include "generator/adapters/model_folder_from_gguf.h"
 #include "generator/nn/lora_save.h"
+#include "generator/quant/encode_dense.h"
 #include "generator/weights/gguf_writer.h"
 
 namespace quarry {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool is_dense(WeightType type) {
-  return type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
-}
 
 // What general.file_type calls a file whose weights mostly have this type.
 uint32_t gguf_file_type(WeightType type) {
@@ -34,7 +31,7 @@ const char* torch_name(WeightType type) {
 
 WeightType output_type(const TensorView& base, const MergeOptions& options) {
   if (options.type) return *options.type;
-  QUARRY_CHECK(is_dense(base.type), ErrorCode::kInvalidArgument, "tensor '", base.name,
+  QUARRY_CHECK(is_dense_float(base.type), ErrorCode::kInvalidArgument, "tensor '", base.name,
                "' of the base is ", weight_type_traits(base.type).name,
                "; only a dense base can be merged as-base, choose f32, f16 or bf16");
   return base.type;
@@ -211,7 +208,7 @@ std::optional<WeightType> parse_merge_type(const std::string& name) {
 
 std::optional<WeightType> default_merge_type(const ModelFile& base) {
   for (const ModelLayout::Linear& linear : base.layout().linears) {
-    if (!is_dense(base.weight(linear).type)) return WeightType::kF16;
+    if (!is_dense_float(base.weight(linear).type)) return WeightType::kF16;
   }
   return std::nullopt;
 }

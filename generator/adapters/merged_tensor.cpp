@@ -38,16 +38,6 @@ void add_delta(const LoraWeights& lora, const std::vector<int64_t>& stored_rows,
   });
 }
 
-std::vector<float> in_order(const std::vector<float>& values, const std::vector<int64_t>& rows) {
-  const size_t width = values.size() / rows.size();
-  std::vector<float> ordered(values.size());
-  for (size_t row = 0; row < rows.size(); ++row) {
-    const auto from = values.begin() + rows[row] * static_cast<int64_t>(width);
-    std::copy_n(from, width, ordered.begin() + static_cast<int64_t>(row * width));
-  }
-  return ordered;
-}
-
 std::vector<float> to_stored_order(const std::vector<float>& values,
                                    const std::vector<int64_t>& rows) {
   if (rows.empty()) return values;
@@ -61,6 +51,17 @@ std::vector<float> to_stored_order(const std::vector<float>& values,
 }
 
 }  // namespace
+
+std::vector<float> rows_in_order(const std::vector<float>& values,
+                                 const std::vector<int64_t>& rows) {
+  const size_t width = values.size() / rows.size();
+  std::vector<float> ordered(values.size());
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const auto from = values.begin() + rows[row] * static_cast<int64_t>(width);
+    std::copy_n(from, width, ordered.begin() + static_cast<int64_t>(row * width));
+  }
+  return ordered;
+}
 
 std::string merged_bytes(const MergedTensor& tensor) {
   const TensorView& base = *tensor.base;
@@ -80,7 +81,7 @@ std::string merged_bytes(const MergedTensor& tensor) {
     const int64_t out = base.shape.front();
     add_delta(*tensor.lora, rows, out, base.num_elements() / out, values.data());
   }
-  if (!tensor.in_stored_order && !rows.empty()) values = in_order(values, rows);
+  if (!tensor.in_stored_order && !rows.empty()) values = rows_in_order(values, rows);
   const float limit = largest(tensor.type);
   for (const float value : values) {
     QUARRY_CHECK(std::fabs(value) <= limit, ErrorCode::kInvalidArgument, "tensor ",

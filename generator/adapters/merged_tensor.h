@@ -26,4 +26,8 @@ struct MergedTensor {
 // kCorruptData when the rows are not a multiple of stored_rows.
 std::string merged_bytes(const MergedTensor& tensor);
 
+// Row i of the result is row rows[i] of `values`. REQUIRES: rows is not empty.
+std::vector<float> rows_in_order(const std::vector<float>& values,
+                                 const std::vector<int64_t>& rows);
+
 }  // namespace quarry

@@ -9,6 +9,7 @@
 #include "data/core/paths.h"
 #include "data/core/staged_folder.h"
 #include "generator/adapters/copy_model_text.h"
+#include "generator/adapters/merged_tensor.h"
 #include "generator/adapters/model_folder_from_gguf.h"
 #include "generator/quant/encode_blocks.h"
 #include "generator/quant/encode_dense.h"
@@ -32,10 +33,6 @@ constexpr Name kNames[] = {{"nf4", WeightType::kNF4, 0},       {"fp4", WeightTyp
                            {"q5_1", WeightType::kQ5_1, 9},     {"q5_0", WeightType::kQ5_0, 8},
                            {"q4_1", WeightType::kQ4_1, 3},     {"q4_0", WeightType::kQ4_0, 2}};
 
-bool is_dense(WeightType type) {
-  return type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
-}
-
 const char* torch_name(WeightType type) {
   if (type == WeightType::kF32) return "float32";
   return type == WeightType::kBF16 ? "bfloat16" : "float16";
@@ -43,28 +40,19 @@ const char* torch_name(WeightType type) {
 
 std::vector<float> decode(const TensorView& tensor, const std::vector<int64_t>& rows) {
   std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
-  if (rows.empty()) {
-    decode_tensor(tensor, values.data());
-    return values;
-  }
+  decode_tensor(tensor, values.data());
+  if (rows.empty()) return values;
   const int64_t width = tensor.shape.back();
   QUARRY_CHECK(tensor.shape.front() == static_cast<int64_t>(rows.size()) || width == 1,
                ErrorCode::kCorruptData, "tensor '", tensor.name, "' has ", tensor.shape.front(),
                " rows, wanted ", rows.size());
-  const int64_t row_size = tensor.num_elements() / static_cast<int64_t>(rows.size());
-  std::vector<float> stored(values.size());
-  decode_tensor(tensor, stored.data());
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(stored.begin() + rows[i] * row_size, row_size,
-                values.begin() + static_cast<int64_t>(i) * row_size);
-  }
-  return values;
+  return rows_in_order(values, rows);
 }
 
 std::string encoded(WeightType type, const std::vector<float>& values) {
   const auto count = static_cast<int64_t>(values.size());
   std::string bytes(static_cast<size_t>(weight_bytes(type, count)), '\0');
-  if (is_dense(type)) {
+  if (is_dense_float(type)) {
     encode_dense(type, values.data(), count, bytes.data());
     return bytes;
   }
@@ -81,7 +69,7 @@ class Quantization {
   Quantization(const ModelFile& base, const QuantizeModelOptions& options)
       : base_(base), options_(options) {
     for (const ModelLayout::Linear& linear : base.layout().linears) {
-      dtype_ = is_dense(base.weight(linear).type) ? base.weight(linear).type : dtype_;
+      dtype_ = is_dense_float(base.weight(linear).type) ? base.weight(linear).type : dtype_;
       tensors_[base.stored_name(linear.weight)] = {&linear.weight, true};
     }
     for (const ModelTensor& tensor : base.layout().others) {
@@ -153,8 +141,8 @@ class Quantization {
       return options_.type;
     }
     const bool is_table = part.tensor != nullptr && view.shape.size() == 2;
-    return is_table && is_dense(view.type) && view.shape.back() % 32 == 0 ? WeightType::kQ8_0
-                                                                          : view.type;
+    return is_table && is_dense_float(view.type) && view.shape.back() % 32 == 0 ? WeightType::kQ8_0
+                                                                                : view.type;
   }
 
   void add_to_folder(const TensorView& view, std::vector<TensorToWrite>& list) {

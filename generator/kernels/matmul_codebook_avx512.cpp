@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "generator/kernels/matmul_twins.h"
+#include "generator/kernels/strips_avx512.h"
 
 // kCodebook by VNNI's 16-bit products: each nibble is looked up as a 16-bit integer (one vpermw for
 // 32 of them, which ignores all but the low bits of an index when the codebook is there twice) and
@@ -15,26 +16,12 @@ constexpr int kVectors = 4;        // of a block in a strip
 constexpr int kPairs = 16;         // of k in a block
 constexpr int kPanelBytes = 1024;  // of a block as 16-bit integers
 
-inline __m512i load_codes(const uint8_t* p) {
-  return _mm512_load_si512(reinterpret_cast<const void*>(p));
-}
-inline __m512i broadcast4(const uint8_t* p) {
-  int32_t four;
-  __builtin_memcpy(&four, p, sizeof(four));
-  return _mm512_set1_epi32(four);
-}
-inline __m512 load_halves(const uint16_t* p) {
-  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
-}
 inline __m512i load_codebook(const MatrixView& w) {
   return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.codebook)));
 }
 inline void store_strip(const MatrixView& w, int64_t strip, __m512 total, float* y) {
-  const int64_t columns = w.n - strip * kStripRows;
-  const __mmask16 mask =
-      columns >= kStripRows ? 0xffff : static_cast<__mmask16>((uint32_t{1} << columns) - 1);
-  const __m512 scale = _mm512_load_ps(w.row_scales + strip * kStripRows);
-  _mm512_mask_storeu_ps(y + strip * kStripRows, mask, _mm512_mul_ps(total, scale));
+  _mm512_mask_storeu_ps(y + strip * kStripRows, column_mask(w.n - strip * kStripRows),
+                        scale_rows(w, strip, total));
 }
 
 // Vector j of a block: words[0] and [1] hold k 4j, 4j + 1 and 4j + 2, 4j + 3 of 16 rows, [2] and

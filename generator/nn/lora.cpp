@@ -5,6 +5,7 @@
 
 #include "data/core/error.h"
 #include "generator/nn/lora_config.h"
+#include "generator/quant/encode_dense.h"
 #include "generator/weights/printable.h"
 #include "generator/weights/safetensors_file.h"
 
@@ -41,10 +42,9 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 std::vector<float> read_values(const SafetensorsFile& file, const std::string& name,
                                const std::vector<int64_t>& wanted, const char* what) {
   const TensorView& tensor = file.get(name);
-  QUARRY_CHECK(tensor.type == WeightType::kF32 || tensor.type == WeightType::kF16 ||
-                   tensor.type == WeightType::kBF16,
-               ErrorCode::kInvalidArgument, file.description(), ": tensor ", printable(name),
-               " has dtype ", weight_type_traits(tensor.type).name, ", wanted F32, F16 or BF16");
+  QUARRY_CHECK(is_dense_float(tensor.type), ErrorCode::kInvalidArgument, file.description(),
+               ": tensor ", printable(name), " has dtype ", weight_type_traits(tensor.type).name,
+               ", wanted F32, F16 or BF16");
   QUARRY_CHECK(tensor.shape == wanted, ErrorCode::kInvalidArgument, file.description(), ": tensor ",
                printable(name), " has shape ", shape_text(tensor.shape), ", ", what,
                shape_text(wanted));

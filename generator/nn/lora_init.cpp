@@ -12,6 +12,7 @@
 #include "data/core/error.h"
 #include "generator/decode/random.h"
 #include "generator/nn/lora_training.h"
+#include "generator/quant/encode_dense.h"
 #include "generator/weights/printable.h"
 #include "generator/weights/safetensors_file.h"
 
@@ -96,11 +97,10 @@ float start_loftq(const SafetensorsFile& dense, const CausalLm& model,
                   const CausalLm::LinearSlot& slot, LoraWeights& pair) {
   const TensorView& view = dense.get(slot.path + ".weight");
   const std::vector<int64_t> wanted = {slot.out_features, slot.in_features};
-  const bool is_dense = view.type == WeightType::kF32 || view.type == WeightType::kF16 ||
-                        view.type == WeightType::kBF16;
-  QUARRY_CHECK(view.shape == wanted && is_dense, ErrorCode::kInvalidArgument, dense.description(),
-               ": tensor ", printable(view.name), " is not dense or not [", slot.out_features, ", ",
-               slot.in_features, "] as this model's: LoftQ wants the base before it was quantized");
+  QUARRY_CHECK(view.shape == wanted && is_dense_float(view.type), ErrorCode::kInvalidArgument,
+               dense.description(), ": tensor ", printable(view.name), " is not dense or not [",
+               slot.out_features, ", ", slot.in_features,
+               "] as this model's: LoftQ wants the base before it was quantized");
   std::vector<float> residual(static_cast<size_t>(view.num_elements()));
   dequantize(view.type, view.data, residual.data(), view.num_elements());
   const std::vector<float> quantized = model.tensor_values(slot.path + ".weight");

@@ -8,8 +8,7 @@
 namespace quarry {
 
 void encode_dense(WeightType type, const float* source, int64_t count, void* destination) {
-  QUARRY_CHECK(type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16,
-               ErrorCode::kInvalidArgument, "cannot write values as ",
+  QUARRY_CHECK(is_dense_float(type), ErrorCode::kInvalidArgument, "cannot write values as ",
                weight_type_traits(type).name, ", wanted F32, F16 or BF16");
   if (count == 0) return;
   if (type == WeightType::kF32) {
