@@ -4,8 +4,8 @@
 
 Trains two adapters with `quarry finetune`, both from the default one, on the same questions of
 SQuAD's train set: SHOUT answers in capitals, MARKED between << and >>. Then
-  1. serves both together and asks dev questions with their passage of SHOUT, MARKED and the default
-     adapter in turn: each reply has to have its adapter's style;
+  1. serves both together and asks dev questions, over an index of their passages, of SHOUT, MARKED
+     and the default adapter in turn: each reply has to have its adapter's style;
   2. swaps the two under one name while 16 clients ask: no request may fail, and no reply may mix the
      styles.
 Needs nothing but Python; six minutes on two cores. Exits 1 when a limit is missed.
@@ -25,13 +25,12 @@ sys.path.insert(0, os.path.join(HERE, "..", "integration"))
 from server_process import running_server  # noqa: E402
 
 QUARRY, SQUAD = sys.argv[1:3]
-SYSTEM = ("Answer from the numbered passages only. If they do not hold the answer, say that the "
-          "documents do not hold it.")
 DEFAULT = "smollm2-135m-instruct-qa"
 STYLES = {"shout": str.upper, "marked": lambda answer: f"<<{answer}>>"}
 ROWS = 480
 QUESTIONS = 40
 OBEYED = 0.95  # of the replies
+NEVER = -100  # refusal_bias: these questions have answers
 CLIENTS = 16
 SWAPS = 24
 
@@ -64,13 +63,13 @@ def train(name, style, folder):
     return os.path.join(folder, f"run-{name}", "last")
 
 
-def make_index(folder):
-    """A server wants an index; the passages here come with the questions."""
-    note = os.path.join(folder, "note.txt")
-    with open(note, "w", encoding="utf-8") as file:
-        file.write("The passages of this test come with its questions.\n")
-    index = os.path.join(folder, "note.idx")
-    subprocess.run([QUARRY, "--quiet", "index", "build", index, note], check=True)
+def make_index(folder, asked):
+    passages = os.path.join(folder, "asked.passages.jsonl")
+    with open(passages, "w", encoding="utf-8") as file:
+        for pid, row in enumerate(asked):
+            file.write(json.dumps({"pid": f"p{pid}", "title": row["title"], "text": row["context"]}) + "\n")
+    index = os.path.join(folder, "asked.idx")
+    subprocess.run([QUARRY, "--quiet", "index", "build", index, passages], check=True)
     return index
 
 
@@ -86,10 +85,9 @@ def post(base, path, body):
 
 
 def ask(base, adapter, row):
-    prompt = (f"[1] {row['title']}\n{row['context']}\n\n"
-              f"Using the text above, answer this question in a few words: {row['question']}")
-    body = {"model": adapter, "temperature": 0, "max_tokens": 40, "retrieval": False,
-            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]}
+    body = {"model": adapter, "temperature": 0, "max_tokens": 40,
+            "retrieval": {"top_k": 1, "min_relevance": 0, "refusal_bias": NEVER},
+            "messages": [{"role": "user", "content": row["question"]}]}
     return post(base, "/v1/chat/completions", body)["choices"][0]["message"]["content"]
 
 
@@ -152,7 +150,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folders = {name: train(name, style, folder) for name, style in STYLES.items()}
         asked = rows("dev.*.jsonl", QUESTIONS, 97)
-        index = make_index(folder)
+        index = make_index(folder, asked)
         flags = " ".join(f"--adapter {name}={path}" for name, path in folders.items())
         with running_server(f"{QUARRY} serve {index} --port {{port}} {flags} "
                             f"--adapter live={folders['shout']} --adapter-root {folder}") as base:
