@@ -263,8 +263,8 @@ __global__ void join_kernel(AttentionArguments a) {
   const int row = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const int64_t stride = static_cast<int64_t>(a.num_kv_heads) * a.rows() * (a.head_dim + 2);
-  const float* first = a.partial + (static_cast<int64_t>(kv_head) * a.rows() + row) *
-                                       (a.head_dim + 2);
+  const float* first =
+      a.partial + (static_cast<int64_t>(kv_head) * a.rows() + row) * (a.head_dim + 2);
   float largest = -INFINITY;
   for (int i = 0; i < a.splits; ++i) largest = fmaxf(largest, first[i * stride + a.head_dim]);
   const float shift = largest == -INFINITY ? 0.0f : largest;
@@ -296,9 +296,8 @@ int64_t num_splits(const AttentionShape& s) {
   const int64_t rows = s.num_queries * (s.num_heads / s.num_kv_heads);
   const int64_t blocks = (rows + kRows - 1) / kRows * s.num_kv_heads;
   const int64_t wanted = 2 * device_attribute(cudaDevAttrMultiProcessorCount) / blocks;
-  const int64_t seen = s.causal && s.window > 0
-                           ? std::min(s.num_keys, s.window + s.num_queries)
-                           : s.num_keys;
+  const int64_t seen =
+      s.causal && s.window > 0 ? std::min(s.num_keys, s.window + s.num_queries) : s.num_keys;
   return std::clamp<int64_t>(std::min(wanted, seen / kFewestKeys), 1, kMostSplits);
 }
 
@@ -318,8 +317,7 @@ void check_shape(const AttentionShape& s) {
 int64_t attention_scratch_bytes(const AttentionShape& shape) {
   check_shape(shape);
   const int64_t splits = num_splits(shape);
-  return splits == 1 ? 0
-                     : splits * shape.num_heads * shape.num_queries * (shape.head_dim + 2) * 4;
+  return splits == 1 ? 0 : splits * shape.num_heads * shape.num_queries * (shape.head_dim + 2) * 4;
 }
 
 void attention(const AttentionShape& shape, const float* q, const uint16_t* k, const uint16_t* v,

@@ -39,11 +39,9 @@ class DeviceBytes {
 // The four codes (k from `k` on; 4-bit: also those 16 further) of one row of the CPU's layout.
 uint32_t codes_at(const MatrixView& w, int64_t strip, int64_t k, int64_t row) {
   if (k >= w.k) return 0;
-  const int64_t per_byte = w.layout == Layout::kBytes ? 1 : 2;
   const int64_t vector = w.layout == Layout::kBytes ? k / 4 : k / 32 * 4 + k % 16 / 4;
   uint32_t word;
   std::memcpy(&word, w.codes + strip * w.strip_bytes + 64 * vector + 4 * row, 4);
-  QUARRY_DCHECK(per_byte == 1 || k % 32 < 16);
   return word;
 }
 
@@ -138,10 +136,10 @@ struct DeviceMatrix::Storage {
 
 DeviceMatrix::DeviceMatrix(const PackedMatrix& matrix) {
   const MatrixView& w = view_of(matrix);
-  QUARRY_CHECK(w.layout == Layout::kNibbles || w.layout == Layout::kBytes ||
-                   w.layout == Layout::kCodebook,
-               ErrorCode::kInvalidArgument,
-               "DeviceMatrix: the matrix is packed as bfloat16 or float32, want 4- or 8-bit codes");
+  QUARRY_CHECK(
+      w.layout == Layout::kNibbles || w.layout == Layout::kBytes || w.layout == Layout::kCodebook,
+      ErrorCode::kInvalidArgument,
+      "DeviceMatrix: the matrix is packed as bfloat16 or float32, want 4- or 8-bit codes");
   storage_ = std::make_unique<Storage>(w);
 }
 

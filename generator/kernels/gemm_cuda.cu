@@ -11,8 +11,8 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kStages = 3;      // tiles of x in shared memory
-constexpr int kRowPad = 128;    // rows of the prepared x are padded to it
+constexpr int kStages = 3;       // tiles of x in shared memory
+constexpr int kRowPad = 128;     // rows of the prepared x are padded to it
 constexpr int kBlockBytes = 64;  // of one row's 32 k
 
 int64_t padded_rows(int64_t m) { return (m + kRowPad - 1) / kRowPad * kRowPad; }
@@ -66,8 +66,7 @@ __device__ inline void copy_inputs(const GemmArguments& g, int chunk, int first_
   constexpr int kPiece = kTokens * kBlockBytes;
   for (int i = static_cast<int>(threadIdx.x) * 16; i < 2 * kPiece; i += kThreads * 16) {
     const int64_t block = 2 * chunk + i / kPiece;
-    copy_async(stage + i,
-               g.x + (block * g.padded_rows + first_token) * kBlockBytes + i % kPiece);
+    copy_async(stage + i, g.x + (block * g.padded_rows + first_token) * kBlockBytes + i % kPiece);
   }
 }
 
@@ -143,8 +142,7 @@ __global__ void __launch_bounds__(kThreads, 2) gemm_kernel(DeviceMatrixView w, G
         for (int h = 0; h < 2; ++h) {
           const int64_t column = (first_strip + s) * kStripRows + lane / 4 + 8 * h;
           if (column >= w.n) continue;
-          g.y[token * g.ldy + column] =
-              total[s][tile][2 * h + i] * inverse * w.row_scales[column];
+          g.y[token * g.ldy + column] = total[s][tile][2 * h + i] * inverse * w.row_scales[column];
         }
       }
     }

@@ -104,11 +104,10 @@ void add_lora(const std::vector<LoraSpan>& spans, const float* x, int64_t k, int
     int64_t most_ranks = 0;
     for (size_t i = 0; i < count; ++i) {
       const LoraSpan& span = spans[done + i];
-      QUARRY_CHECK(span.begin >= 0 && span.end >= span.begin && span.rank >= 1 &&
-                       span.rank <= kMaxLoraRank,
-                   ErrorCode::kInvalidArgument, "add_lora: rows [", span.begin, ", ", span.end,
-                   ") of rank ", span.rank, ", want ascending rows and a rank from 1 to ",
-                   kMaxLoraRank);
+      QUARRY_CHECK(
+          span.begin >= 0 && span.end >= span.begin && span.rank >= 1 && span.rank <= kMaxLoraRank,
+          ErrorCode::kInvalidArgument, "add_lora: rows [", span.begin, ", ", span.end, ") of rank ",
+          span.rank, ", want ascending rows and a rank from 1 to ", kMaxLoraRank);
       table.spans[i] = span;
       table.low[i] = low;
       low += (span.end - span.begin) * span.rank;
@@ -120,9 +119,8 @@ void add_lora(const std::vector<LoraSpan>& spans, const float* x, int64_t k, int
     launch("add_lora: shrink", shrink_kernel,
            dim3(tiles(most_rows, kRows), tiles(most_ranks, kRanks), z), kThreads,
            kThreads / kWarp * kRows * kRanks * 4, stream, table, x, k, ldx);
-    launch("add_lora: expand", expand_kernel,
-           dim3(tiles(most_rows, kRows), tiles(n, kThreads), z), kThreads, kRows * most_ranks * 4,
-           stream, table, y, n, ldy);
+    launch("add_lora: expand", expand_kernel, dim3(tiles(most_rows, kRows), tiles(n, kThreads), z),
+           kThreads, kRows * most_ranks * 4, stream, table, y, n, ldy);
   }
 }
 

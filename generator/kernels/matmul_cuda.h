@@ -91,8 +91,8 @@ __device__ inline void decode_step(const Chunk<kLayout, kSlots>& chunk, int step
     uint32_t first;   // k 4t, 4t + 1
     uint32_t second;  // k 4t + 2, 4t + 3
     if (kLayout == Layout::kBytes) {
-      const uint32_t word = word_of(chunk.codes[step / 2 % Chunk<kLayout, kSlots>::kVectors],
-                                    2 * (step % 2) + h);
+      const uint32_t word =
+          word_of(chunk.codes[step / 2 % Chunk<kLayout, kSlots>::kVectors], 2 * (step % 2) + h);
       first = subtract_halves(__byte_perm(word, k1024, 0x5150), center);
       second = subtract_halves(__byte_perm(word, k1024, 0x5352), center);
     } else {
@@ -123,8 +123,8 @@ void with_layout(const DeviceMatrixView& w, const Use& use) {
   using Two = std::integral_constant<int, 2>;
   using Four = std::integral_constant<int, 4>;
   if (w.layout == Layout::kNibbles) return use(Nibbles(), Two());
-  if (w.layout == Layout::kCodebook) return w.slots == 1 ? use(Codebook(), One())
-                                                         : use(Codebook(), Two());
+  if (w.layout == Layout::kCodebook)
+    return w.slots == 1 ? use(Codebook(), One()) : use(Codebook(), Two());
   return w.slots == 4 ? use(Bytes(), Four()) : use(Bytes(), Two());
 }
 

@@ -121,8 +121,8 @@ inline void load_tiles_transposed(uint32_t out[4], const void* row) {
         const auto at = [&](int r) -> uint32_t {
           return static_cast<const TileLane*>(values[8 * tile + r])->row[i / 4];
         };
-        static_cast<const TileLane*>(values[i])->out[tile] =
-            at(2 * (i % 4)) | at(2 * (i % 4) + 1) << 16;
+        static_cast<const TileLane*>(values[i])->out[tile] = at(2 * (i % 4)) | at(2 * (i % 4) + 1)
+                                                                                   << 16;
       }
     }
   });
