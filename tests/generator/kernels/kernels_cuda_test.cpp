@@ -1,14 +1,21 @@
+// The CUDA kernels against the CPU. Built twice: for a GPU (kernels_cuda_test) and, on
+// tests/support/cuda_host, for the CPU (kernels_cuda_host_test), where the same kernels run as
+// plain C++.
 #include <cuda_runtime.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "data/core/error.h"
+#include "generator/kernels/attention.h"
 #include "generator/kernels/cuda_twins.h"
 #include "generator/kernels/elementwise.h"
+#include "generator/quant/four_bit.h"
 #include "generator/quant/half.h"
+#include "generator/quant/int8_rows.h"
 #include "tests/generator/kernels/kernel_test_util.h"
 
 namespace quarry::kernels {
@@ -24,21 +31,22 @@ class CudaKernels : public testing::Test {
   }
 };
 
-// Floats on the device.
-class DeviceFloats {
+// Values on the device.
+template <typename T>
+class OnDevice {
  public:
-  explicit DeviceFloats(const std::vector<float>& values) : count_(values.size()) {
-    EXPECT_EQ(cudaMalloc(&data_, count_ * sizeof(float)), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), count_ * sizeof(float), cudaMemcpyHostToDevice),
+  explicit OnDevice(const std::vector<T>& values) : count_(values.size()) {
+    EXPECT_EQ(cudaMalloc(&data_, std::max<size_t>(1, count_ * sizeof(T))), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice),
               cudaSuccess);
   }
-  ~DeviceFloats() { cudaFree(data_); }
-  DeviceFloats(const DeviceFloats&) = delete;
-  DeviceFloats& operator=(const DeviceFloats&) = delete;
-  float* data() const { return static_cast<float*>(data_); }
-  std::vector<float> read() const {
-    std::vector<float> values(count_);
-    EXPECT_EQ(cudaMemcpy(values.data(), data_, count_ * sizeof(float), cudaMemcpyDeviceToHost),
+  ~OnDevice() { cudaFree(data_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  T* data() const { return static_cast<T*>(data_); }
+  std::vector<T> read() const {
+    std::vector<T> values(count_);
+    EXPECT_EQ(cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost),
               cudaSuccess);
     return values;
   }
@@ -47,62 +55,198 @@ class DeviceFloats {
   size_t count_;
   void* data_ = nullptr;
 };
+using DeviceFloats = OnDevice<float>;
 
-TEST_F(CudaKernels, RmsNormMatchesTheCpu) {
-  const int64_t rows = 5;
-  for (const int64_t width : {1, 31, 255, 256, 257, 576}) {
-    const auto x = random_floats(rows * width, 1);
-    const auto weight = random_floats(width, 2);
-    std::vector<float> expected(x.size());
-    rms_norm(x.data(), weight.data(), 1e-5f, rows, width, expected.data());
-    const DeviceFloats device_x(x);
-    const DeviceFloats device_weight(weight);
-    cuda::rms_norm(device_x.data(), device_weight.data(), 1e-5f, rows, width, device_x.data(),
-                   nullptr);
-    const auto actual = device_x.read();
-    for (size_t i = 0; i < expected.size(); ++i) {
-      ASSERT_NEAR(actual[i], expected[i], 1e-5 * (1.0 + std::fabs(expected[i]))) << width;
+// What no kernel may leave where it has to write.
+std::vector<float> poison(int64_t count) {
+  return std::vector<float>(static_cast<size_t>(count), std::nanf(""));
+}
+
+std::vector<uint8_t> scratch_of(int64_t bytes) {
+  return std::vector<uint8_t>(static_cast<size_t>(bytes), 0xff);
+}
+
+// ---- Products ----
+
+std::unique_ptr<PackedMatrix> random_matrix(WeightType type, int64_t n, int64_t k,
+                                            int64_t block_size = 64) {
+  const auto count = static_cast<size_t>(n * k);
+  if (type == WeightType::kInt8Rows) {
+    const Int8Rows rows = quantize_int8_rows(random_floats(n * k, 3, 0.05f).data(), n, k);
+    return pack_quantized(type, rows.state, rows.codes.data(), n, k, Precision::kFast);
+  }
+  if (needs_quant_state(type)) {
+    FourBitOptions options;
+    options.type = type;
+    options.block_size = block_size;
+    const FourBitCodes coded =
+        quantize_four_bit(random_floats(n * k, 3, 0.05f).data(), n * k, options);
+    return pack_quantized(type, coded.state, coded.codes.data(), n, k, Precision::kFast);
+  }
+  const WeightTypeTraits& traits = weight_type_traits(type);
+  std::vector<uint8_t> bytes(static_cast<size_t>(weight_bytes(type, n * k)));
+  std::mt19937 generator(3);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(generator());
+  for (size_t b = 0; b < count / static_cast<size_t>(traits.block_size); ++b) {
+    // A scale of its own for each block, so that a wrong one shows.
+    const uint16_t scale = quant::float_to_half(0.01f + 0.001f * static_cast<float>(b % 17));
+    const uint16_t offset = quant::float_to_half(-0.08f + 0.01f * static_cast<float>(b % 5));
+    uint8_t* field = bytes.data() + b * static_cast<size_t>(traits.bytes_per_block);
+    if (type == WeightType::kQ6_K) field += 208;
+    std::memcpy(field, &scale, 2);
+    const bool has_offset = type == WeightType::kQ4_1 || type == WeightType::kQ5_1 ||
+                            type == WeightType::kQ4_K || type == WeightType::kQ5_K;
+    if (has_offset) std::memcpy(field + 2, &offset, 2);
+  }
+  return pack_matrix(type, bytes.data(), n, k, Precision::kFast);
+}
+
+enum class Product { kGemv, kGemm };
+
+struct Inputs {
+  int64_t m;
+  std::vector<float> x;  // [m, ldx]
+  int64_t ldx;
+  int64_t ldy;
+};
+
+Inputs random_inputs(int64_t m, int64_t n, int64_t k) {
+  Inputs inputs = {m, random_floats(m * (k + 4), 4), k + 4, n + 3};
+  // Rows of very different size: each has its own factor.
+  for (int64_t row = 0; row < m; ++row) {
+    const float size = row % 3 == 0 ? 1.0f : row % 3 == 1 ? 1e-6f : 3e5f;
+    for (int64_t i = 0; i < inputs.ldx; ++i) inputs.x[row * inputs.ldx + i] *= size;
+  }
+  return inputs;
+}
+
+// y [m, ldy]; what lies between the rows stays NaN.
+std::vector<float> multiply(Product product, const PackedMatrix& packed, const Inputs& in) {
+  const cuda::DeviceMatrix weight(packed);
+  const DeviceFloats x(in.x);
+  const DeviceFloats y(poison(in.m * in.ldy));
+  if (product == Product::kGemv) {
+    cuda::gemv(weight, x.data(), in.m, in.ldx, y.data(), in.ldy, nullptr);
+  } else {
+    const OnDevice<uint8_t> scratch(scratch_of(cuda::gemm_scratch_bytes(in.m, packed.k())));
+    cuda::gemm(weight, x.data(), in.m, in.ldx, y.data(), in.ldy, scratch.data(), nullptr);
+  }
+  return y.read();
+}
+
+// Against products in double of the weights that the CPU decodes. Both factors of a product are
+// rounded to 11 bits, which may cost 2^-11 of it; sums in float32 of a few hundred cost far less.
+void expect_product(Product product, WeightType type, int64_t m, int64_t n, int64_t k,
+                    int64_t block_size = 64) {
+  SCOPED_TRACE(testing::Message() << weight_type_traits(type).name << " m " << m << " n " << n
+                                  << " k " << k << " block " << block_size);
+  const auto packed = random_matrix(type, n, k, block_size);
+  const Inputs in = random_inputs(m, n, k);
+  const std::vector<float> y = multiply(product, *packed, in);
+  std::vector<float> w(static_cast<size_t>(k));
+  for (int64_t column = 0; column < n; ++column) {
+    decode_row(*packed, column, w.data());
+    for (int64_t row = 0; row < m; ++row) {
+      double total = 0.0;
+      double magnitude = 0.0;
+      for (int64_t i = 0; i < k; ++i) {
+        total += double{w[i]} * in.x[row * in.ldx + i];
+        magnitude += std::fabs(double{w[i]} * in.x[row * in.ldx + i]);
+      }
+      ASSERT_NEAR(y[row * in.ldy + column], total, 0x1p-11 * magnitude)
+          << "row " << row << " column " << column;
+    }
+  }
+  for (int64_t row = 0; row < m; ++row) {
+    for (int64_t i = n; i < in.ldy; ++i) ASSERT_TRUE(std::isnan(y[row * in.ldy + i]));
+  }
+}
+
+constexpr WeightType kIntegerTypes[] = {WeightType::kQ4_0, WeightType::kQ4_1,    WeightType::kQ5_0,
+                                        WeightType::kQ5_1, WeightType::kQ8_0,    WeightType::kQ4_K,
+                                        WeightType::kQ5_K, WeightType::kQ6_K,    WeightType::kNF4,
+                                        WeightType::kFP4,  WeightType::kInt8Rows};
+
+TEST_F(CudaKernels, GemvMatchesDoubleForEveryFormat) {
+  for (const WeightType type : kIntegerTypes) {
+    expect_product(Product::kGemv, type, 1, 67, 1280);
+    expect_product(Product::kGemv, type, 3, 16, 256);
+    expect_product(Product::kGemv, type, 8, 17, 512);
+  }
+}
+
+TEST_F(CudaKernels, GemvTakesRowsThatEndWithinAChunk) {
+  for (const WeightType type : {WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0,
+                                WeightType::kNF4, WeightType::kInt8Rows}) {
+    for (const int64_t k : {32, 96, 576, 1120}) expect_product(Product::kGemv, type, 2, 33, k);
+  }
+  expect_product(Product::kGemv, WeightType::kNF4, 2, 33, 128, 32);
+  expect_product(Product::kGemv, WeightType::kFP4, 2, 33, 128, 128);
+}
+
+TEST_F(CudaKernels, GemmMatchesDoubleForEveryFormat) {
+  for (const WeightType type : kIntegerTypes) {
+    expect_product(Product::kGemm, type, 1, 17, 256);
+    expect_product(Product::kGemm, type, 33, 67, 256);
+  }
+}
+
+TEST_F(CudaKernels, GemmTakesRowsThatEndWithinAChunk) {
+  for (const WeightType type : {WeightType::kQ4_1, WeightType::kQ8_0, WeightType::kNF4}) {
+    for (const int64_t k : {32, 96, 224}) expect_product(Product::kGemm, type, 9, 33, k);
+  }
+}
+
+// Small tiles are taken where large ones would leave multiprocessors without work.
+TEST_F(CudaKernels, GemmOfEveryTileSizeMatchesDouble) {
+  int processors = 0;
+  ASSERT_EQ(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0), cudaSuccess);
+  for (const auto& [type, k] : {std::pair<WeightType, int64_t>{WeightType::kQ4_1, 288},
+                                {WeightType::kQ8_0, 96},
+                                {WeightType::kNF4, 128},
+                                {WeightType::kQ6_K, 256}}) {
+    expect_product(Product::kGemm, type, 64 * processors - 10, 64, k);
+    expect_product(Product::kGemm, type, 64 * processors + 10, 129, k);
+  }
+}
+
+TEST_F(CudaKernels, ARowOfAProductDoesNotDependOnTheOthers) {
+  const auto packed = random_matrix(WeightType::kQ4_1, 50, 320);
+  for (const Product product : {Product::kGemv, Product::kGemm}) {
+    const int64_t rows = product == Product::kGemv ? 8 : 150;
+    const Inputs all = random_inputs(rows, 50, 320);
+    const std::vector<float> expected = multiply(product, *packed, all);
+    for (const int64_t row : {int64_t{0}, int64_t{5}, rows - 1}) {
+      Inputs one = all;
+      one.m = 1;
+      one.x.assign(all.x.begin() + row * all.ldx, all.x.begin() + (row + 1) * all.ldx);
+      const std::vector<float> actual = multiply(product, *packed, one);
+      for (int64_t i = 0; i < 50; ++i) ASSERT_EQ(actual[i], expected[row * all.ldy + i]);
     }
   }
 }
 
-TEST_F(CudaKernels, GemvMatchesDoubleForEveryIntegerFormat) {
-  const int64_t k = 512;
-  for (const WeightType type : {WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ5_0,
-                                WeightType::kQ8_0, WeightType::kQ4_K, WeightType::kQ6_K}) {
-    for (const int64_t n : {1, 16, 67}) {
-      const WeightTypeTraits& traits = weight_type_traits(type);
-      std::vector<uint8_t> bytes(static_cast<size_t>(weight_bytes(type, n * k)));
-      std::mt19937 generator(3);
-      for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(generator());
-      const uint16_t scale = quant::float_to_half(0.01f);
-      for (size_t b = 0; b < bytes.size(); b += static_cast<size_t>(traits.bytes_per_block)) {
-        uint8_t* field = bytes.data() + b + (type == WeightType::kQ6_K ? 208 : 0);
-        std::memcpy(field, &scale, 2);
-        if (type == WeightType::kQ4_1 || type == WeightType::kQ4_K) {
-          std::memcpy(field + 2, &scale, 2);
-        }
-      }
-      std::vector<float> w(static_cast<size_t>(n * k));
-      dequantize(type, bytes.data(), w.data(), n * k);
-      const auto x = random_floats(k, 4);
-      const auto packed = pack_matrix(type, bytes.data(), n, k, Precision::kFast);
-      const cuda::DeviceMatrix matrix(*packed);
-      const DeviceFloats device_x(x);
-      const DeviceFloats device_y(std::vector<float>(static_cast<size_t>(n)));
-      cuda::gemv(matrix, device_x.data(), device_y.data(), nullptr);
-      const auto actual = device_y.read();
-      for (int64_t i = 0; i < n; ++i) {
-        double total = 0.0;
-        double magnitude = 0.0;
-        for (int64_t j = 0; j < k; ++j) {
-          total += double{w[i * k + j]} * x[j];
-          magnitude += std::fabs(double{w[i * k + j]} * x[j]);
-        }
-        ASSERT_NEAR(actual[i], total, 1e-3 * magnitude) << traits.name << " row " << i;
-      }
+TEST_F(CudaKernels, ZeroRowsAndNanAreKept) {
+  const auto packed = random_matrix(WeightType::kQ4_0, 16, 64);
+  Inputs in = {3, std::vector<float>(3 * 64, 0.0f), 64, 16};
+  in.x[64 + 7] = std::nanf("");
+  in.x[128] = INFINITY;
+  for (const Product product : {Product::kGemv, Product::kGemm}) {
+    const std::vector<float> y = multiply(product, *packed, in);
+    for (int64_t i = 0; i < 16; ++i) {
+      EXPECT_EQ(y[i], 0.0f);
+      EXPECT_TRUE(std::isnan(y[16 + i]));
+      EXPECT_TRUE(std::isnan(y[32 + i]));
     }
   }
+}
+
+TEST_F(CudaKernels, ShapesThatDoNotFitThrow) {
+  const cuda::DeviceMatrix weight(*random_matrix(WeightType::kQ4_0, 16, 64));
+  EXPECT_THAT([&] { cuda::gemv(weight, nullptr, 9, 64, nullptr, 16, nullptr); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("want at most 8 rows")));
+  EXPECT_THAT([&] { cuda::gemm(weight, nullptr, 9, 63, nullptr, 16, nullptr, nullptr); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("at least 64")));
 }
 
 TEST(CudaDeviceMatrix, DenseMatrixThrows) {
@@ -110,6 +254,230 @@ TEST(CudaDeviceMatrix, DenseMatrixThrows) {
   const auto packed = pack_matrix(WeightType::kF32, one.data(), 1, 1, Precision::kFast);
   EXPECT_THAT([&] { cuda::DeviceMatrix matrix(*packed); },
               testing::ThrowsMessage<Error>(testing::HasSubstr("want 4- or 8-bit codes")));
+}
+
+TEST_F(CudaKernels, DeviceMatrixTakesAsManyBytesAsTheCpus) {
+  for (const WeightType type : {WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0}) {
+    const auto packed = random_matrix(type, 64, 256);
+    EXPECT_EQ(cuda::DeviceMatrix(*packed).bytes(), packed->bytes() + 64 * 4);
+  }
+}
+
+// ---- Attention ----
+
+struct AttentionCase {
+  int64_t queries, keys, heads, kv_heads, head_dim;
+  bool causal = true;
+  int64_t window = 0;
+};
+
+// Rounding q and the weights to 11 bits moves a score s = sum(q k) by some 2^-12 of it and a weight
+// by as much again: with scores of unit variance the output moves by about 1e-3 of the values'
+// spread, less the more keys share in it.
+void expect_attention(const AttentionCase& c) {
+  SCOPED_TRACE(testing::Message() << c.queries << " queries, " << c.keys << " keys, " << c.heads
+                                  << "/" << c.kv_heads << " heads of " << c.head_dim << ", window "
+                                  << c.window << ", causal " << c.causal);
+  AttentionShape shape;
+  shape.num_queries = c.queries;
+  shape.num_keys = c.keys;
+  shape.num_heads = c.heads;
+  shape.num_kv_heads = c.kv_heads;
+  shape.head_dim = c.head_dim;
+  shape.ldq = (c.heads + 2 * c.kv_heads) * c.head_dim;
+  shape.ldk = c.kv_heads * c.head_dim + 8;
+  shape.ldo = c.heads * c.head_dim + 4;
+  shape.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  shape.causal = c.causal;
+  shape.window = c.window;
+  const auto q = random_floats(c.queries * shape.ldq, 1);
+  std::vector<uint16_t> k(static_cast<size_t>(c.keys * shape.ldk));
+  std::vector<uint16_t> v(k.size());
+  float_to_half(random_floats(c.keys * shape.ldk, 2).data(), c.keys * shape.ldk, k.data());
+  float_to_half(random_floats(c.keys * shape.ldk, 3).data(), c.keys * shape.ldk, v.data());
+  std::vector<float> expected = poison(c.queries * shape.ldo);
+  attention(shape, q.data(), k.data(), v.data(), expected.data());
+  const DeviceFloats out(poison(c.queries * shape.ldo));
+  const OnDevice<uint8_t> scratch(scratch_of(cuda::attention_scratch_bytes(shape)));
+  cuda::attention(shape, DeviceFloats(q).data(), OnDevice<uint16_t>(k).data(),
+                  OnDevice<uint16_t>(v).data(), out.data(), scratch.data(), nullptr);
+  const std::vector<float> actual = out.read();
+  for (int64_t t = 0; t < c.queries; ++t) {
+    for (int64_t i = 0; i < c.heads * c.head_dim; ++i) {
+      const int64_t at = t * shape.ldo + i;
+      ASSERT_NEAR(actual[at], expected[at], 2e-3) << "query " << t << " element " << i;
+    }
+    for (int64_t i = c.heads * c.head_dim; i < shape.ldo; ++i) {
+      ASSERT_TRUE(std::isnan(actual[t * shape.ldo + i]));
+    }
+  }
+}
+
+TEST_F(CudaKernels, AttentionOfPromptsMatchesTheCpu) {
+  for (const AttentionCase& c :
+       {AttentionCase{1, 1, 1, 1, 64}, AttentionCase{70, 70, 9, 3, 64},
+        AttentionCase{33, 97, 4, 1, 64}, AttentionCase{65, 130, 4, 2, 128},
+        AttentionCase{40, 70, 2, 1, 256}, AttentionCase{20, 20, 2, 2, 80},
+        AttentionCase{17, 40, 3, 1, 96}, AttentionCase{12, 30, 2, 1, 16}}) {
+    expect_attention(c);
+  }
+}
+
+TEST_F(CudaKernels, AttentionOfOneQueryMatchesTheCpu) {
+  for (const AttentionCase& c :
+       {AttentionCase{1, 1500, 9, 3, 64}, AttentionCase{1, 300, 8, 2, 128},
+        AttentionCase{3, 700, 4, 1, 64}, AttentionCase{1, 261, 4, 4, 256}}) {
+    expect_attention(c);
+  }
+}
+
+TEST_F(CudaKernels, AttentionMasksAsTheCpuDoes) {
+  for (const AttentionCase& c :
+       {AttentionCase{50, 50, 2, 1, 64, false}, AttentionCase{40, 300, 2, 1, 64, false},
+        AttentionCase{60, 150, 2, 1, 64, true, 20}, AttentionCase{1, 600, 3, 1, 64, true, 300},
+        AttentionCase{130, 400, 1, 1, 64, true, 100}}) {
+    expect_attention(c);
+  }
+}
+
+TEST_F(CudaKernels, AttentionOfUnfitShapesThrows) {
+  AttentionShape shape;
+  shape.num_queries = shape.num_keys = shape.num_heads = shape.num_kv_heads = 1;
+  shape.head_dim = 36;
+  EXPECT_THAT([&] { cuda::attention_scratch_bytes(shape); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("head_dim 36")));
+}
+
+// ---- Norms, activations, rope ----
+
+// Same float32 formulas in another order of summation.
+void expect_close(const std::vector<float>& actual, const std::vector<float>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(actual[i], expected[i], 1e-5 * (1.0 + std::fabs(expected[i]))) << i;
+  }
+}
+
+TEST_F(CudaKernels, NormsMatchTheCpu) {
+  const int64_t rows = 5;
+  for (const int64_t width : {1, 31, 255, 256, 257, 576}) {
+    SCOPED_TRACE(width);
+    const auto x = random_floats(rows * width, 1);
+    const auto weight = random_floats(width, 2);
+    const auto bias = random_floats(width, 3);
+    const DeviceFloats device_weight(weight);
+    const DeviceFloats device_bias(bias);
+    std::vector<float> expected(x.size());
+    rms_norm(x.data(), weight.data(), 1e-5f, rows, width, expected.data());
+    const DeviceFloats in_place(x);
+    cuda::rms_norm(in_place.data(), device_weight.data(), 1e-5f, rows, width, in_place.data(),
+                   nullptr);
+    expect_close(in_place.read(), expected);
+    for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
+      layer_norm(x.data(), weight.data(), b, 1e-5f, rows, width, expected.data());
+      const DeviceFloats out(poison(rows * width));
+      cuda::layer_norm(DeviceFloats(x).data(), device_weight.data(),
+                       b == nullptr ? nullptr : device_bias.data(), 1e-5f, rows, width, out.data(),
+                       nullptr);
+      expect_close(out.read(), expected);
+    }
+  }
+}
+
+TEST_F(CudaKernels, SiluMulMatchesTheCpu) {
+  for (const int64_t count : {1, 255, 256, 3001}) {
+    const auto gate = random_floats(count, 1, 20.0f);
+    const auto up = random_floats(count, 2);
+    std::vector<float> expected(gate.size());
+    silu_mul(gate.data(), up.data(), count, expected.data());
+    const DeviceFloats out(gate);
+    cuda::silu_mul(out.data(), DeviceFloats(up).data(), count, out.data(), nullptr);
+    expect_close(out.read(), expected);
+  }
+}
+
+TEST_F(CudaKernels, RopeMatchesTheCpu) {
+  const std::vector<int32_t> positions = {3, 0, 11};
+  for (const RopePairing pairing : {RopePairing::kHalf, RopePairing::kInterleaved}) {
+    for (const int64_t head_dim : {2, 64, 96}) {
+      const int64_t heads = 7;
+      const int64_t ldx = heads * head_dim + 5;
+      const auto x = random_floats(3 * ldx, 1);
+      const auto cosine = random_floats(12 * head_dim / 2, 2);
+      const auto sine = random_floats(12 * head_dim / 2, 3);
+      std::vector<float> expected = x;
+      rope(expected.data(), positions.data(), 3, heads, head_dim, ldx, cosine.data(), sine.data(),
+           pairing);
+      const DeviceFloats actual(x);
+      cuda::rope(actual.data(), OnDevice<int32_t>(positions).data(), 3, heads, head_dim, ldx,
+                 DeviceFloats(cosine).data(), DeviceFloats(sine).data(), pairing, nullptr);
+      expect_close(actual.read(), expected);
+    }
+  }
+}
+
+// ---- LoRA ----
+
+struct Adapter {
+  int64_t begin, end, rank;
+  std::vector<float> a, b;
+};
+
+// Adds the adapters to poisoned-then-known rows; all in double beside it.
+void expect_lora(const std::vector<Adapter>& adapters, int64_t m, int64_t n, int64_t k) {
+  const int64_t ldx = k + 4;
+  const int64_t ldy = n + 4;
+  const auto x = random_floats(m * ldx, 1);
+  const auto y = random_floats(m * ldy, 2);
+  std::vector<std::unique_ptr<DeviceFloats>> weights;
+  std::vector<cuda::LoraSpan> spans;
+  std::vector<double> expected(y.begin(), y.end());
+  for (const Adapter& adapter : adapters) {
+    weights.push_back(std::make_unique<DeviceFloats>(adapter.a));
+    weights.push_back(std::make_unique<DeviceFloats>(adapter.b));
+    spans.push_back({adapter.begin, adapter.end, adapter.rank, weights.end()[-2]->data(),
+                     weights.back()->data()});
+    for (int64_t row = adapter.begin; row < adapter.end; ++row) {
+      for (int64_t r = 0; r < adapter.rank; ++r) {
+        double low = 0.0;
+        for (int64_t i = 0; i < k; ++i) low += double{x[row * ldx + i]} * adapter.a[r * k + i];
+        for (int64_t i = 0; i < n; ++i) expected[row * ldy + i] += low * adapter.b[r * n + i];
+      }
+    }
+  }
+  const DeviceFloats out(y);
+  const OnDevice<uint8_t> scratch(scratch_of(cuda::lora_scratch_bytes(spans)));
+  cuda::add_lora(spans, DeviceFloats(x).data(), k, ldx, out.data(), n, ldy, scratch.data(),
+                 nullptr);
+  const std::vector<float> actual = out.read();
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(actual[i], expected[i], 1e-4 * (1.0 + std::fabs(expected[i]))) << i;
+  }
+}
+
+Adapter random_adapter(int64_t begin, int64_t end, int64_t rank, int64_t n, int64_t k) {
+  return {begin, end, rank, random_floats(rank * k, 5, 0.1f), random_floats(rank * n, 6, 0.1f)};
+}
+
+TEST_F(CudaKernels, AdaptersOfABatchMatchDouble) {
+  const int64_t n = 300;
+  const int64_t k = 130;
+  expect_lora({random_adapter(0, 1, 16, n, k)}, 1, n, k);
+  expect_lora({random_adapter(0, 9, 16, n, k), random_adapter(11, 12, 1, n, k),
+               random_adapter(12, 30, 5, n, k), random_adapter(30, 30, 8, n, k)},
+              31, n, k);
+  std::vector<Adapter> many;
+  for (int64_t i = 0; i < 18; ++i) many.push_back(random_adapter(i, i + 1, 1 + i % 6, n, k));
+  expect_lora(many, 20, n, k);
+}
+
+TEST_F(CudaKernels, AdapterOfTooHighRankThrows) {
+  EXPECT_THAT(
+      [] {
+        cuda::add_lora({{0, 1, 513, nullptr, nullptr}}, nullptr, 1, 4, nullptr, 1, 4, nullptr,
+                       nullptr);
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("rank from 1 to 512")));
 }
 
 }  // namespace
