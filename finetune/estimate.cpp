@@ -1,5 +1,6 @@
 #include "finetune/estimate.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -20,16 +21,32 @@ double optimizer_bytes(const TrainingShape& shape) {
   return large * k8bitBytes + (trainable - large) * k32bitBytes;
 }
 
-double activation_bytes(const TrainingShape& shape, const EstimateConstants& c) {
+// Bytes of a row, as estimate.h has them.
+struct RowBytes {
+  double pooled = 0;   // float32, of the workspace: stays until the end
+  double kept = 0;     // kept for backward outside of it: free after a pass
+  double scratch = 0;  // of kernels: stays
+};
+
+RowBytes row_bytes(const TrainingShape& shape) {
+  constexpr double kFloatBytes = 4;
+  constexpr double kCodeBytes = 2 + 8.0 / 32;
+  const auto layers = static_cast<double>(shape.model.num_layers);
   const auto hidden = static_cast<double>(shape.model.hidden_size);
-  const auto intermediate = static_cast<double>(shape.model.intermediate_size);
-  const double kept = shape.checkpointing
-                          ? c.kept_hidden_rows_checkpointed * hidden
-                          : c.kept_hidden_rows * hidden + c.kept_intermediate_rows * intermediate;
-  const double working =
-      c.working_hidden_rows * hidden + c.working_intermediate_rows * intermediate;
-  return static_cast<double>(shape.tokens * shape.activation_element_bytes) *
-         (kept * static_cast<double>(shape.model.num_layers) + working);
+  const auto inner = static_cast<double>(shape.model.intermediate_size);
+  const auto q = static_cast<double>(shape.q_width);
+  const double qkv = q + 2 * static_cast<double>(shape.kv_width);
+  const double in_layer = 4 * hidden + qkv + q + 3 * inner;
+  const double in_all = in_layer * (shape.checkpointing ? 1 : layers);
+  const double gradients = qkv + 2 * inner + inner;
+  RowBytes bytes;
+  bytes.pooled = 3 * hidden + gradients * (shape.is_exact ? 1 : 2);
+  if (shape.checkpointing) bytes.pooled += layers * hidden;
+  if (shape.is_exact) bytes.pooled += in_all;
+  bytes.pooled *= kFloatBytes;
+  bytes.kept = 2 * hidden * kFloatBytes + (shape.is_exact ? 0 : 2 * in_all);
+  bytes.scratch = 2 * q * kFloatBytes + (shape.is_exact ? 0 : 3 * inner * kCodeBytes);
+  return bytes;
 }
 
 }  // namespace
@@ -57,17 +74,23 @@ int64_t held_base_bytes(const BaseWeights& base, LoadIn load_in, bool is_exact) 
 
 MemoryEstimate estimate_training(const TrainingShape& shape, const EstimateConstants& constants) {
   constexpr int64_t kFloatBytes = 4;
+  const auto rows = static_cast<double>(shape.tokens);
+  const RowBytes row = row_bytes(shape);
   MemoryEstimate estimate;
   estimate.base_bytes = shape.base_bytes;
   estimate.adapter_bytes = kFloatBytes * (2 * shape.count.trainable + shape.packed_parameters +
                                           2 * shape.start_parameters);
   estimate.optimizer_bytes = static_cast<int64_t>(optimizer_bytes(shape));
-  estimate.activation_bytes = static_cast<int64_t>(activation_bytes(shape, constants));
-  estimate.logits_bytes = static_cast<int64_t>(
-      constants.logits_copies *
-      static_cast<double>(shape.target_tokens * shape.model.vocab_size * kFloatBytes));
+  estimate.activation_bytes = static_cast<int64_t>(rows * (row.pooled + row.kept));
+  estimate.logits_bytes = shape.logit_tokens * shape.model.vocab_size * kFloatBytes;
+  const int64_t copies =
+      kFloatBytes * (shape.count.trainable + shape.start_parameters) + estimate.optimizer_bytes;
+  estimate.checkpoint_bytes = std::max<int64_t>(0, copies - static_cast<int64_t>(rows * row.kept));
   estimate.workspace_bytes = static_cast<int64_t>(
-      constants.program_bytes + constants.thread_bytes * static_cast<double>(shape.threads));
+      rows * row.scratch + constants.thread_bytes * static_cast<double>(shape.threads));
+  estimate.program_bytes =
+      static_cast<int64_t>(constants.program_bytes +
+                           constants.token_bytes * static_cast<double>(shape.model.vocab_size));
   return estimate;
 }
 
@@ -75,7 +98,8 @@ std::string to_text(const MemoryEstimate& estimate) {
   const std::pair<const char*, int64_t> parts[] = {
       {"base          ", estimate.base_bytes},      {"adapters      ", estimate.adapter_bytes},
       {"optimizer     ", estimate.optimizer_bytes}, {"activations   ", estimate.activation_bytes},
-      {"logits        ", estimate.logits_bytes},    {"workspace     ", estimate.workspace_bytes},
+      {"logits        ", estimate.logits_bytes},    {"checkpoint    ", estimate.checkpoint_bytes},
+      {"workspace     ", estimate.workspace_bytes}, {"program       ", estimate.program_bytes},
       {"estimated peak", estimate.total()},
   };
   std::string out;

@@ -16,10 +16,14 @@ struct MemoryEstimate {
   int64_t optimizer_bytes = 0;   // its state
   int64_t activation_bytes = 0;  // kept for backward, and those of the layer at work
   int64_t logits_bytes = 0;
-  int64_t workspace_bytes = 0;  // the program itself and scratch of its threads
+  // Copies that are written to a checkpoint, as far as they take more than what the last pass kept
+  // in bf16, whose memory is free by then.
+  int64_t checkpoint_bytes = 0;
+  int64_t workspace_bytes = 0;  // scratch of the kernels
+  int64_t program_bytes = 0;    // the program itself and the tokenizer
   int64_t total() const {
     return base_bytes + adapter_bytes + optimizer_bytes + activation_bytes + logits_bytes +
-           workspace_bytes;
+           checkpoint_bytes + workspace_bytes + program_bytes;
   }
 };
 
@@ -33,35 +37,40 @@ struct BaseWeights {
 // What the weights take in memory, packed for training. is_exact: in float32 (training.compute).
 int64_t held_base_bytes(const BaseWeights& base, LoadIn load_in, bool is_exact);
 
-// What only a measurement can tell. Rows are [tokens, size] arrays of activations.
+// What only a measurement can tell (heaptrack and VmRSS of the default model, x86-64,
+// LibTorch 1.13).
 struct EstimateConstants {
-  double program_bytes = 90e6;  // resident before a model is loaded
-  double thread_bytes = 8e6;    // scratch of each thread
-  // Kept for backward in every layer, with activation checkpointing and without.
-  double kept_hidden_rows_checkpointed = 1;
-  double kept_hidden_rows = 9;
-  double kept_intermediate_rows = 3;
-  // Of the layer at work: values and gradients.
-  double working_hidden_rows = 12;
-  double working_intermediate_rows = 5;
-  double logits_copies = 2;  // logits and their gradient, float32
+  // Resident before a model is loaded: 112 MB of libraries' code, their tables and registries.
+  double program_bytes = 155e6;
+  double token_bytes = 560;   // of the tokenizer for each token of the vocabulary
+  double thread_bytes = 4e6;  // a panel of W^T and one head's attention, each thread
 };
 
 struct TrainingShape {
   ModelShape model;
+  int64_t q_width = 0;   // of all query heads
+  int64_t kv_width = 0;  // of all key heads; the values are as wide
   TrainableCount count;
   int64_t packed_parameters = 0;  // of matrices that kernels read from a copy of their own
   int64_t start_parameters = 0;   // of PiSSA's starting pairs, kept twice
   int64_t base_bytes = 0;
-  int64_t tokens = 0;                    // of one forward pass
-  int64_t target_tokens = 0;             // of these: rows of the logits
-  int64_t activation_element_bytes = 2;  // 2: bf16, 4: f32
+  int64_t tokens = 0;        // rows of the largest pass
+  int64_t logit_tokens = 0;  // rows whose logits exist at once
+  bool is_exact = false;     // all in float32; else activations are kept in bf16
   bool checkpointing = true;
   OptimizerKind optimizer = OptimizerKind::kAdamW;
   int64_t threads = 1;
 };
 
-// Peak memory of our own training.
+// Peak memory of our own training. A row of a pass takes, with E hidden_size, F intermediate_size,
+// Q q_width and W = Q + 2 kv_width, for a layer's backward (inputs of the two norms, of qkv and of
+// gate_up; q, k and v; inputs of o, of the gated product and of down):
+//   kept = 4 E + W + Q + 3 F   elements of bf16 or float32
+// in every layer; with checkpointing one float32 E in every layer and `kept` in one of them. The
+// layer at work has, in float32, three E, two sums of gradients of E, and the gradients of W, 2 F
+// and F; with bf16 also these values themselves, restored. The kernels' scratch is 2 Q floats of
+// the attention's backward and, unless is_exact, inputs of F and 2 F columns in two bytes each with
+// eight more for every 32.
 MemoryEstimate estimate_training(const TrainingShape& shape,
                                  const EstimateConstants& constants = {});
 

@@ -310,7 +310,7 @@ std::string FinetuneRun::describe() {
   const std::vector<TrainingSequence> batch = run.next_batch();
   QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "the training data gave no sequence:\n",
                to_text(run.stream->summary()));
-  const TrainingShape shape = training_shape(run.config, run.base, run.trained);
+  const TrainingShape shape = training_shape(run.config, run.base, run.trained, batch);
   const auto start = Clock::now();
   const StepResult step = run.trainer->step(batch, 1e-3);  // the adapter is thrown away
   const double seconds = seconds_since(start);
@@ -324,7 +324,8 @@ std::string FinetuneRun::describe() {
       "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
       run.planned_steps(), "\nexpected time    ", format_duration(seconds * num_steps),
       " (the first step took ", format_duration(seconds), ": ", step.sequences, " sequences, ",
-      step.tokens, " tokens in ", step.rows, " rows)\n\nMemory at the peak, estimated\n",
+      step.tokens, " tokens in ", step.rows,
+      " rows)\n\nMemory at the peak, estimated for passes of ", shape.tokens, " rows\n",
       to_text(estimate_training(shape)), "\nThe first batch\n", to_text(run.stream->summary()));
   for (size_t i = 0; i < std::min<size_t>(2, batch.size()); ++i) {
     text += "\n" + quarry::describe(batch[i], *run.base.tokenizer) + "\n";

@@ -5,6 +5,7 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "finetune/packer.h"
 #include "generator/adapters/model_file.h"
 #include "generator/nn/lora_init.h"
 #include "generator/nn/lora_save.h"
@@ -126,7 +127,8 @@ RunAdapter make_adapter(const FinetuneConfig& config, const LoadedGenerator& bas
 }
 
 TrainingShape training_shape(const FinetuneConfig& config, const LoadedGenerator& base,
-                             const RunAdapter& adapter) {
+                             const RunAdapter& adapter,
+                             const std::vector<TrainingSequence>& batch) {
   const CausalLmConfig& model = base.model->config();
   TrainingShape shape;
   shape.model.num_layers = model.num_layers;
@@ -135,12 +137,18 @@ TrainingShape training_shape(const FinetuneConfig& config, const LoadedGenerator
   shape.model.vocab_size = model.vocab_size;
   const ModelInfo info = describe_model(resolve_model(base.path.string()));
   shape.model.num_parameters = info.parameters;
-  shape.base_bytes = held_base_bytes(base_weights(info), parse_load_in(config.model.load_in),
-                                     config.training.compute == "f32");
+  shape.q_width = model.num_heads * model.head_dim;
+  shape.kv_width = model.num_kv_heads * model.head_dim;
+  shape.is_exact = config.training.compute == "f32";
+  shape.base_bytes =
+      held_base_bytes(base_weights(info), parse_load_in(config.model.load_in), shape.is_exact);
   count_parameters(adapter, info.parameters, shape);
-  shape.tokens = config.training.micro_batch_tokens;
-  shape.target_tokens = std::min<int64_t>(64, shape.tokens);  // logits exist for 64 rows at once
-  shape.activation_element_bytes = config.training.compute == "f32" ? 4 : 2;
+  for (const TokenTree& tree :
+       pack_sequences(batch, config.training.micro_batch_tokens, config.training.packing, 1.0f)) {
+    shape.tokens = std::max(shape.tokens, static_cast<int64_t>(tree.tokens.size()));
+    shape.logit_tokens = std::max(shape.logit_tokens, static_cast<int64_t>(tree.targets.size()));
+  }
+  shape.logit_tokens = std::min<int64_t>(64, shape.logit_tokens);  // so many exist at once
   shape.checkpointing = config.training.checkpointing;
   shape.optimizer = config.training.optimizer;
   shape.threads = num_threads();

@@ -21,9 +21,10 @@ struct RunAdapter {
 };
 // The adapter of adapter.start_from, else a fresh one. Throws as LoraAdapter::load, create_adapter.
 RunAdapter make_adapter(const FinetuneConfig& config, const LoadedGenerator& base);
-// What the memory of a run depends on.
+// What the memory of a run depends on, `batch` being one like all of its batches: the largest pass
+// of that counts.
 TrainingShape training_shape(const FinetuneConfig& config, const LoadedGenerator& base,
-                             const RunAdapter& adapter);
+                             const RunAdapter& adapter, const std::vector<TrainingSequence>& batch);
 // Something about the run that its user should know, a line each.
 std::vector<std::string> adapter_notices(const LoadedGenerator& base, const LoraAdapter& adapter);
 // What a checkpoint keeps of the adapter, and back. Throws kCorruptData, naming `source`, when a

@@ -424,6 +424,7 @@ std::vector<float> Llama::run_head(const Tensor& x,
 std::vector<float> Llama::target_losses(const TokenTree& tree, const LoraAdapter* adapter) const {
   const at::NoGradGuard no_grad;
   const Step step = plan_tree(tree, adapter, nullptr, config_);
+  workspace_.begin_pass(static_cast<int64_t>(step.tokens.size()));
   const Tensor hidden = run_layers(step, false);
   return nn::cross_entropy(hidden, head_of(adapter), step.logit_rows, tree.targets, {});
 }
@@ -437,6 +438,7 @@ std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const Lora
   const nn::ActivationBitsScope bits(
       workspace_, exact ? kernels::ActivationBits::k16 : kernels::ActivationBits::k8);
   const Step step = plan_tree(tree, &adapter, &gradients, config_);
+  workspace_.begin_pass(static_cast<int64_t>(step.tokens.size()));
   const at::AutoGradMode with_gradients(true);
   const Tensor hidden = run_layers(step, options.checkpoint_layers);
   Tensor gradient = workspace_.empty(hidden.size(0), hidden.size(1));

@@ -23,13 +23,14 @@ bool is_free(const Tensor& buffer) {
 }  // namespace
 
 Tensor Workspace::empty(int64_t rows, int64_t width) {
-  const int64_t needed = rows * width;
+  const int64_t needed = (rows == pass_rows_ ? most_rows_ : rows) * width;
   Tensor* best = nullptr;
   Tensor* too_small = nullptr;
   for (Tensor& buffer : buffers_) {
     if (!is_free(buffer)) continue;
     if (capacity(buffer) < needed) {
-      too_small = &buffer;
+      // The largest: small ones will be asked for again.
+      if (too_small == nullptr || capacity(buffer) > capacity(*too_small)) too_small = &buffer;
     } else if (capacity(buffer) <= kMostTooLarge * std::max(needed, kBlockFloats) &&
                (best == nullptr || capacity(buffer) < capacity(*best))) {
       best = &buffer;
@@ -37,18 +38,20 @@ Tensor Workspace::empty(int64_t rows, int64_t width) {
   }
   if (best == nullptr) {
     const int64_t floats = (std::max<int64_t>(needed, 1) + kBlockFloats - 1) / kBlockFloats;
-    Tensor grown = at::empty({floats * kBlockFloats}, at::kFloat);
-    if (too_small != nullptr) {
-      *too_small = std::move(grown);
-      best = too_small;
-    } else {
-      buffers_.push_back(std::move(grown));
-      best = &buffers_.back();
-    }
+    if (too_small != nullptr) buffers_.erase(buffers_.begin() + (too_small - buffers_.data()));
+    buffers_.push_back(at::empty({floats * kBlockFloats}, at::kFloat));
+    best = &buffers_.back();
   }
   best->unsafeGetTensorImpl()->set_sizes_contiguous({rows, width});
   // With gradients on, the history hangs on a tensor of its own over the same memory.
   return c10::GradMode::is_enabled() ? best->detach() : *best;
+}
+
+void Workspace::begin_pass(int64_t rows) {
+  pass_rows_ = rows;
+  if (rows <= most_rows_) return;
+  most_rows_ = rows;
+  trim();
 }
 
 void Workspace::trim() {

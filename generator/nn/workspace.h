@@ -26,6 +26,10 @@ class Workspace {
  public:
   // Float32 [rows, width], contiguous, not initialized, without autograd history.
   Tensor empty(int64_t rows, int64_t width);
+  // A training pass over `rows` rows begins; nothing of the one before is held any more. Its
+  // tensors are given memory for the most rows that a pass has had, and memory for fewer is
+  // forgotten: passes of many sizes take what the largest one alone would.
+  void begin_pass(int64_t rows);
   int64_t bytes() const;
   // Forgets the memory that is free.
   void trim();
@@ -40,6 +44,8 @@ class Workspace {
   SavedPrecision saved_precision_ = SavedPrecision::kFloat32;
   kernels::ActivationBits activation_bits_ = kernels::ActivationBits::k16;
   std::vector<Tensor> buffers_;  // flat; one is free when only this vector refers to it
+  int64_t pass_rows_ = 0;
+  int64_t most_rows_ = 0;  // of all passes
 };
 
 // Sets the activation bits of a workspace until the end of a scope.

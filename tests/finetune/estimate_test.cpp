@@ -178,41 +178,68 @@ TEST(FrameworkEstimate, TheSixCellsOfTable1AreWithinTenPercent) {
   }
 }
 
-TEST(TrainingEstimate, PartsAreWhatTheirShapesSay) {
+TrainingShape shape_of_smollm() {
   TrainingShape shape;
   shape.model = find_model_shape("SmolLM2-135M");
+  shape.q_width = 576;
+  shape.kv_width = 192;
   shape.count.trainable = 1000000;
   shape.count.in_large_tensors = 512000;
   shape.packed_parameters = 900000;
   shape.start_parameters = 30000;
   shape.base_bytes = 85000000;
   shape.tokens = 2048;
-  shape.target_tokens = 128;
+  shape.logit_tokens = 64;
   shape.threads = 2;
+  return shape;
+}
+
+// Elements kept in a layer for a row.
+constexpr int64_t kKept = 4 * 576 + 960 + 576 + 3 * 1536;
+constexpr int64_t kGradients = 960 + 3 * 1536;
+
+TEST(TrainingEstimate, PartsAreWhatTheirShapesSay) {
   EstimateConstants constants;
   constants.program_bytes = 50e6;
+  constants.token_bytes = 100;
   constants.thread_bytes = 1e6;
-  constants.kept_hidden_rows_checkpointed = 1;
-  constants.kept_hidden_rows = 4;
-  constants.kept_intermediate_rows = 2;
-  constants.working_hidden_rows = 3;
-  constants.working_intermediate_rows = 1;
-  constants.logits_copies = 2;
-  MemoryEstimate estimate = estimate_training(shape, constants);
+  const TrainingShape shape = shape_of_smollm();
+  const MemoryEstimate estimate = estimate_training(shape, constants);
   EXPECT_EQ(estimate.base_bytes, 85000000);
   EXPECT_EQ(estimate.adapter_bytes, 4 * (2 * 1000000 + 900000 + 2 * 30000));
   EXPECT_EQ(estimate.optimizer_bytes, 8000000);
-  EXPECT_EQ(estimate.activation_bytes, 2048 * 2 * (30 * 576 + 3 * 576 + 1536));
-  EXPECT_EQ(estimate.logits_bytes, 2LL * 128 * 49152 * 4);
-  EXPECT_EQ(estimate.workspace_bytes, 52000000);
+  EXPECT_EQ(estimate.activation_bytes,
+            2048 * (4 * (30 * 576 + 3 * 576 + 2 * kGradients) + 8 * 576 + 2 * kKept));
+  EXPECT_EQ(estimate.logits_bytes, 64LL * 49152 * 4);
+  EXPECT_EQ(estimate.checkpoint_bytes, 0);  // less than bf16 activations had
+  EXPECT_EQ(estimate.workspace_bytes, 2048 * (8 * 576 + 3 * 1536 * 9 / 4) + 2000000);
+  EXPECT_EQ(estimate.program_bytes, 50000000 + 4915200);
+  EXPECT_EQ(estimate.total(), 85000000 + 11840000 + 8000000 + estimate.activation_bytes +
+                                  64LL * 49152 * 4 + estimate.workspace_bytes + 54915200);
   EXPECT_THAT(to_text(estimate), HasSubstr("adapters        11.8 MB\n"));
-  shape.optimizer = OptimizerKind::kAdamW8bit;
-  shape.checkpointing = false;
-  shape.activation_element_bytes = 4;
-  estimate = estimate_training(shape, constants);
-  EXPECT_EQ(estimate.optimizer_bytes, 2 * 512000 + 2 * 4 * 2000 + 8 * 488000);
-  EXPECT_EQ(estimate.activation_bytes, 2048LL * 4 * (30 * (4 * 576 + 2 * 1536) + 3 * 576 + 1536));
   EXPECT_EQ(format_bytes(47.14e9), "47.14 GB");
+}
+
+TEST(TrainingEstimate, SettingsChangeTheirPartAlone) {
+  const MemoryEstimate before = estimate_training(shape_of_smollm());
+  TrainingShape shape = shape_of_smollm();
+  shape.optimizer = OptimizerKind::kAdamW8bit;
+  EXPECT_EQ(estimate_training(shape).optimizer_bytes, 2 * 512000 + 2 * 4 * 2000 + 8 * 488000);
+  EXPECT_EQ(estimate_training(shape).activation_bytes, before.activation_bytes);
+
+  shape = shape_of_smollm();
+  shape.checkpointing = false;
+  EXPECT_EQ(estimate_training(shape).activation_bytes - before.activation_bytes,
+            2048LL * (2 * 29 * kKept - 4 * 30 * 576));
+  EXPECT_EQ(estimate_training(shape).workspace_bytes, before.workspace_bytes);
+  shape.is_exact = true;
+  const MemoryEstimate exact = estimate_training(shape);
+  EXPECT_EQ(exact.activation_bytes, 2048LL * (4 * (30 * kKept + 3 * 576 + kGradients) + 8 * 576));
+  // Short passes: what a checkpoint copies comes on top of them.
+  shape = shape_of_smollm();
+  shape.tokens = 16;
+  EXPECT_EQ(estimate_training(shape).checkpoint_bytes,
+            4 * (1000000 + 30000) + 8000000 - 16 * (8 * 576 + 2 * kKept));
 }
 
 TEST(BaseEstimate, LoadInChangesWhatLinearsTake) {

@@ -3,6 +3,8 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace quarry::nn {
 namespace {
 
@@ -40,6 +42,42 @@ TEST(Workspace, GrowsWhenAskedForMore) {
   EXPECT_EQ(large.numel(), 100000);
   EXPECT_LT(workspace.bytes(), 2 * 100000 * 4);
   EXPECT_EQ(workspace.empty(0, 8).numel(), 0);
+}
+
+// Rows of one size after another, with a narrow tensor among them, as a training pass asks.
+void run_pass(Workspace& workspace, int64_t rows) {
+  workspace.begin_pass(rows);
+  std::vector<Tensor> kept;
+  for (int layer = 0; layer < 8; ++layer) {
+    kept.push_back(workspace.empty(rows, 576));
+    workspace.empty(3, 1536);
+    workspace.empty(rows, 3072);
+    workspace.empty(rows, 8);
+  }
+}
+
+TEST(Workspace, PassesOfManySizesTakeWhatTheLargestOneAloneWould) {
+  const at::NoGradGuard no_grad;
+  Workspace alone;
+  run_pass(alone, 400);
+  Workspace workspace;
+  for (const int64_t rows : {300, 310, 320, 150, 390, 400, 60, 395, 399}) run_pass(workspace, rows);
+  EXPECT_EQ(workspace.bytes(), alone.bytes());
+  EXPECT_EQ(workspace.empty(60, 7).sizes(), at::IntArrayRef({60, 7}));
+}
+
+TEST(Workspace, ATensorThatGrowsTakesThePlaceOfTheLargestFreeOne) {
+  const at::NoGradGuard no_grad;
+  Workspace workspace;
+  {
+    const Tensor wide = workspace.empty(100, 1000);
+    const Tensor narrow = workspace.empty(100, 100);
+  }
+  const int64_t before = workspace.bytes();
+  const Tensor wide = workspace.empty(110, 1000);
+  EXPECT_LT(workspace.bytes(), before + 20 * 1000 * 4);
+  const Tensor narrow = workspace.empty(100, 100);
+  EXPECT_LT(workspace.bytes(), before + 20 * 1000 * 4);
 }
 
 TEST(Workspace, WithGradientsOnHistoryStaysWithTheTensorAndNotWithTheMemory) {
