@@ -55,8 +55,8 @@ void rope_backward(float* gradient, const int32_t* positions, int64_t num_tokens
   });
 }
 
-float softmax(float* x, int64_t count) {
-  return choose(portable::softmax, avx2::softmax, avx512::softmax)(x, count);
+float softmax(float* x, int64_t count, float scale) {
+  return choose(portable::softmax, avx2::softmax, avx512::softmax)(x, count, scale);
 }
 
 void softmax_backward(const float* p, const float* gradient, int64_t count, float scale,
@@ -67,6 +67,10 @@ void softmax_backward(const float* p, const float* gradient, int64_t count, floa
 
 void add_scaled(const float* x, float factor, int64_t count, float* out) {
   choose(portable::add_scaled, avx2::add_scaled, avx512::add_scaled)(x, factor, count, out);
+}
+
+void interleave(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* out) {
+  choose(portable::interleave, avx2::interleave, avx512::interleave)(even, odd, count, out);
 }
 
 void float_to_bfloat16(const float* x, int64_t count, uint16_t* out) {

@@ -19,14 +19,17 @@ void rope_backward(float* gradient, const int32_t* positions, int64_t num_tokens
                    int64_t head_dim, int64_t ldx, const float* cos_table, const float* sin_table);
 
 // The next run on the calling thread.
-// x[0, count) becomes exp(x) / sum(exp(x)). Returns log(sum(exp(x))). REQUIRES: count >= 1.
-float softmax(float* x, int64_t count);
+// x[0, count) becomes exp(s x) / sum(exp(s x)), s being `scale`. Returns log(sum(exp(s x))).
+// REQUIRES: count >= 1, scale > 0.
+float softmax(float* x, int64_t count, float scale = 1.0f);
 // softmax with respect to x, given its result p: out = scale * p * (gradient - sum(p * gradient)).
 void softmax_backward(const float* p, const float* gradient, int64_t count, float scale,
                       float* out);
 // out += factor * x
 void add_scaled(const float* x, float factor, int64_t count, float* out);
-// float32 <-> bfloat16, rounded to nearest even.
+// out [count][2] = even[0], odd[0], even[1], odd[1] ...
+void interleave(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* out);
+// float32 <-> bfloat16, rounded to nearest even; what is no normal number may become 0.
 void float_to_bfloat16(const float* x, int64_t count, uint16_t* out);
 void bfloat16_to_float(const uint16_t* x, int64_t count, float* out);
 

@@ -55,7 +55,7 @@ void rope_half_backward_body(float* gradient, int64_t half, const float* cosine,
 }
 
 template <typename V>
-float softmax_body(float* x, int64_t count) {
+float softmax_body(float* x, int64_t count, float scale) {
   const int64_t whole = count - count % V::kWidth;
   float largest = x[0];
   if (whole > 0) {
@@ -65,21 +65,17 @@ float softmax_body(float* x, int64_t count) {
   }
   for (int64_t i = whole; i < count; ++i) largest = x[i] > largest ? x[i] : largest;
   const V shift = V::set1(largest);
+  const V factor = V::set1(scale);
   V total = V::zero();
-  for (int64_t i = 0; i < whole; i += V::kWidth) {
-    const V p = vexp(V::load(x + i) - shift);
-    total = total + p;
-    p.store(x + i);
-  }
-  float sum = total.sum();
-  if (whole < count) {
-    vexp(V::load_first(x + whole, count - whole) - shift).store_first(x + whole, count - whole);
-    for (int64_t i = whole; i < count; ++i) sum += x[i];
-  }
+  for_each_vector<V>(count, [&](int64_t i, auto load, auto store) {
+    store(vexp((load(x + i) - shift) * factor), x + i);
+    total = total + load(x + i);
+  });
+  const float sum = total.sum();
   const V inverse = V::set1(1.0f / sum);
   for_each_vector<V>(
       count, [&](int64_t i, auto load, auto store) { store(load(x + i) * inverse, x + i); });
-  return largest + __builtin_logf(sum);
+  return scale * largest + __builtin_logf(sum);
 }
 
 template <typename V>
@@ -105,6 +101,14 @@ void add_scaled_body(const float* x, float factor, int64_t count, float* out) {
 }
 
 // Plain integer loops, which compilers vectorize.
+inline void interleave_body(const uint16_t* even, const uint16_t* odd, int64_t count,
+                            uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    out[2 * i] = even[i];
+    out[2 * i + 1] = odd[i];
+  }
+}
+template <typename V>
 inline void float_to_bfloat16_body(const float* x, int64_t count, uint16_t* out) {
   for (int64_t i = 0; i < count; ++i) {
     uint32_t bits;
@@ -137,7 +141,7 @@ inline void bfloat16_to_float_body(const uint16_t* x, int64_t count, float* out)
   void rope_half_backward(float* gradient, int64_t half, const float* cosine, const float* sine) { \
     rope_half_backward_body<V>(gradient, half, cosine, sine);                                      \
   }                                                                                                \
-  float softmax(float* x, int64_t count) { return softmax_body<V>(x, count); }                     \
+  float softmax(float* x, int64_t count, float scale) { return softmax_body<V>(x, count, scale); } \
   void softmax_backward(const float* p, const float* gradient, int64_t count, float scale,         \
                         float* out) {                                                              \
     softmax_backward_body<V>(p, gradient, count, scale, out);                                      \
@@ -145,8 +149,11 @@ inline void bfloat16_to_float_body(const uint16_t* x, int64_t count, float* out)
   void add_scaled(const float* x, float factor, int64_t count, float* out) {                       \
     add_scaled_body<V>(x, factor, count, out);                                                     \
   }                                                                                                \
+  void interleave(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* out) {       \
+    interleave_body(even, odd, count, out);                                                        \
+  }                                                                                                \
   void float_to_bfloat16(const float* x, int64_t count, uint16_t* out) {                           \
-    float_to_bfloat16_body(x, count, out);                                                         \
+    float_to_bfloat16_body<V>(x, count, out);                                                      \
   }                                                                                                \
   void bfloat16_to_float(const uint16_t* x, int64_t count, float* out) {                           \
     bfloat16_to_float_body(x, count, out);                                                         \

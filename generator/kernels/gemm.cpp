@@ -10,7 +10,7 @@
 namespace quarry::kernels::portable {
 
 void gemm_serial(const GemmShape& shape, const float* a, const float* b, float* c) {
-  gemm_body<VecPortable, 2, 2>(shape, a, b, c);
+  gemm_body<VecPortable, VecPortable, 2, 2>(shape, a, b, c);
 }
 
 }  // namespace quarry::kernels::portable

@@ -6,7 +6,7 @@
 namespace quarry::kernels::avx512 {
 
 void gemm_serial(const GemmShape& shape, const float* a, const float* b, float* c) {
-  gemm_body<VecAvx512, 6, 4>(shape, a, b, c);
+  gemm_body<VecAvx512, VecAvx512, 6, 4>(shape, a, b, c);
 }
 
 }  // namespace quarry::kernels::avx512

@@ -3,51 +3,17 @@
 #include <algorithm>
 #include <cstring>
 
-#include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/attention.h"
 #include "generator/kernels/elementwise_backward.h"
 #include "generator/kernels/gemm.h"
+#include "generator/kernels/tree_walk.h"
 
 namespace quarry::kernels {
 namespace {
 
 // Queries that share a pass over the keys: a multiple of gemm's register tile.
 constexpr int64_t kQueryTile = 24;
-
-// Where each segment stands on its path.
-struct Paths {
-  std::vector<int64_t> start;  // rows before the segment on its path
-  int64_t longest = 0;         // rows of the longest path
-  int64_t num_rows = 0;
-};
-
-Paths find_paths(const std::vector<TreeSegment>& segments) {
-  Paths paths;
-  for (const TreeSegment& segment : segments) {
-    QUARRY_DCHECK(segment.begin == paths.num_rows && segment.end > segment.begin);
-    QUARRY_DCHECK(segment.parent < static_cast<int64_t>(paths.start.size()));
-    int64_t start = 0;
-    if (segment.parent >= 0) {
-      const TreeSegment& parent = segments[static_cast<size_t>(segment.parent)];
-      start = paths.start[static_cast<size_t>(segment.parent)] + parent.end - parent.begin;
-    }
-    paths.start.push_back(start);
-    paths.longest = std::max(paths.longest, start + segment.end - segment.begin);
-    paths.num_rows = segment.end;
-  }
-  return paths;
-}
-
-// Where each tree of the forest begins, and the end of the last.
-std::vector<size_t> find_roots(const std::vector<TreeSegment>& segments) {
-  std::vector<size_t> roots;
-  for (size_t index = 0; index < segments.size(); ++index) {
-    if (segments[index].parent < 0) roots.push_back(index);
-  }
-  roots.push_back(segments.size());
-  return roots;
-}
 
 // One head's rows of the path that is being walked, and the gradients of its keys and values. Kept
 // from call to call: memory that is new each time costs as much as the arithmetic.
@@ -156,8 +122,7 @@ void run_queries(const HeadTask& task, int64_t row, int64_t count, int64_t past,
     float* p = path.p.data() + i * path.longest;
     float* dp = path.dp.data() + i * path.longest;
     const int64_t visible = past + i + 1;
-    for (int64_t j = 0; j < visible; ++j) p[j] *= shape.scale;
-    softmax(p, visible);
+    softmax(p, visible, shape.scale);
     softmax_backward(p, dp, visible, shape.scale, dp);
     std::fill(p + visible, p + keys, 0.0f);
     std::fill(dp + visible, dp + keys, 0.0f);
@@ -187,33 +152,44 @@ void run_queries(const HeadTask& task, int64_t row, int64_t count, int64_t past,
               task.query_gradients + row * task.row_stride);
 }
 
-// Segments [first, last): a root and all that hangs on it.
-void run_head(const HeadTask& task, const std::vector<TreeSegment>& segments, const Paths& paths,
-              size_t first, size_t last) {
-  thread_local PathBuffers path;
-  path.reserve(paths.longest, task.shape->head_dim);
-  std::vector<int64_t> open;  // segments from a root to the current one
-  const auto leave_last = [&] {
-    const int64_t index = open.back();
-    leave(task, segments[static_cast<size_t>(index)], paths.start[static_cast<size_t>(index)],
-          path);
-    open.pop_back();
-  };
-  for (size_t index = first; index < last; ++index) {
-    const TreeSegment& segment = segments[index];
-    while (!open.empty() && open.back() != segment.parent) leave_last();
-    const int64_t start = paths.start[index];
-    enter(task, segment, start, path);
-    open.push_back(static_cast<int64_t>(index));
-    for (int64_t row = segment.begin; row < segment.end; row += kQueryTile) {
-      const int64_t count = std::min(kQueryTile, segment.end - row);
-      run_queries(task, row, count, start + row - segment.begin, path);
-    }
+// One head for walk_tree.
+struct HeadWalk {
+  static constexpr int64_t kQueryTile = kernels::kQueryTile;
+  const HeadTask& task;
+  PathBuffers& path;
+
+  void enter(const TreeSegment& segment, int64_t start) {
+    kernels::enter(task, segment, start, path);
   }
-  while (!open.empty()) leave_last();
-}
+  void attend(int64_t row, int64_t count, int64_t past) {
+    run_queries(task, row, count, past, path);
+  }
+  void leave(const TreeSegment& segment, int64_t start) {
+    kernels::leave(task, segment, start, path);
+  }
+};
 
 }  // namespace
+
+void sum_head_parts(const TreeAttentionShape& shape, int64_t num_rows, const float* key_parts,
+                    const float* value_parts, float* dqkv) {
+  const int64_t dim = shape.head_dim;
+  const int64_t q_width = shape.num_heads * dim;
+  const int64_t kv_width = shape.num_kv_heads * dim;
+  const int64_t group = shape.num_heads / shape.num_kv_heads;
+  parallel_for(num_rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* target = dqkv + row * (q_width + 2 * kv_width) + q_width;
+      std::fill(target, target + 2 * kv_width, 0.0f);
+      for (int64_t head = 0; head < shape.num_heads; ++head) {
+        const int64_t source = (head * num_rows + row) * dim;
+        float* key = target + head / group * dim;
+        add_scaled(key_parts + source, 1.0f, dim, key);
+        add_scaled(value_parts + source, 1.0f, dim, key + kv_width);
+      }
+    }
+  });
+}
 
 void tree_attention(const TreeAttentionShape& shape, const std::vector<TreeSegment>& segments,
                     const float* qkv, float* out) {
@@ -281,21 +257,13 @@ void tree_attention_backward(const TreeAttentionShape& shape,
       task.query_gradients = dqkv + head * dim;
       task.key_gradients = key_parts + head * part;
       task.value_gradients = value_parts + head * part;
-      run_head(task, segments, paths, roots[tree], roots[tree + 1]);
+      thread_local PathBuffers path;
+      path.reserve(paths.longest, dim);
+      HeadWalk walk{task, path};
+      walk_tree(segments, paths, roots[tree], roots[tree + 1], walk);
     }
   });
-  parallel_for(paths.num_rows, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      float* target = dqkv + row * row_stride + q_width;
-      std::fill(target, target + 2 * kv_width, 0.0f);
-      for (int64_t head = 0; head < shape.num_heads; ++head) {
-        const int64_t source = head * part + row * dim;
-        float* key = target + head / group * dim;
-        add_scaled(key_parts + source, 1.0f, dim, key);
-        add_scaled(value_parts + source, 1.0f, dim, key + kv_width);
-      }
-    }
-  });
+  sum_head_parts(shape, paths.num_rows, key_parts, value_parts, dqkv);
 }
 
 }  // namespace quarry::kernels

@@ -5,6 +5,7 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/attention.h"
+#include "generator/kernels/tree_attention_bfloat16.h"
 #include "generator/nn/autograd.h"
 
 namespace quarry::nn {
@@ -68,14 +69,26 @@ Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
   QUARRY_DCHECK(qkv.size(1) == (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim);
   QUARRY_DCHECK(!segments.empty() && segments.back().end == qkv.size(0));
   Tensor out = workspace.empty(qkv.size(0), heads.num_heads * heads.head_dim);
-  kernels::tree_attention(shape, segments, qkv.data_ptr<float>(), out.data_ptr<float>());
+  // A pass that rounds does so here as well, also where checkpointing keeps nothing of it.
+  const bool rounds = workspace.activation_bits() == kernels::ActivationBits::k8;
+  SavedActivation saved;
+  if (rounds || needs_gradient(qkv)) saved = SavedActivation(qkv, workspace);
+  if (rounds && saved.bfloat16_rows() != nullptr) {
+    kernels::tree_attention_bfloat16(shape, segments, saved.bfloat16_rows(), out.data_ptr<float>());
+  } else {
+    kernels::tree_attention(shape, segments, qkv.data_ptr<float>(), out.data_ptr<float>());
+  }
   if (!needs_gradient(qkv)) return out;
-  const SavedActivation saved(qkv, workspace);
   return record(out, {qkv}, [saved, shape, segments, &workspace](const Tensor& gradient) {
-    const Tensor input = saved.restore(workspace);
-    Tensor dqkv = workspace.empty(input.size(0), input.size(1));
-    kernels::tree_attention_backward(shape, segments, input.data_ptr<float>(),
-                                     gradient.data_ptr<float>(), dqkv.data_ptr<float>());
+    const int64_t width = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+    Tensor dqkv = workspace.empty(gradient.size(0), width);
+    if (saved.bfloat16_rows() != nullptr) {
+      kernels::tree_attention_bfloat16_backward(shape, segments, saved.bfloat16_rows(),
+                                                gradient.data_ptr<float>(), dqkv.data_ptr<float>());
+    } else {
+      kernels::tree_attention_backward(shape, segments, saved.restore(workspace).data_ptr<float>(),
+                                       gradient.data_ptr<float>(), dqkv.data_ptr<float>());
+    }
     return std::vector<Tensor>{dqkv};
   });
 }

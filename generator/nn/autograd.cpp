@@ -68,6 +68,13 @@ Tensor SavedActivation::restore(Workspace& workspace) const {
   return x;
 }
 
+const float* SavedActivation::row(int64_t row, float* buffer) const {
+  if (rows_.defined()) return row_data(rows_, row);
+  const int64_t width = bfloat16_rows_.size(1);
+  kernels::bfloat16_to_float(bfloat16_rows() + row * width, width, buffer);
+  return buffer;
+}
+
 void run_backward(const Tensor& output, const Tensor& gradient) {
   torch::autograd::backward({output}, {gradient});
 }

@@ -33,6 +33,13 @@ class SavedActivation {
   SavedActivation(const Tensor& x, const Workspace& workspace);
   // Float32, as it was saved.
   Tensor restore(Workspace& workspace) const;
+  // Row `row` of it; `buffer` has room for one.
+  const float* row(int64_t row, float* buffer) const;
+  // As it was saved, or null where that is float32.
+  const uint16_t* bfloat16_rows() const {
+    return bfloat16_rows_.defined() ? static_cast<const uint16_t*>(bfloat16_rows_.data_ptr())
+                                    : nullptr;
+  }
 
  private:
   Tensor rows_;           // float32, or

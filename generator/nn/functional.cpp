@@ -1,6 +1,7 @@
 #include "generator/nn/functional.h"
 
 #include <cstring>
+#include <vector>
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
@@ -76,11 +77,11 @@ Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {
   if (!needs_gradient(gate_up)) return out;
   const SavedActivation saved(gate_up, workspace);
   return record(out, {gate_up}, [saved, width, &workspace](const Tensor& gradient) {
-    const Tensor input = saved.restore(workspace);
-    Tensor dx = workspace.empty(input.size(0), 2 * width);
-    parallel_for(input.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    Tensor dx = workspace.empty(gradient.size(0), 2 * width);
+    parallel_for(gradient.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+      std::vector<float> buffer(static_cast<size_t>(2 * width));
       for (int64_t row = begin; row < end; ++row) {
-        const float* gate = row_data(input, row);
+        const float* gate = saved.row(row, buffer.data());
         float* target = mutable_row_data(dx, row);
         kernels::silu_mul_backward(gate, gate + width, row_data(gradient, row), width, target,
                                    target + width);

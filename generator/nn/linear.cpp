@@ -109,22 +109,31 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   multiply(x, y, workspace.activation_bits());
   for (const AdapterSpan& span : spans) replace_products(x, span, y);
   add_biases(spans, y);
-  for (const AdapterSpan& span : spans) add_adapter(x, span, y, workspace);
-
   std::vector<AdapterSpan> trained;
   if (at::GradMode::is_enabled()) {
     std::copy_if(spans.begin(), spans.end(), std::back_inserter(trained),
                  [&](const AdapterSpan& span) { return trains(span); });
   }
-  const bool needs_dx = needs_gradient(x);
-  if (!needs_dx && trained.empty()) return y;
   // With nothing to train here the backward pass needs no x; adapters that are not trained still
   // shape dx.
-  const SavedActivation saved = trained.empty() ? SavedActivation() : SavedActivation(x, workspace);
-  return record(y, {x}, [this, saved, spans, trained, needs_dx, &workspace](const Tensor& dy) {
+  const bool is_rounded = !spans.empty() && rounds(workspace);
+  SavedActivation saved;
+  if (is_rounded || !trained.empty()) saved = SavedActivation(x, workspace);
+  const Operand input = {x, is_rounded ? &saved : nullptr};
+  for (const AdapterSpan& span : spans) add_adapter(input, span, y, workspace);
+  const bool needs_dx = needs_gradient(x);
+  if (!needs_dx && trained.empty()) return y;
+  return record(y, {x}, [=, &workspace](const Tensor& dy) {
     Tensor dx = needs_dx ? input_gradient(dy, spans, workspace) : Tensor();
-    const Tensor input = trained.empty() ? Tensor() : saved.restore(workspace);
-    for (const AdapterSpan& span : spans) backward_adapter(input, dy, span, dx, workspace);
+    SavedActivation rounded_dy;
+    if (is_rounded) rounded_dy = SavedActivation(dy, workspace);
+    const bool restores = std::any_of(trained.begin(), trained.end(), [&](const AdapterSpan& span) {
+      return !is_rounded || needs_floats(span);
+    });
+    const Operand x_again = {restores ? saved.restore(workspace) : Tensor(),
+                             is_rounded ? &saved : nullptr};
+    const Operand gradient = {dy, is_rounded ? &rounded_dy : nullptr};
+    for (const AdapterSpan& span : spans) backward_adapter(x_again, gradient, span, dx, workspace);
     return std::vector<Tensor>{dx};
   });
 }

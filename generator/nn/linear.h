@@ -13,6 +13,8 @@
 
 namespace quarry::nn {
 
+class SavedActivation;
+
 // One projection as it stands in a file.
 struct Projection {
   std::string path;                    // Hugging Face module path: what adapters address
@@ -68,14 +70,24 @@ class Linear {
     int64_t offset;
     std::unique_ptr<const Int8Rows> int8;  // set: the product of LLM.int8 is wanted
   };
+  // x or dy as the products of an adapter take it.
+  struct Operand {
+    Tensor floats;                             // undefined where nothing multiplies them
+    const SavedActivation* rounded = nullptr;  // bfloat16; null: the floats are multiplied
+  };
   // x times the weights, without bias and adapters.
   void multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits) const;
   // The adapters' part of the forward pass.
   void replace_products(const Tensor& x, const AdapterSpan& span, Tensor& y) const;
   void add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const;
   std::vector<float> own_bias(const AdapterSpan& span) const;  // empty: the adapter has none
-  void add_adapter(const Tensor& x, const AdapterSpan& span, Tensor& y, Workspace& workspace) const;
+  void add_adapter(const Operand& x, const AdapterSpan& span, Tensor& y,
+                   Workspace& workspace) const;
 
+  // Whether the products of adapters take bfloat16 operands.
+  bool rounds(const Workspace& workspace) const;
+  // Whether the gradients of the span's adapter need x in float32 even so.
+  bool needs_floats(const AdapterSpan& span) const;
   bool trains(const AdapterSpan& span) const;
   Tensor input_gradient(const Tensor& dy, const std::vector<AdapterSpan>& spans,
                         Workspace& workspace) const;
@@ -84,12 +96,12 @@ class Linear {
   Tensor without_replaced(const Tensor& dy, const std::vector<AdapterSpan>& spans,
                           Workspace& workspace) const;
   // Adds the gradients of the span's adapter and, where dx is defined, its low-rank part of dx.
-  void backward_adapter(const Tensor& x, const Tensor& dy, const AdapterSpan& span, Tensor& dx,
+  void backward_adapter(const Operand& x, const Operand& dy, const AdapterSpan& span, Tensor& dx,
                         Workspace& workspace) const;
   void backward_full(const Tensor& x, const Tensor& dy, const AdapterSpan& span,
                      const Slice& slice) const;
-  void backward_pair(const Tensor& x, const Tensor& dy, const AdapterSpan& span, const Slice& slice,
-                     Tensor& dx, Workspace& workspace) const;
+  void backward_pair(const Operand& x, const Operand& dy, const AdapterSpan& span,
+                     const Slice& slice, Tensor& dx, Workspace& workspace) const;
 
   float llm_int8_threshold_ = 0.0f;
   int64_t in_features_ = 0;

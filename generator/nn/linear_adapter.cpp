@@ -5,6 +5,9 @@
 #include "data/core/parallel_for.h"
 #include "generator/kernels/elementwise.h"
 #include "generator/kernels/gemm.h"
+#include "generator/kernels/gemm_bfloat16.h"
+#include "generator/kernels/low_rank.h"
+#include "generator/nn/autograd.h"
 #include "generator/nn/linear.h"
 
 namespace quarry::nn {
@@ -12,17 +15,6 @@ namespace {
 
 constexpr int64_t kRowGrain = 64;
 constexpr int64_t kColumnGrain = 256;
-
-// Rows of x that an adapter sees, after dropout when it is trained with one.
-Tensor dropped_rows(const Tensor& x, const AdapterSpan& span, const std::string& path,
-                    Workspace& workspace) {
-  const Tensor rows = x.detach().narrow(0, span.begin, span.num_rows());
-  if (!span.trains() || span.gradients->dropout() == 0.0f) return rows;
-  Tensor dropped = workspace.empty(rows.size(0), rows.size(1)).detach();
-  dropped.copy_(rows);
-  span.gradients->drop(path, rows.size(0), rows.size(1), dropped.data_ptr<float>());
-  return dropped;
-}
 
 // Columns [offset, offset + width) of `rows` rows from `first` on.
 struct Columns {
@@ -32,28 +24,100 @@ struct Columns {
   int64_t width;
 };
 
-// y += scale * B (A x), for x [rows, in].
-void add_update(const LoraWeights& lora, const Tensor& x, const Columns& where, Tensor& y,
-                Workspace& workspace) {
-  Tensor low_rank = workspace.empty(where.rows, lora.rank);
-  kernels::matmul(*lora.packed_a, x.data_ptr<float>(), where.rows, x.size(1),
-                  low_rank.data_ptr<float>(), lora.rank);
+// What one product of an adapter takes: rows of float32, or of bfloat16 where `rounded` has data.
+struct AdapterRows {
+  Tensor floats;
+  kernels::BFloat16Rows rounded;
+  SavedActivation owner;  // of rounded, or empty
+
+  bool rounds() const { return rounded.data != nullptr; }
+};
+
+kernels::BFloat16Rows rounded_columns(const SavedActivation& matrix, int64_t stride,
+                                      const Columns& where) {
+  return {matrix.bfloat16_rows() + where.first * stride + where.offset, stride, where.rows,
+          where.width};
+}
+
+// The rows of x [T, width] that an adapter sees without dropout. x may be undefined if rounded.
+AdapterRows plain_rows(const Tensor& x, const SavedActivation* rounded, const AdapterSpan& span,
+                       int64_t width) {
+  AdapterRows rows;
+  if (rounded == nullptr) {
+    rows.floats = x.detach().narrow(0, span.begin, span.num_rows());
+  } else {
+    rows.rounded = rounded_columns(*rounded, width, {span.begin, span.num_rows(), 0, width});
+  }
+  return rows;
+}
+
+bool drops(const AdapterSpan& span) { return span.trains() && span.gradients->dropout() > 0.0f; }
+
+// The same after dropout, when the adapter is trained with one.
+AdapterRows dropped_rows(const Tensor& x, const SavedActivation* rounded, const AdapterSpan& span,
+                         int64_t width, const std::string& path, Workspace& workspace) {
+  AdapterRows rows = plain_rows(x, rounded, span, width);
+  if (!drops(span)) return rows;
+  const int64_t count = span.num_rows();
+  rows.floats = workspace.empty(count, width).detach();
+  rows.floats.copy_(x.detach().narrow(0, span.begin, count));
+  span.gradients->drop(path, count, width, rows.floats.data_ptr<float>());
+  if (rounded == nullptr) return rows;
+  rows.owner = SavedActivation(rows.floats, workspace);
+  rows.rounded = rounded_columns(rows.owner, width, {0, count, 0, width});
+  return rows;
+}
+
+// A x  [rows, rank].
+Tensor project(const LoraWeights& lora, const AdapterRows& x, int64_t num_rows, int64_t in_features,
+               Workspace& workspace) {
+  Tensor low_rank = workspace.empty(num_rows, lora.rank);
+  if (x.rounds()) {
+    kernels::low_rank_project(x.rounded, lora.a.data(), lora.rank, low_rank.data_ptr<float>());
+  } else {
+    kernels::matmul(*lora.packed_a, x.floats.data_ptr<float>(), num_rows, in_features,
+                    low_rank.data_ptr<float>(), lora.rank);
+  }
+  return low_rank;
+}
+
+// out [rows, width], row stride ldc, = or += low_rank [rows, rank] weights [rank, width].
+enum class Sum { kReplace, kAdd };
+void expand(const Tensor& low_rank, const float* weights, int64_t width, int64_t ldc, Sum sum,
+            float* out) {
   kernels::GemmShape shape;
-  shape.m = where.rows;
-  shape.n = where.width;
-  shape.k = lora.rank;
-  shape.a_row_stride = lora.rank;
-  shape.ldb = where.width;
-  shape.ldc = y.size(1);
-  shape.accumulate = true;
-  kernels::gemm(shape, low_rank.data_ptr<float>(), lora.scaled_b.data(),
-                mutable_row_data(y, where.first) + where.offset);
+  shape.m = low_rank.size(0);
+  shape.n = width;
+  shape.k = low_rank.size(1);
+  shape.a_row_stride = low_rank.size(1);
+  shape.ldb = width;
+  shape.ldc = ldc;
+  shape.accumulate = sum == Sum::kAdd;
+  kernels::gemm(shape, low_rank.data_ptr<float>(), weights, out);
+}
+
+// y += scale * B (A x), for x [rows, in].
+void add_update(const LoraWeights& lora, const AdapterRows& x, int64_t in_features,
+                const Columns& where, Tensor& y, Workspace& workspace) {
+  const Tensor low_rank = project(lora, x, where.rows, in_features, workspace);
+  float* out = mutable_row_data(y, where.first) + where.offset;
+  if (x.rounds()) {
+    kernels::low_rank_expand(low_rank.data_ptr<float>(), where.rows, lora.rank,
+                             lora.scaled_b.data(), where.width, out, y.size(1));
+  } else {
+    expand(low_rank, lora.scaled_b.data(), where.width, y.size(1), Sum::kAdd, out);
+  }
 }
 
 // g = scale * B^T dy  [rows, rank].
-Tensor low_rank_gradient(const LoraWeights& lora, const Tensor& dy, const Columns& where,
-                         Workspace& workspace) {
+Tensor low_rank_gradient(const LoraWeights& lora, const Tensor& dy, const SavedActivation* rounded,
+                         const Columns& where, Workspace& workspace) {
   Tensor g = workspace.empty(where.rows, lora.rank);
+  if (rounded != nullptr) {
+    kernels::low_rank_project(rounded_columns(*rounded, dy.size(1), where), lora.scaled_b.data(),
+                              lora.rank, g.data_ptr<float>());
+    return g;
+  }
   kernels::GemmShape shape;
   shape.m = where.rows;
   shape.n = lora.rank;
@@ -66,17 +130,12 @@ Tensor low_rank_gradient(const LoraWeights& lora, const Tensor& dy, const Column
 }
 
 // out [rows, in] = or += g A.
-enum class Sum { kReplace, kAdd };
-void low_rank_to_input(const LoraWeights& lora, const Tensor& g, int64_t in_features, Sum sum,
-                       float* out) {
-  kernels::GemmShape shape;
-  shape.m = g.size(0);
-  shape.n = in_features;
-  shape.k = lora.rank;
-  shape.a_row_stride = lora.rank;
-  shape.ldb = shape.ldc = in_features;
-  shape.accumulate = sum == Sum::kAdd;
-  kernels::gemm(shape, g.data_ptr<float>(), lora.a.data(), out);
+void low_rank_to_input(const LoraWeights& lora, const Tensor& g, bool is_rounded,
+                       int64_t in_features, Sum sum, float* out) {
+  if (!is_rounded) return expand(g, lora.a.data(), in_features, in_features, sum, out);
+  if (sum == Sum::kReplace) std::fill_n(out, g.size(0) * in_features, 0.0f);
+  kernels::low_rank_expand(g.data_ptr<float>(), g.size(0), lora.rank, lora.a.data(), in_features,
+                           out, in_features);
 }
 
 // out [num_factors, width] += factors [rows, num_factors]^T * values [rows, width], both with the
@@ -104,20 +163,26 @@ void add_outer_product(const OuterProduct& product, float* out) {
 }
 
 // dA += g^T x,  dB += scale * dy^T (A x)  for the x that A saw.
-void add_pair_gradients(const LoraWeights& lora, const Tensor& x, const Tensor& g, const Tensor& dy,
-                        const Columns& where, Workspace& workspace, LoraGradients::Pair& gradient) {
-  const int64_t in_features = x.size(1);
-  add_outer_product({g.data_ptr<float>(), lora.rank, lora.rank, x.data_ptr<float>(), in_features,
-                     in_features, where.rows},
-                    gradient.a.data());
-  Tensor low_rank = workspace.empty(where.rows, lora.rank);
-  kernels::matmul(*lora.packed_a, x.data_ptr<float>(), where.rows, in_features,
-                  low_rank.data_ptr<float>(), lora.rank);
+void add_pair_gradients(const LoraWeights& lora, const AdapterRows& x, const Tensor& g,
+                        const Tensor& dy, const SavedActivation* rounded_dy, const Columns& where,
+                        Workspace& workspace, LoraGradients::Pair& gradient) {
+  const int64_t in_features = static_cast<int64_t>(lora.a.size()) / lora.rank;
+  const Tensor low_rank = project(lora, x, where.rows, in_features, workspace);
   Tensor db = workspace.empty(lora.rank, where.width);  // dB^T / scale
   db.zero_();
-  add_outer_product({low_rank.data_ptr<float>(), lora.rank, lora.rank,
-                     row_data(dy, where.first) + where.offset, dy.size(1), where.width, where.rows},
-                    db.data_ptr<float>());
+  if (x.rounds()) {
+    kernels::low_rank_outer(g.data_ptr<float>(), lora.rank, x.rounded, gradient.a.data());
+    kernels::low_rank_outer(low_rank.data_ptr<float>(), lora.rank,
+                            rounded_columns(*rounded_dy, dy.size(1), where), db.data_ptr<float>());
+  } else {
+    add_outer_product({g.data_ptr<float>(), lora.rank, lora.rank, x.floats.data_ptr<float>(),
+                       in_features, in_features, where.rows},
+                      gradient.a.data());
+    add_outer_product(
+        {low_rank.data_ptr<float>(), lora.rank, lora.rank, row_data(dy, where.first) + where.offset,
+         dy.size(1), where.width, where.rows},
+        db.data_ptr<float>());
+  }
   parallel_for(where.width, kColumnGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t r = 0; r < lora.rank; ++r) {
@@ -181,17 +246,35 @@ void Linear::add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const 
   add(bias_, done, y.size(0));
 }
 
-void Linear::add_adapter(const Tensor& x, const AdapterSpan& span, Tensor& y,
+void Linear::add_adapter(const Operand& x, const AdapterSpan& span, Tensor& y,
                          Workspace& workspace) const {
   for (const Slice& slice : slices_) {
     const LoraWeights* lora = span.adapter->find(slice.path);
     if (lora == nullptr) continue;
     const Columns where{span.begin, span.num_rows(), slice.offset, slice.width};
-    add_update(*lora, dropped_rows(x, span, slice.path, workspace), where, y, workspace);
+    const AdapterRows rows =
+        dropped_rows(x.floats, x.rounded, span, in_features_, slice.path, workspace);
+    add_update(*lora, rows, in_features_, where, y, workspace);
     if (lora->start == nullptr) continue;
-    const Tensor rows = x.detach().narrow(0, span.begin, span.num_rows());
-    add_update(*lora->start, rows, where, y, workspace);
+    add_update(*lora->start, plain_rows(x.floats, x.rounded, span, in_features_), in_features_,
+               where, y, workspace);
   }
+}
+
+bool Linear::rounds(const Workspace& workspace) const {
+  const auto is_even = [](const Slice& slice) {
+    return slice.offset % 2 == 0 && slice.width % 2 == 0;
+  };
+  return workspace.activation_bits() == kernels::ActivationBits::k8 &&
+         workspace.saved_precision() == SavedPrecision::kBFloat16 &&
+         kernels::multiplies_bfloat16() && in_features_ % 2 == 0 &&
+         std::all_of(slices_.begin(), slices_.end(), is_even);
+}
+
+bool Linear::needs_floats(const AdapterSpan& span) const {
+  return drops(span) || std::any_of(slices_.begin(), slices_.end(), [&](const Slice& slice) {
+           return span.adapter->find_full(slice.weight) != nullptr;
+         });
 }
 
 bool Linear::trains(const AdapterSpan& span) const {
@@ -266,34 +349,38 @@ void Linear::backward_full(const Tensor& x, const Tensor& dy, const AdapterSpan&
 }
 
 // y = s B (A x):  with g = s B^T dy,  dA = g^T x,  dB = s dy^T (A x),  dx = g A.
-void Linear::backward_pair(const Tensor& x, const Tensor& dy, const AdapterSpan& span,
+void Linear::backward_pair(const Operand& x, const Operand& dy, const AdapterSpan& span,
                            const Slice& slice, Tensor& dx, Workspace& workspace) const {
   const LoraWeights& lora = *span.adapter->find(slice.path);
+  const bool is_rounded = dy.rounded != nullptr;
   const Columns where{span.begin, span.num_rows(), slice.offset, slice.width};
-  const Tensor g = low_rank_gradient(lora, dy, where, workspace);
+  const Tensor g = low_rank_gradient(lora, dy.floats, dy.rounded, where, workspace);
   if (span.trains()) {
-    add_pair_gradients(lora, dropped_rows(x, span, slice.path, workspace), g, dy, where, workspace,
+    const AdapterRows rows =
+        dropped_rows(x.floats, x.rounded, span, in_features_, slice.path, workspace);
+    add_pair_gradients(lora, rows, g, dy.floats, dy.rounded, where, workspace,
                        span.gradients->at(slice.path));
   }
   if (!dx.defined()) return;
   float* out = mutable_row_data(dx, span.begin);
-  if (span.trains() && span.gradients->dropout() > 0.0f) {
+  if (drops(span)) {
     Tensor part = workspace.empty(where.rows, in_features_);
-    low_rank_to_input(lora, g, in_features_, Sum::kReplace, part.data_ptr<float>());
+    low_rank_to_input(lora, g, is_rounded, in_features_, Sum::kReplace, part.data_ptr<float>());
     span.gradients->drop(slice.path, where.rows, in_features_, part.data_ptr<float>());
     kernels::add(out, part.data_ptr<float>(), part.numel(), out);
   } else {
-    low_rank_to_input(lora, g, in_features_, Sum::kAdd, out);
+    low_rank_to_input(lora, g, is_rounded, in_features_, Sum::kAdd, out);
   }
   if (lora.start == nullptr) return;
-  low_rank_to_input(*lora.start, low_rank_gradient(*lora.start, dy, where, workspace), in_features_,
-                    Sum::kAdd, out);
+  low_rank_to_input(*lora.start,
+                    low_rank_gradient(*lora.start, dy.floats, dy.rounded, where, workspace),
+                    is_rounded, in_features_, Sum::kAdd, out);
 }
 
-void Linear::backward_adapter(const Tensor& x, const Tensor& dy, const AdapterSpan& span,
+void Linear::backward_adapter(const Operand& x, const Operand& dy, const AdapterSpan& span,
                               Tensor& dx, Workspace& workspace) const {
   for (const Slice& slice : slices_) {
-    backward_full(x, dy, span, slice);
+    backward_full(x.floats, dy.floats, span, slice);
     if (span.adapter->find(slice.path) == nullptr) continue;
     backward_pair(x, dy, span, slice, dx, workspace);
   }

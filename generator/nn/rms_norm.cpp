@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
@@ -64,14 +65,17 @@ Tensor RmsNorm::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   if (!needs_dx && !trained) return out;
   const SavedActivation saved(x, workspace);
   return record(out, {x}, [this, saved, parts, needs_dx, &workspace](const Tensor& dy) {
-    const Tensor input = saved.restore(workspace);
-    Tensor dx = needs_dx ? workspace.empty(input.size(0), input.size(1)) : Tensor();
+    Tensor dx = needs_dx ? workspace.empty(dy.size(0), dy.size(1)) : Tensor();
     for (const Part& part : parts) {
-      if (part.gradient != nullptr) add_weight_gradient(input, dy, part);
+      if (part.gradient != nullptr) add_weight_gradient(saved.restore(workspace), dy, part);
       if (!needs_dx) continue;
-      kernels::rms_norm_backward(row_data(input, part.begin), part.weight, epsilon_,
-                                 row_data(dy, part.begin), part.end - part.begin, input.size(1),
-                                 mutable_row_data(dx, part.begin));
+      parallel_for(part.end - part.begin, kRowGrain, [&](int64_t begin, int64_t end) {
+        std::vector<float> buffer(static_cast<size_t>(dy.size(1)));
+        for (int64_t row = part.begin + begin; row < part.begin + end; ++row) {
+          kernels::rms_norm_backward(saved.row(row, buffer.data()), part.weight, epsilon_,
+                                     row_data(dy, row), 1, dy.size(1), mutable_row_data(dx, row));
+        }
+      });
     }
     return std::vector<Tensor>{dx};
   });

@@ -131,6 +131,35 @@ TEST_P(ElementwiseBackward, AddScaledAdds) {
   }
 }
 
+TEST_P(ElementwiseBackward, SoftmaxScalesWhatItGets) {
+  for (const int64_t count : kSizes) {
+    const auto x = random_floats(count, 10, 5.0f);
+    std::vector<float> p = x;
+    const float log_sum = softmax(p.data(), count, 0.3f);
+    double sum = 0.0;
+    for (const float value : x) sum += std::exp(0.3 * double{value});
+    EXPECT_NEAR(log_sum, std::log(sum), 1e-5);
+    for (int64_t i = 0; i < count; ++i) {
+      ASSERT_NEAR(p[i], std::exp(0.3 * double{x[i]}) / sum, 1e-6);
+    }
+  }
+}
+
+TEST_P(ElementwiseBackward, InterleaveTakesTurns) {
+  for (const int64_t count : kSizes) {
+    std::vector<uint16_t> even, odd, out(static_cast<size_t>(2 * count));
+    for (int64_t i = 0; i < count; ++i) {
+      even.push_back(static_cast<uint16_t>(3 * i));
+      odd.push_back(static_cast<uint16_t>(50000 + i));
+    }
+    interleave(even.data(), odd.data(), count, out.data());
+    for (int64_t i = 0; i < count; ++i) {
+      ASSERT_EQ(out[2 * i], even[i]);
+      ASSERT_EQ(out[2 * i + 1], odd[i]);
+    }
+  }
+}
+
 TEST_P(ElementwiseBackward, BFloat16RoundsToNearestEvenAndComesBack) {
   auto x = random_floats(300, 14, 100.0f);
   x[0] = std::numeric_limits<float>::infinity();

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "data/core/parallel_for.h"
 #include "generator/kernels/attention.h"
+#include "generator/kernels/elementwise_backward.h"
+#include "generator/kernels/tree_attention_bfloat16.h"
 #include "tests/generator/kernels/kernel_test_util.h"
 
 namespace quarry::kernels {
@@ -165,6 +168,101 @@ TEST_P(TreeAttention, ThreadsDoNotChangeTheGradient) {
   tree_attention_backward(p.shape, p.segments, qkv.data(), gradient.data(), one.data());
   set_num_threads(4);
   tree_attention_backward(p.shape, p.segments, qkv.data(), gradient.data(), many.data());
+  set_num_threads(threads);
+  EXPECT_EQ(one, many);
+}
+
+std::vector<uint16_t> rounded(const std::vector<float>& values) {
+  std::vector<uint16_t> bits(values.size());
+  float_to_bfloat16(values.data(), static_cast<int64_t>(values.size()), bits.data());
+  return bits;
+}
+
+std::vector<float> widened(const std::vector<uint16_t>& bits) {
+  std::vector<float> values(bits.size());
+  bfloat16_to_float(bits.data(), static_cast<int64_t>(bits.size()), values.data());
+  return values;
+}
+
+// Largest difference over the largest magnitude of `wanted`.
+double relative_error(const std::vector<float>& actual, const std::vector<float>& wanted) {
+  double most = 0.0;
+  double size = 0.0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    most = std::max(most, std::fabs(double{actual[i]} - wanted[i]));
+    size = std::max(size, std::fabs(double{wanted[i]}));
+    if (std::isnan(actual[i])) return 1e30;
+  }
+  return most / size;
+}
+
+TEST_P(TreeAttention, BFloat16IsNearFloat) {
+  const Problem p;
+  const auto qkv = rounded(random_floats(p.num_rows * p.width, 1));
+  const auto gradient = random_floats(p.num_rows * p.q_width, 3);
+  const auto wide = widened(qkv);
+  std::vector<float> out(gradient.size(), 99.0f);
+  std::vector<float> wanted_out(gradient.size());
+  tree_attention_bfloat16(p.shape, p.segments, qkv.data(), out.data());
+  tree_attention(p.shape, p.segments, wide.data(), wanted_out.data());
+  EXPECT_LT(relative_error(out, wanted_out), 4e-3);
+  std::vector<float> dqkv(qkv.size(), 99.0f);
+  std::vector<float> wanted(qkv.size());
+  tree_attention_bfloat16_backward(p.shape, p.segments, qkv.data(), gradient.data(), dqkv.data());
+  tree_attention_backward(p.shape, p.segments, wide.data(), gradient.data(), wanted.data());
+  EXPECT_LT(relative_error(dqkv, wanted), 8e-3);
+}
+
+TEST_P(TreeAttention, BFloat16EveryPathIsWhatItGivesAlone) {
+  const Problem p;
+  const auto qkv = rounded(random_floats(p.num_rows * p.width, 1));
+  std::vector<float> out(static_cast<size_t>(p.num_rows * p.q_width));
+  tree_attention_bfloat16(p.shape, p.segments, qkv.data(), out.data());
+  for (int64_t index = 0; index < static_cast<int64_t>(p.segments.size()); ++index) {
+    const std::vector<int64_t> rows = path_of(p.segments, index);
+    std::vector<uint16_t> path;
+    for (const int64_t row : rows) {
+      path.insert(path.end(), qkv.begin() + row * p.width, qkv.begin() + (row + 1) * p.width);
+    }
+    std::vector<float> alone(rows.size() * static_cast<size_t>(p.q_width));
+    tree_attention_bfloat16(p.shape, {{0, static_cast<int64_t>(rows.size()), -1}}, path.data(),
+                            alone.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      for (int64_t d = 0; d < p.q_width; ++d) {
+        ASSERT_EQ(out[static_cast<size_t>(rows[i] * p.q_width + d)],
+                  alone[i * static_cast<size_t>(p.q_width) + static_cast<size_t>(d)])
+            << "row " << rows[i];
+      }
+    }
+  }
+}
+
+// What is left in memory from a pass that went wrong stays there.
+TEST_P(TreeAttention, BFloat16NanDoesNotOutliveItsPass) {
+  Problem p;
+  const auto qkv = rounded(random_floats(p.num_rows * p.width, 1));
+  const auto gradient = random_floats(p.num_rows * p.q_width, 3);
+  std::vector<float> clean(qkv.size());
+  tree_attention_bfloat16_backward(p.shape, p.segments, qkv.data(), gradient.data(), clean.data());
+  std::vector<float> dqkv(qkv.size());
+  const std::vector<uint16_t> bad(qkv.size(), 0x7fc0);
+  tree_attention_bfloat16_backward(p.shape, p.segments, bad.data(), gradient.data(), dqkv.data());
+  EXPECT_TRUE(std::isnan(dqkv[0]));
+  tree_attention_bfloat16_backward(p.shape, p.segments, qkv.data(), gradient.data(), dqkv.data());
+  EXPECT_EQ(dqkv, clean);
+}
+
+TEST_P(TreeAttention, BFloat16ThreadsDoNotChangeTheGradient) {
+  const Problem p;
+  const auto qkv = rounded(random_floats(p.num_rows * p.width, 2));
+  const auto gradient = random_floats(p.num_rows * p.q_width, 3);
+  std::vector<float> one(qkv.size());
+  std::vector<float> many(qkv.size());
+  const int threads = num_threads();
+  set_num_threads(1);
+  tree_attention_bfloat16_backward(p.shape, p.segments, qkv.data(), gradient.data(), one.data());
+  set_num_threads(4);
+  tree_attention_bfloat16_backward(p.shape, p.segments, qkv.data(), gradient.data(), many.data());
   set_num_threads(threads);
   EXPECT_EQ(one, many);
 }
