@@ -1,5 +1,7 @@
 #include "finetune/trainer.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,6 +17,15 @@ int64_t count_targets(const TrainingSequence& sequence) {
                        [](uint8_t target) { return target != 0; });
 }
 
+// A pass asks for as much memory as the one before: pages that go back to the system in between are
+// cleared and mapped again, for 3 % of the time.
+void keep_freed_pages() {
+#ifdef M_TRIM_THRESHOLD
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
+
 }  // namespace
 
 Trainer::Trainer(const CausalLm& model, const LoraConfig& config, LoraAdapter& adapter,
@@ -25,6 +36,7 @@ Trainer::Trainer(const CausalLm& model, const LoraConfig& config, LoraAdapter& a
       optimizer_(optimizer),
       options_(options),
       gradients_(adapter) {
+  keep_freed_pages();
   QUARRY_CHECK(options_.micro_batch_tokens > 0, ErrorCode::kInvalidArgument,
                "micro_batch_tokens is ", options_.micro_batch_tokens, ", wanted at least 1");
 }
