@@ -23,22 +23,23 @@ struct Twins {
   decltype(&portable::words_tile) words_tile;
   decltype(&portable::transpose_words) transpose_words;
   decltype(&portable::transpose_bytes) transpose_bytes;
+  int64_t one_term_bytes;  // of an activation of one term
 };
 
 constexpr Twins kPortableTwins = {
-    portable::quantize_row,    portable::quantize_words, portable::bfloat16_row,
-    portable::integer_tile,    portable::codebook_tile,  portable::bfloat16_tile,
-    portable::float_tile,      portable::transpose_tile, portable::words_tile,
-    portable::transpose_words, portable::transpose_bytes};
-constexpr Twins kAvx2Twins = {avx2::quantize_row,    avx2::quantize_words,     avx2::bfloat16_row,
-                              avx2::integer_tile,    avx2::codebook_tile,      avx2::bfloat16_tile,
-                              avx2::float_tile,      portable::transpose_tile, avx2::words_tile,
-                              avx2::transpose_words, portable::transpose_bytes};
+    portable::quantize_row,    portable::quantize_words,  portable::bfloat16_row,
+    portable::integer_tile,    portable::codebook_tile,   portable::bfloat16_tile,
+    portable::float_tile,      portable::transpose_tile,  portable::words_tile,
+    portable::transpose_words, portable::transpose_bytes, 2};
+constexpr Twins kAvx2Twins = {avx2::quantize_row,    avx2::quantize_words,      avx2::bfloat16_row,
+                              avx2::integer_tile,    avx2::codebook_tile,       avx2::bfloat16_tile,
+                              avx2::float_tile,      portable::transpose_tile,  avx2::words_tile,
+                              avx2::transpose_words, portable::transpose_bytes, 2};
 constexpr Twins kAvx512Twins = {
-    avx512::quantize_row,      avx512::quantize_words, avx512::bfloat16_row,
-    avx512::integer_tile,      avx512::codebook_tile,  avx512::bfloat16_tile,
-    avx512::float_tile,        avx512::transpose_tile, portable::words_tile,
-    portable::transpose_words, avx512::transpose_bytes};
+    avx512::quantize_row,      avx512::quantize_words,  avx512::bfloat16_row,
+    avx512::integer_tile,      avx512::codebook_tile,   avx512::bfloat16_tile,
+    avx512::float_tile,        avx512::transpose_tile,  portable::words_tile,
+    portable::transpose_words, avx512::transpose_bytes, 1};
 
 const Twins& twins() {
   switch (cpu_isa()) {
@@ -82,7 +83,8 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
     view.row_bytes = ldx * static_cast<int64_t>(sizeof(float));
     return view;
   }
-  const int64_t row_bytes = (w.k * 2 + 63) / 64 * 64;
+  const int64_t element = is_integer(w.layout) && terms == 1 ? twins.one_term_bytes : 2;
+  const int64_t row_bytes = (w.k * element + 63) / 64 * 64;
   uint8_t* codes = buffer->reserve(m * (row_bytes + w.blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * row_bytes);
   float* sums = scales + m * w.blocks;
@@ -203,8 +205,9 @@ void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, 
 // bytes stay in L2.
 constexpr int64_t kPanelStrips = 2;
 constexpr int64_t kPanelDepth = 4096;
+
 // Rows of W that share a scale in a panel of integers.
-constexpr int64_t kPanelBlock = 2 * kStripRows;
+int64_t panel_block(Layout layout) { return layout == Layout::kBytes ? kByteBlock : kWordBlock; }
 
 Layout transposed_layout(const PackedMatrix& weight, ActivationBits bits) {
   if (weight.precision() == Precision::kExact) return Layout::kF32;
@@ -215,15 +218,16 @@ Layout transposed_layout(const PackedMatrix& weight, ActivationBits bits) {
 bool is_dense(Layout layout) { return layout == Layout::kF32 || layout == Layout::kBF16; }
 
 // quantize_row of n elements in whole blocks, the last one filled up with zeros.
-void quantize_padded_row(const Twins& twins, const float* y, int64_t n, int terms, uint8_t* codes,
-                         float* scales, float* sums) {
-  const int64_t whole = n / kPanelBlock * kPanelBlock;
-  twins.quantize_row(y, whole, kPanelBlock, terms, codes, scales, sums);
+void quantize_padded_row(const Twins& twins, const float* y, int64_t n, int64_t block, int terms,
+                         uint8_t* codes, float* scales, float* sums) {
+  const int64_t whole = n / block * block;
+  twins.quantize_row(y, whole, block, terms, codes, scales, sums);
   if (whole == n) return;
-  float rest[kPanelBlock] = {};
+  float rest[kByteBlock] = {};
   std::copy(y + whole, y + n, rest);
-  const int64_t last = whole / kPanelBlock;
-  twins.quantize_row(rest, kPanelBlock, kPanelBlock, terms, codes + 2 * whole, scales + last,
+  const int64_t last = whole / block;
+  const int64_t element = terms == 1 ? twins.one_term_bytes : 2;
+  twins.quantize_row(rest, block, block, terms, codes + element * whole, scales + last,
                      sums + last);
 }
 
@@ -236,9 +240,10 @@ ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* 
     view.row_bytes = ldy * static_cast<int64_t>(sizeof(float));
     return view;
   }
-  const int64_t blocks = (n + kPanelBlock - 1) / kPanelBlock;
+  const int64_t block = panel_block(layout);
+  const int64_t blocks = (n + block - 1) / block;
   view.terms = layout == Layout::kBytes ? 1 : 2;
-  view.row_bytes = blocks * kPanelBlock * 2;
+  view.row_bytes = blocks * block * (view.terms == 1 ? twins.one_term_bytes : 2);
   view.scale_stride = blocks;
   uint8_t* codes = buffer->reserve(m * (view.row_bytes + blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * view.row_bytes);
@@ -248,10 +253,12 @@ ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* 
       uint8_t* out = codes + row * view.row_bytes;
       if (layout == Layout::kBF16) {
         twins.bfloat16_row(y + row * ldy, n, reinterpret_cast<uint16_t*>(out));
-      } else {
-        quantize_padded_row(twins, y + row * ldy, n, view.terms, out, scales + row * blocks,
-                            sums + row * blocks);
+        continue;
       }
+      quantize_padded_row(twins, y + row * ldy, n, block, view.terms, out, scales + row * blocks,
+                          sums + row * blocks);
+      if (layout != Layout::kBytes) continue;
+      for (int64_t b = 0; b < blocks; ++b) sums[row * blocks + b] *= -kByteCenter;
     }
   });
   view.codes = codes;
@@ -271,17 +278,17 @@ struct TransposedPanel {
 void make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layout,
                            int64_t first_strip, int64_t first_row, int64_t last_row,
                            TransposedPanel& panel) {
-  const int64_t tile_rows = is_dense(layout) ? kStripRows : kPanelBlock;
+  const int64_t tile_rows = is_dense(layout) ? kStripRows : panel_block(layout);
   const int64_t tiles = (last_row - first_row + tile_rows - 1) / tile_rows;
   const int64_t element_bytes = layout == Layout::kF32 ? 4 : layout == Layout::kBytes ? 1 : 2;
   const int64_t tile_bytes = tile_rows * kStripRows * element_bytes;
   MatrixView& view = panel.view;
   view.layout = layout;
   view.n = std::min(w.k - first_strip * kStripRows, kPanelStrips * kStripRows);
-  view.k = is_dense(layout) ? last_row - first_row : tiles * kPanelBlock;
+  view.k = is_dense(layout) ? last_row - first_row : tiles * tile_rows;
   view.strips = (view.n + kStripRows - 1) / kStripRows;
   view.strip_bytes = tiles * tile_bytes;
-  view.block = kPanelBlock;
+  view.block = tile_rows;
   view.blocks = tiles;
   uint8_t* codes = panel.codes.reserve(kPanelStrips * view.strip_bytes);
   float* scales = reinterpret_cast<float*>(panel.scales.reserve(kPanelStrips * tiles * 64));
@@ -310,7 +317,9 @@ void multiply_panel(const Twins& twins, const MatrixView& w, Layout layout, cons
                     int64_t m, int64_t first_strip, float* x, int64_t ldx) {
   thread_local TransposedPanel panel;
   thread_local AlignedBuffer partial;
-  const int64_t element = layout == Layout::kF32 ? 4 : 2;
+  const int64_t element = layout == Layout::kF32     ? 4
+                          : layout == Layout::kBytes ? twins.one_term_bytes
+                                                     : 2;
   const int64_t width = kPanelStrips * kStripRows;
   float* out = x + first_strip * kStripRows;
   for (int64_t row = 0; row < w.n; row += kPanelDepth) {
@@ -319,8 +328,8 @@ void multiply_panel(const Twins& twins, const MatrixView& w, Layout layout, cons
     ActivationView part = y;
     part.codes += row * element;
     if (!is_dense(layout)) {
-      part.scales += row / kPanelBlock;
-      part.sums += row / kPanelBlock;
+      part.scales += row / panel_block(layout);
+      part.sums += row / panel_block(layout);
     }
     const TileRange range = {0, m, 0, panel.view.strips};
     if (row == 0) {
@@ -348,12 +357,17 @@ void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, in
   const int64_t strips = (w.k + kStripRows - 1) / kStripRows;
   const int64_t panels = (strips + kPanelStrips - 1) / kPanelStrips;
   const int64_t panel_work = m * w.n * kPanelStrips * kStripRows;
-  parallel_for(panels, (kGrainMultiplies + panel_work - 1) / panel_work,
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t panel = begin; panel < end; ++panel) {
-                   multiply_panel(chosen, w, layout, gradient, m, panel * kPanelStrips, x, ldx);
-                 }
-               });
+  // Few panels, each a lot of work: the larger shares come first, so that threads end together.
+  const int64_t grain = (kGrainMultiplies + panel_work - 1) / panel_work;
+  const int64_t shares = std::min((panels + grain - 1) / grain, 4 * int64_t{num_threads()});
+  const auto share_begin = [&](int64_t i) {
+    return i * (panels / shares) + std::min(i, panels % shares);
+  };
+  parallel_for(shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = share_begin(begin); panel < share_begin(end); ++panel) {
+      multiply_panel(chosen, w, layout, gradient, m, panel * kPanelStrips, x, ldx);
+    }
+  });
 }
 
 void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy,

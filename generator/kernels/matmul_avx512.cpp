@@ -8,11 +8,13 @@
 
 // Integer layouts by VNNI: the unsigned codes of 16 rows x 4 k against four signed activation
 // bytes, broadcast. Quantized rows here are, per block, `block` high bytes then `block` low bytes;
-// of one term, the low bytes are unused.
+// of one term, `block` bytes.
 namespace quarry::kernels::avx512 {
 namespace {
 
 constexpr int kRowsAtOnce = 6;
+// Vectors of a block of kBytes in a panel of W^T, which only those have.
+constexpr int kPanelVectors = kByteBlock / 4;
 
 inline __m512 load_scales(const MatrixView& w, int64_t slot) {
   return w.float_scales != nullptr ? _mm512_load_ps(w.float_scales + slot)
@@ -47,7 +49,7 @@ void integer_gemv(const MatrixView& w, const uint8_t* x, const float* scales, co
   __m512 total[kStrips];
   for (int s = 0; s < kStrips; ++s) total[s] = _mm512_setzero_ps();
   for (int64_t b = 0; b < w.blocks; ++b) {
-    const uint8_t* values = x + b * 8 * kVectors;
+    const uint8_t* values = x + b * 4 * kVectors * kTerms;
     const __m512 scale_x = _mm512_set1_ps(scales[b]);
     const __m512 sum_x = _mm512_set1_ps(sums[b]);
     for (int s = 0; s < kStrips; ++s) {
@@ -120,17 +122,20 @@ Panel make_panel(const MatrixView& w, int64_t strip, int count, uint8_t* scratch
   return panel;
 }
 
-// kRows rows of x by kStrips strips of a panel.
+// Blocks [begin, end) of a row.
+struct BlockRange {
+  int64_t begin;
+  int64_t end;
+};
+
+// Adds kRows rows of x by kStrips strips of a panel. kVectors of a panel of W^T: kPanelVectors.
 template <int kVectors, int kRows, int kStrips, int kTerms>
-inline void integer_micro(const Panel& panel, int64_t blocks, const ActivationView& x, int64_t row,
-                          __m512 (*total)[kStrips]) {
+inline void integer_micro(const Panel& panel, BlockRange blocks, const ActivationView& x,
+                          int64_t row, __m512 (*total)[kStrips]) {
   const uint8_t* rows = x.codes + row * x.row_bytes;
   const float* scales = x.scales + row * x.scale_stride;
   const float* sums = x.sums + row * x.scale_stride;
-  for (int r = 0; r < kRows; ++r) {
-    for (int s = 0; s < kStrips; ++s) total[r][s] = _mm512_setzero_ps();
-  }
-  for (int64_t b = 0; b < blocks; ++b) {
+  for (int64_t b = blocks.begin; b < blocks.end; ++b) {
     __m512i dot[kRows][kStrips];
     for (int r = 0; r < kRows; ++r) {
       for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_setzero_si512();
@@ -141,8 +146,8 @@ inline void integer_micro(const Panel& panel, int64_t blocks, const ActivationVi
           for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_slli_epi32(dot[r][s], 8);
         }
       }
-      const uint8_t* values = rows + (2 * b + term) * 4 * kVectors;
-#pragma GCC unroll 8
+      const uint8_t* values = rows + (kTerms * b + term) * 4 * kVectors;
+#pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) {
         __m512i codes[kStrips];
         for (int s = 0; s < kStrips; ++s) {
@@ -160,75 +165,109 @@ inline void integer_micro(const Panel& panel, int64_t blocks, const ActivationVi
       const __m512 scale_w = _mm512_load_ps(panel.scales[s] + b * kStripRows);
       const __m512 offset_w = _mm512_load_ps(panel.offsets[s] + b * kStripRows);
       for (int r = 0; r < kRows; ++r) {
-        const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * x.scale_stride + b]));
-        total[r][s] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][s]), scale, total[r][s]);
+        const __m512 scale_x = _mm512_set1_ps(scales[r * x.scale_stride + b]);
         const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
+        const __m512 product = _mm512_cvtepi32_ps(dot[r][s]);
+        if (kVectors == kPanelVectors) {
+          total[r][s] =
+              _mm512_fmadd_ps(scale_w, _mm512_fmadd_ps(product, scale_x, sum), total[r][s]);
+          continue;
+        }
+        total[r][s] = _mm512_fmadd_ps(product, _mm512_mul_ps(scale_w, scale_x), total[r][s]);
         total[r][s] = _mm512_fmadd_ps(offset_w, sum, total[r][s]);
       }
     }
   }
 }
 
+// What the blocks before these gave stands in y.
 template <int kVectors, int kRows, int kStrips, int kTerms>
-void integer_rows(const MatrixView& w, const Panel& panel, const ActivationView& x, int64_t row,
-                  int64_t strip, float* y, int64_t ldy) {
+void integer_rows(const MatrixView& w, const Panel& panel, BlockRange blocks,
+                  const ActivationView& x, int64_t row, int64_t strip, float* y, int64_t ldy) {
   __m512 total[kRows][kStrips];
-  integer_micro<kVectors, kRows, kStrips, kTerms>(panel, w.blocks, x, row, total);
   for (int r = 0; r < kRows; ++r) {
     for (int s = 0; s < kStrips; ++s) {
       const int64_t column = (strip + s) * kStripRows;
-      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column),
-                            scale_rows(w, strip + s, total[r][s]));
+      total[r][s] = blocks.begin == 0 ? _mm512_setzero_ps()
+                                      : _mm512_maskz_loadu_ps(column_mask(w.n - column),
+                                                              y + (row + r) * ldy + column);
+    }
+  }
+  integer_micro<kVectors, kRows, kStrips, kTerms>(panel, blocks, x, row, total);
+  for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kStrips; ++s) {
+      const int64_t column = (strip + s) * kStripRows;
+      if (blocks.end == w.blocks) total[r][s] = scale_rows(w, strip + s, total[r][s]);
+      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column), total[r][s]);
     }
   }
 }
 
 template <int kVectors, int kStrips, int kTerms>
-void integer_panel_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,
-                        int64_t strip, float* y, int64_t ldy, uint8_t* scratch) {
-  const Panel panel = make_panel(w, strip, kStrips, scratch);
+void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks,
+                      const ActivationView& x, const TileRange& range, int64_t strip, float* y,
+                      int64_t ldy) {
   int64_t row = range.row_begin;
   for (; row + kRowsAtOnce <= range.row_end; row += kRowsAtOnce) {
-    integer_rows<kVectors, kRowsAtOnce, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
+    integer_rows<kVectors, kRowsAtOnce, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
   }
   switch (range.row_end - row) {
     case 5:
-      return integer_rows<kVectors, 5, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 5, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
     case 4:
-      return integer_rows<kVectors, 4, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 4, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
     case 3:
-      return integer_rows<kVectors, 3, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 3, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
     case 2:
-      return integer_rows<kVectors, 2, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 2, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
     case 1:
-      return integer_rows<kVectors, 1, kStrips, kTerms>(w, panel, x, row, strip, y, ldy);
+      return integer_rows<kVectors, 1, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
     default:
       return;
   }
 }
 
+// Depth of a panel that stays in L1 beside six rows of x while all rows of the tile pass by.
+constexpr int64_t kDepthAtOnce = 640;
+
+template <int kVectors, int kStrips, int kTerms>
+void integer_panel_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,
+                        int64_t strip, float* y, int64_t ldy, uint8_t* scratch) {
+  const Panel panel = make_panel(w, strip, kStrips, scratch);
+  const int64_t parts = (w.blocks * 4 * kVectors + kDepthAtOnce - 1) / kDepthAtOnce;
+  for (int64_t part = 0; part < parts; ++part) {
+    const BlockRange blocks = {w.blocks * part / parts, w.blocks * (part + 1) / parts};
+    integer_all_rows<kVectors, kStrips, kTerms>(w, panel, blocks, x, range, strip, y, ldy);
+  }
+}
+
+template <int kVectors, int kTerms>
+void integer_panel_tiles(const MatrixView& w, const ActivationView& x, const TileRange& range,
+                         float* y, int64_t ldy, uint8_t* scratch) {
+  int64_t strip = range.strip_begin;
+  for (; strip + 2 <= range.strip_end; strip += 2) {
+    integer_panel_tile<kVectors, 2, kTerms>(w, x, range, strip, y, ldy, scratch);
+  }
+  if (strip == range.strip_end) return;
+  integer_panel_tile<kVectors, 1, kTerms>(w, x, range, strip, y, ldy, scratch);
+}
+
 template <Layout kLayout, int kVectors, int kTerms>
 void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                      int64_t ldy, uint8_t* scratch) {
-  const bool one_row = range.row_end - range.row_begin == 1;
+  if (range.row_end - range.row_begin != 1) {
+    return integer_panel_tiles<kVectors, kTerms>(w, x, range, y, ldy, scratch);
+  }
   const uint8_t* codes = x.codes + range.row_begin * x.row_bytes;
   const float* scales = x.scales + range.row_begin * x.scale_stride;
   const float* sums = x.sums + range.row_begin * x.scale_stride;
   float* out = y + range.row_begin * ldy;
   int64_t strip = range.strip_begin;
   for (; strip + 2 <= range.strip_end; strip += 2) {
-    if (one_row) {
-      integer_gemv<kLayout, kVectors, 2, kTerms>(w, codes, scales, sums, strip, out);
-    } else {
-      integer_panel_tile<kVectors, 2, kTerms>(w, x, range, strip, y, ldy, scratch);
-    }
+    integer_gemv<kLayout, kVectors, 2, kTerms>(w, codes, scales, sums, strip, out);
   }
   if (strip == range.strip_end) return;
-  if (one_row) {
-    integer_gemv<kLayout, kVectors, 1, kTerms>(w, codes, scales, sums, strip, out);
-  } else {
-    integer_panel_tile<kVectors, 1, kTerms>(w, x, range, strip, y, ldy, scratch);
-  }
+  integer_gemv<kLayout, kVectors, 1, kTerms>(w, codes, scales, sums, strip, out);
 }
 
 template <int kTerms>
@@ -236,6 +275,9 @@ void integer_tile_of(const MatrixView& w, const ActivationView& x, const TileRan
                      int64_t ldy, uint8_t* scratch) {
   if (w.layout == Layout::kNibbles) {
     integer_tile_as<Layout::kNibbles, 8, kTerms>(w, x, range, y, ldy, scratch);
+  } else if (w.block == kByteBlock) {
+    // A product of one row takes the way of many: it knows the center in the sums.
+    integer_panel_tiles<kPanelVectors, 1>(w, x, range, y, ldy, scratch);
   } else if (w.block == 32) {
     integer_tile_as<Layout::kBytes, 8, kTerms>(w, x, range, y, ldy, scratch);
   } else {
@@ -243,8 +285,9 @@ void integer_tile_of(const MatrixView& w, const ActivationView& x, const TileRan
   }
 }
 
-// One block of 16 * kVectors elements; as 16-bit integers in order when kAsWords.
-template <int kVectors, bool kAsWords>
+// One block of 16 * kVectors elements, in bytes or as 16-bit integers in order.
+enum class Form { kBytes, kWords };
+template <int kVectors, Form kForm>
 inline void quantize_block(const float* x, int terms, uint8_t* codes, float* scale, float* sum) {
   const auto most = static_cast<float>(activation_max(terms));
   __m512 values[kVectors];
@@ -265,7 +308,7 @@ inline void quantize_block(const float* x, int terms, uint8_t* codes, float* sca
         inverse > 0.0f ? _mm512_cvtps_epi32(_mm512_mul_ps(values[v], _mm512_set1_ps(inverse)))
                        : _mm512_setzero_si512();
     total = _mm512_add_epi32(total, value);
-    if (kAsWords) {
+    if (kForm == Form::kWords) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 32 * v), _mm512_cvtepi32_epi16(value));
       continue;
     }
@@ -376,13 +419,47 @@ inline __m512 decode_column(const MatrixView& w, int64_t strip, int64_t k) {
       load_halves(w.offsets + slot), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+// Columns k .. k + 15 of W in the strip's 16 rows, k a multiple of 16; past the matrix all is 0.
+inline void decode_columns(const MatrixView& w, int64_t strip, int64_t k, VecAvx512* columns) {
+  const bool is_integer = w.layout == Layout::kNibbles || w.layout == Layout::kBytes;
+  if (strip >= w.strips || !is_integer || k + kStripRows > w.k) {
+    for (int64_t i = 0; i < kStripRows; ++i) {
+      const bool exists = strip < w.strips && k + i < w.k;
+      columns[i].v = exists ? decode_column(w, strip, k + i) : _mm512_setzero_ps();
+    }
+    return;
+  }
+  // As decode_column; sixteen columns lie in one block and share its scale.
+  const bool nibbles = w.layout == Layout::kNibbles;
+  const int64_t b = k / w.block;
+  const int64_t at = k % w.block;
+  const uint8_t* codes = w.codes + strip * w.strip_bytes + b * (nibbles ? 256 : 16 * w.block) +
+                         (nibbles ? 0 : 16 * at);
+  const __m128i shift = _mm_cvtsi32_si128(nibbles && at >= kStripRows ? 4 : 0);
+  const __m512i mask = _mm512_set1_epi32(nibbles ? 15 : 255);
+  const int64_t slot = (strip * w.blocks + b) * kStripRows;
+  const __m512 scale = load_halves(w.scales + slot);
+  const __m512 offset = w.offsets != nullptr ? load_halves(w.offsets + slot) : _mm512_setzero_ps();
+  const __m512 center = _mm512_set1_ps(w.offsets != nullptr ? 0.0f : w.center);
+  for (int j = 0; j < 4; ++j) {
+    __m512i four = _mm512_srl_epi32(load_codes(codes + 64 * j), shift);
+    for (int i = 0; i < 4; ++i) {
+      const __m512 code = _mm512_cvtepi32_ps(_mm512_and_si512(four, mask));
+      const __m512 product = _mm512_mul_round_ps(scale, _mm512_sub_ps(code, center),
+                                                 _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      const __m512 value =
+          _mm512_add_round_ps(product, offset, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      columns[4 * j + i].v = w.offsets == nullptr ? scale_rows(w, strip, value) : value;
+      four = _mm512_srli_epi32(four, 8);
+    }
+  }
+}
+
 }  // namespace
 
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out) {
   VecAvx512 columns[kStripRows];
-  for (int64_t i = 0; i < kStripRows; ++i) {
-    columns[i].v = k + i < w.k ? decode_column(w, strip, k + i) : _mm512_setzero_ps();
-  }
+  decode_columns(w, strip, k, columns);
   if (layout == Layout::kF32) {
     transpose_block(columns, reinterpret_cast<float*>(out), kStripRows);
     return;
@@ -401,37 +478,44 @@ void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout
 }
 
 void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
-  for (int64_t column = 0; column < kStripRows; ++column) {
-    __m512 values[2];
-    for (int half = 0; half < 2; ++half) {
-      const bool exists = strip + half < w.strips && k + column < w.k;
-      values[half] = exists ? decode_column(w, strip + half, k + column) : _mm512_setzero_ps();
+  alignas(64) float rows[kByteBlock * kStripRows];  // of W, a lane for each column
+  for (int part = 0; part < kByteBlock / kStripRows; ++part) {
+    VecAvx512 columns[kStripRows];
+    decode_columns(w, strip + part, k, columns);
+    transpose_block(columns, rows + part * kStripRows * kStripRows, kStripRows);
+  }
+  __m512 largest = _mm512_setzero_ps();
+  for (int row = 0; row < kByteBlock; ++row) {
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_load_ps(rows + row * kStripRows)));
+  }
+  const __m512 most = _mm512_set1_ps(static_cast<float>(kByteMax));
+  _mm512_storeu_ps(scales, _mm512_div_ps(largest, most));
+  // A quotient that is no number or overflows counts as 0.
+  __m512 inverse = _mm512_div_ps(most, largest);
+  inverse = _mm512_maskz_mov_ps(
+      _mm512_cmp_ps_mask(inverse, _mm512_set1_ps(3.402823466e+38f), _CMP_LE_OQ), inverse);
+  for (int group = 0; group < kByteBlock / 4; ++group) {
+    __m512i four = _mm512_setzero_si512();
+    for (int i = 3; i >= 0; --i) {
+      const __m512 value = _mm512_load_ps(rows + (4 * group + i) * kStripRows);
+      const __m512i code = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(value, inverse)),
+                                            _mm512_set1_epi32(kByteCenter));
+      four = _mm512_or_si512(_mm512_slli_epi32(four, 8), code);
     }
-    const float largest =
-        _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(values[0]), _mm512_abs_ps(values[1])));
-    float inverse = largest > 0.0f ? static_cast<float>(kByteMax) / largest : 0.0f;
-    if (!(inverse <= 3.402823466e+38f)) inverse = 0.0f;
-    scales[column] = largest / static_cast<float>(kByteMax);
-    for (int half = 0; half < 2; ++half) {
-      const __m512i code =
-          _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(values[half], _mm512_set1_ps(inverse))),
-                           _mm512_set1_epi32(kByteCenter));
-      alignas(16) uint8_t bytes[kStripRows];
-      _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(code));
-      for (int j = 0; j < 4; ++j) {
-        __builtin_memcpy(codes + 64 * (4 * half + j) + 4 * column, bytes + 4 * j, 4);
-      }
-    }
+    _mm512_store_si512(codes + 64 * group, four);
   }
 }
 
 void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,
                   float* scales, float* sums) {
   for (int64_t b = 0; b < k / block; ++b) {
-    if (block == 32) {
-      quantize_block<2, false>(x + 32 * b, terms, codes + 64 * b, scales + b, sums + b);
+    uint8_t* out = codes + b * block * terms;
+    if (block == kByteBlock) {
+      quantize_block<4, Form::kBytes>(x + 64 * b, terms, out, scales + b, sums + b);
+    } else if (block == 32) {
+      quantize_block<2, Form::kBytes>(x + 32 * b, terms, out, scales + b, sums + b);
     } else {
-      quantize_block<1, false>(x + 16 * b, terms, codes + 32 * b, scales + b, sums + b);
+      quantize_block<1, Form::kBytes>(x + 16 * b, terms, out, scales + b, sums + b);
     }
   }
 }
@@ -439,7 +523,7 @@ void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* 
 void quantize_words(const float* x, int64_t k, int64_t, uint8_t* codes, float* scales,
                     float* sums) {
   for (int64_t b = 0; b < k / 32; ++b) {
-    quantize_block<2, true>(x + 32 * b, 2, codes + 64 * b, scales + b, sums + b);
+    quantize_block<2, Form::kWords>(x + 32 * b, 2, codes + 64 * b, scales + b, sums + b);
   }
 }
 

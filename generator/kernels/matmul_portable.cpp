@@ -46,6 +46,10 @@ float integer_dot(const MatrixView& w, int64_t strip, int64_t lane, const Activa
     const float scale = scale_at(w, slot);
     y += static_cast<float>(total) * (scale * x.scales[row * x.scale_stride + b]);
     if (w.layout == Layout::kCodebook) continue;
+    if (w.float_scales != nullptr) {  // a panel: the sums carry the center
+      y += scale * x.sums[row * x.scale_stride + b];
+      continue;
+    }
     y += offset_at(w, slot, scale) * x.sums[row * x.scale_stride + b];
   }
   return y * row_scale(w, strip, lane);
@@ -124,15 +128,15 @@ float weight_at(const MatrixView& w, int64_t strip, int64_t lane, int64_t k) {
   return value * row_scale(w, strip, lane);
 }
 
-// Rows 16 strip .. + 31 and columns k .. k + 15 of W as integers of at most `most` with a scale for
-// each column; store(row, column, integer) keeps one.
-template <typename Store>
+// Rows 16 strip .. + kRows - 1 and columns k .. k + 15 of W as integers of at most `most` with a
+// scale for each column; store(row, column, integer) keeps one.
+template <int kRows, typename Store>
 void transpose_integers(const MatrixView& w, int64_t strip, int64_t k, int most, float* scales,
                         const Store& store) {
   for (int64_t column = 0; column < kStripRows; ++column) {
-    float values[2 * kStripRows] = {};
+    float values[kRows] = {};
     float largest = 0.0f;
-    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
+    for (int64_t i = 0; i < kRows; ++i) {
       if (strip + i / kStripRows < w.strips && k + column < w.k) {
         values[i] = weight_at(w, strip + i / kStripRows, i % kStripRows, k + column);
       }
@@ -141,7 +145,7 @@ void transpose_integers(const MatrixView& w, int64_t strip, int64_t k, int most,
     const float inverse = largest > 0.0f ? static_cast<float>(most) / largest : 0.0f;
     const bool usable = std::isfinite(inverse);
     scales[column] = largest / static_cast<float>(most);
-    for (int64_t i = 0; i < 2 * kStripRows; ++i) {
+    for (int64_t i = 0; i < kRows; ++i) {
       store(i, column, usable ? static_cast<int>(std::nearbyint(values[i] * inverse)) : 0);
     }
   }
@@ -165,15 +169,17 @@ void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout
 
 void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
   int16_t* out = reinterpret_cast<int16_t*>(codes);
-  transpose_integers(w, strip, k, kWordMax, scales, [out](int64_t i, int64_t column, int value) {
+  const auto store = [out](int64_t i, int64_t column, int value) {
     out[word_slot(i, column)] = static_cast<int16_t>(value);
-  });
+  };
+  transpose_integers<kWordBlock>(w, strip, k, kWordMax, scales, store);
 }
 
 void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
-  transpose_integers(w, strip, k, kByteMax, scales, [codes](int64_t i, int64_t column, int value) {
+  const auto store = [codes](int64_t i, int64_t column, int value) {
     codes[64 * (i / 4) + 4 * column + i % 4] = static_cast<uint8_t>(value + kByteCenter);
-  });
+  };
+  transpose_integers<kByteBlock>(w, strip, k, kByteMax, scales, store);
 }
 
 void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,

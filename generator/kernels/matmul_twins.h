@@ -14,6 +14,7 @@
 //   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
 //   kF32      vectors of 16 rows x 1 k.
+//             A panel of W^T made on the way has blocks of 64 k, 16 vectors.
 //   kWords    block of 32 k = 16 vectors of 16 rows x 2 signed 16-bit integers of at most 12
 //             bits; a group of four k is the vector of k 0 and 2, then that of k 1 and 3. Made on
 //             the way, never stored: a panel of W^T where 16-bit products are the fastest (AVX2).
@@ -28,7 +29,8 @@
 // bytes, so there X of two terms is split as 256 * high + low, both signed bytes; the integer
 // sums are exact and thus equal on every instruction set. Per block, in this order on every path:
 //   y += float(sum u X) * (scale_w * scale_x);   y += offset_w * (scale_x * sum X)
-// and at the end  y *= row_scale.
+// and at the end  y *= row_scale.  In a panel of kBytes, whose center is the same everywhere,
+//   y += scale_w * (float(sum u X) * scale_x - center * (scale_x * sum X)).
 namespace quarry::kernels {
 
 // Largest |X| of an activation in `terms` signed bytes. 2 terms leave an error as small as that of
@@ -45,6 +47,9 @@ constexpr int kWordMax = 2047;
 // What stands for 0 in kBytes of a panel of W^T, and the largest distance from it.
 constexpr int kByteCenter = 128;
 constexpr int kByteMax = 127;
+// Rows of W that share a scale in a panel of W^T.
+constexpr int kByteBlock = 64;
+constexpr int kWordBlock = 32;
 
 // Borrowed view of a packed matrix.
 struct MatrixView {
@@ -81,7 +86,7 @@ struct ActivationView {
   const uint8_t* codes;  // row r at codes + r * row_bytes
   int64_t row_bytes;
   const float* scales;   // row r at scales + r * scale_stride, a value for each block
-  const float* sums;     // the same: scale * sum of X
+  const float* sums;     // the same: scale * sum of X; for a panel of kBytes times -kByteCenter
   int64_t scale_stride;  // blocks of a whole row
 };
 
@@ -100,8 +105,9 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
              : 0;
 }
 
-// quantize_row   x[k] -> codes of `terms` (2 bytes per element either way), scales and sums of
-//                k / block blocks. A block with an infinity or NaN gets the scale NaN.
+// quantize_row   x[k] -> codes of `terms` (2 bytes per element; AVX-512 writes one term as 1 byte),
+//                scales and sums of k / block blocks. A block with an infinity or NaN gets the
+//                scale NaN.
 // quantize_words the same, as the instruction set wants it for kCodebook; always 16-bit integers
 // bfloat16_row   x[k] -> bfloat16, rounded to nearest even, padded with 0 to an even count
 // *_tile         y[r * ldy + n] for the rows and strips of `range`; only columns < w.n are written
@@ -114,7 +120,8 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 //                a tile is decoded once for all rows of a product.
 // transpose_words  rows 16 strip .. + 31 and columns k .. k + 15 of W as one block of a strip of
 //                W^T in kWords: 1,024 bytes of codes and 16 scales; past the matrix all is 0
-// transpose_bytes  the same in kBytes with the center kByteCenter: 512 bytes of codes
+// transpose_bytes  rows 16 strip .. + 63, the same in kBytes with the center kByteCenter: 1,024
+//                bytes of codes
 #define QUARRY_DECLARE_MATMUL                                                                     \
   void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,          \
                     float* scales, float* sums);                                                  \

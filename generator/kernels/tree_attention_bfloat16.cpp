@@ -209,6 +209,12 @@ struct BackwardHead {
 
   void attend(int64_t row, int64_t count, int64_t past) {
     const int64_t dim = view.shape->head_dim;
+    if (!has_gradient(row, count)) {
+      for (int64_t i = row; i < row + count; ++i) {
+        std::fill_n(query_gradients + i * view.row_stride, dim, 0.0f);
+      }
+      return;
+    }
     const uint16_t* queries = view.queries + row * view.row_stride;
     for (int64_t i = 0; i < count; ++i) {
       float_to_bfloat16(gradient + (row + i) * gradient_stride, dim,
@@ -228,6 +234,17 @@ struct BackwardHead {
     to_queries.ldc = view.row_stride;
     gemm_bfloat16_serial(to_queries, as_pairs(path.dp_rows.data()), path.rows.pairs.data(),
                          query_gradients + row * view.row_stride);
+  }
+
+  // In the last layer only rows with a target have one.
+  bool has_gradient(int64_t row, int64_t count) const {
+    for (int64_t i = row; i < row + count; ++i) {
+      const float* values = gradient + i * gradient_stride;
+      if (std::any_of(values, values + view.shape->head_dim, [](float g) { return g != 0.0f; })) {
+        return true;
+      }
+    }
+    return false;
   }
 
   // p and the gradient dp of the scores, as rows and in pairs of queries.

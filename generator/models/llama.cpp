@@ -435,8 +435,9 @@ std::vector<float> Llama::accumulate_gradients(const TokenTree& tree, const Lora
   const bool exact = options.compute == GradientOptions::Compute::kFloat32;
   workspace_.set_saved_precision(exact ? nn::SavedPrecision::kFloat32
                                        : nn::SavedPrecision::kBFloat16);
+  const bool rounds = !exact && precision_ == kernels::Precision::kFast;
   const nn::ActivationBitsScope bits(
-      workspace_, exact ? kernels::ActivationBits::k16 : kernels::ActivationBits::k8);
+      workspace_, rounds ? kernels::ActivationBits::k8 : kernels::ActivationBits::k16);
   const Step step = plan_tree(tree, &adapter, &gradients, config_);
   workspace_.begin_pass(static_cast<int64_t>(step.tokens.size()));
   const at::AutoGradMode with_gradients(true);

@@ -70,19 +70,20 @@ Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
   QUARRY_DCHECK(!segments.empty() && segments.back().end == qkv.size(0));
   Tensor out = workspace.empty(qkv.size(0), heads.num_heads * heads.head_dim);
   // A pass that rounds does so here as well, also where checkpointing keeps nothing of it.
-  const bool rounds = workspace.activation_bits() == kernels::ActivationBits::k8;
   SavedActivation saved;
+  const bool rounds = workspace.activation_bits() == kernels::ActivationBits::k8 &&
+                      workspace.saved_precision() == SavedPrecision::kBFloat16;
   if (rounds || needs_gradient(qkv)) saved = SavedActivation(qkv, workspace);
-  if (rounds && saved.bfloat16_rows() != nullptr) {
+  if (rounds) {
     kernels::tree_attention_bfloat16(shape, segments, saved.bfloat16_rows(), out.data_ptr<float>());
   } else {
     kernels::tree_attention(shape, segments, qkv.data_ptr<float>(), out.data_ptr<float>());
   }
   if (!needs_gradient(qkv)) return out;
-  return record(out, {qkv}, [saved, shape, segments, &workspace](const Tensor& gradient) {
+  return record(out, {qkv}, [saved, rounds, shape, segments, &workspace](const Tensor& gradient) {
     const int64_t width = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
     Tensor dqkv = workspace.empty(gradient.size(0), width);
-    if (saved.bfloat16_rows() != nullptr) {
+    if (rounds) {
       kernels::tree_attention_bfloat16_backward(shape, segments, saved.bfloat16_rows(),
                                                 gradient.data_ptr<float>(), dqkv.data_ptr<float>());
     } else {

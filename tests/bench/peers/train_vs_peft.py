@@ -103,7 +103,7 @@ def main():
         peft_model(arguments.model).save_pretrained(adapter)
         steps = str(arguments.steps)
         own = [arguments.bench, "--model", arguments.model, "--batches", batches, "--adapter", adapter, "--steps", steps,
-               "--rows", "1024"]  # two of the four sequences a pass
+               "--rows", "512"]  # one of the four sequences a pass
         ours = collect(own)
         peer = [sys.executable, __file__, arguments.bench, arguments.model, batches, "--peer"]
         peft = collect(peer + ["peft"])

@@ -237,6 +237,24 @@ TEST_P(TreeAttention, BFloat16EveryPathIsWhatItGivesAlone) {
   }
 }
 
+TEST_P(TreeAttention, BFloat16RowsWithoutAGradientGiveNone) {
+  const Problem p;
+  const auto qkv = rounded(random_floats(p.num_rows * p.width, 1));
+  auto gradient = random_floats(p.num_rows * p.q_width, 3);
+  const int64_t first = 30;  // of 60 rows without
+  std::fill_n(gradient.begin() + first * p.q_width, 60 * p.q_width, 0.0f);
+  std::vector<float> dqkv(qkv.size(), 99.0f);
+  std::vector<float> wanted(qkv.size());
+  tree_attention_bfloat16_backward(p.shape, p.segments, qkv.data(), gradient.data(), dqkv.data());
+  tree_attention_backward(p.shape, p.segments, widened(qkv).data(), gradient.data(), wanted.data());
+  EXPECT_LT(relative_error(dqkv, wanted), 8e-3);
+  for (int64_t row = first; row < first + 60; ++row) {
+    for (int64_t d = 0; d < p.q_width; ++d) {
+      ASSERT_EQ(dqkv[static_cast<size_t>(row * p.width + d)], 0.0f) << row;
+    }
+  }
+}
+
 // What is left in memory from a pass that went wrong stays there.
 TEST_P(TreeAttention, BFloat16NanDoesNotOutliveItsPass) {
   Problem p;

@@ -259,6 +259,58 @@ TEST_F(LlamaTraining, ThreadsDoNotChangeTheGradient) {
   expect_equal(many, gradients_, 0.0);
 }
 
+// Weights in the form that the CPU multiplies best, where a bf16 pass rounds what it multiplies.
+class LlamaTrainingRounded : public LlamaTraining {
+ protected:
+  LlamaTrainingRounded() {
+    loaded_ = load_generator(golden("llama"), kernels::Precision::kFast);
+    rounded_.compute = GradientOptions::Compute::kBFloat16;
+  }
+  GradientOptions rounded_;
+};
+
+TEST_F(LlamaTrainingRounded, StaysNearTheExactGradient) {
+  const SharedPair pair;
+  const std::vector<float> losses = learn(pair.tree, exact_, gradients_);
+  LoraGradients near(*adapter_);
+  const std::vector<float> found = learn(pair.tree, rounded_, near);
+  for (size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(found[i], losses[i], 0.02 * losses[i]);
+  expect_equal(near, gradients_, 0.05);
+}
+
+TEST_F(LlamaTrainingRounded, SharedBeginningsDoNotChangeTheLoss) {
+  const SharedPair pair;
+  const std::vector<float> shared = learn(pair.tree, rounded_, gradients_);
+  std::vector<float> apart = learn(lone_sequence(pair.first, 20), rounded_, gradients_);
+  const auto second = learn(lone_sequence(pair.second, 20), rounded_, gradients_);
+  apart.insert(apart.end(), second.begin(), second.end());
+  EXPECT_EQ(shared, apart);
+}
+
+TEST_F(LlamaTrainingRounded, CheckpointingChangesNothing) {
+  const SharedPair pair;
+  gradients_.set_dropout(0.3f, 5);
+  const std::vector<float> losses = learn(pair.tree, rounded_, gradients_);
+  GradientOptions checkpointed = rounded_;
+  checkpointed.checkpoint_layers = true;
+  LoraGradients again(*adapter_);
+  again.set_dropout(0.3f, 5);
+  EXPECT_EQ(learn(pair.tree, checkpointed, again), losses);
+  expect_equal(again, gradients_, 1e-7);
+}
+
+TEST_F(LlamaTrainingRounded, ThreadsDoNotChangeTheGradient) {
+  const SharedPair pair;
+  const int threads = num_threads();
+  set_num_threads(1);
+  learn(pair.tree, rounded_, gradients_);
+  set_num_threads(3);
+  LoraGradients many(*adapter_);
+  learn(pair.tree, rounded_, many);
+  set_num_threads(threads);
+  expect_equal(many, gradients_, 0.0);
+}
+
 // The batch of a golden of Python PEFT: every sequence a tree, the mean over all targets.
 std::vector<TokenTree> peft_batch(const SafetensorsFile& file) {
   const TensorView& ids = file.get("input_ids");
