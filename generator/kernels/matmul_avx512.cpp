@@ -441,6 +441,12 @@ inline void decode_columns(const MatrixView& w, int64_t strip, int64_t k, VecAvx
   const __m512 scale = load_halves(w.scales + slot);
   const __m512 offset = w.offsets != nullptr ? load_halves(w.offsets + slot) : _mm512_setzero_ps();
   const __m512 center = _mm512_set1_ps(w.offsets != nullptr ? 0.0f : w.center);
+  // A panel goes down the strips, too far apart for the CPU to see a pattern.
+  constexpr int64_t kAhead = kByteBlock / kStripRows;
+  const auto fetch = [](const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); };
+  for (int j = 0; j < 4; ++j) fetch(codes + kAhead * w.strip_bytes + 64 * j);
+  fetch(w.scales + slot + kAhead * w.blocks * kStripRows);
+  if (w.offsets != nullptr) fetch(w.offsets + slot + kAhead * w.blocks * kStripRows);
   for (int j = 0; j < 4; ++j) {
     __m512i four = _mm512_srl_epi32(load_codes(codes + 64 * j), shift);
     for (int i = 0; i < 4; ++i) {

@@ -275,7 +275,7 @@ TEST_F(LlamaTrainingRounded, StaysNearTheExactGradient) {
   LoraGradients near(*adapter_);
   const std::vector<float> found = learn(pair.tree, rounded_, near);
   for (size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(found[i], losses[i], 0.02 * losses[i]);
-  expect_equal(near, gradients_, 0.05);
+  expect_equal(near, gradients_, 0.1);  // gradients in 8 bits, and 32 of them a row
 }
 
 TEST_F(LlamaTrainingRounded, SharedBeginningsDoNotChangeTheLoss) {
