@@ -41,70 +41,66 @@ inline void load_block(const uint8_t* codes, __m512i* vectors) {
   }
 }
 
-// kRows rows of x by kStrips strips, straight from the packed codes.
-template <Layout kLayout, int kVectors, int kRows, int kStrips, int kTerms>
+// kRows rows of x by one strip, straight from the packed codes. Two strips at once would need more
+// registers than there are.
+template <Layout kLayout, int kVectors, int kRows, int kTerms>
 void integer_direct(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
                     float* y, int64_t ldy) {
   constexpr int kBlockBytes = (kLayout == Layout::kNibbles ? 32 : 64) * kVectors;
   const uint8_t* rows = x.codes + row * x.row_bytes;
   const float* scales = x.scales + row * x.scale_stride;
   const float* sums = x.sums + row * x.scale_stride;
-  __m512 total[kRows][kStrips];
-  for (int r = 0; r < kRows; ++r) {
-    for (int s = 0; s < kStrips; ++s) total[r][s] = _mm512_setzero_ps();
-  }
+  __m512 total[kRows];
+  for (int r = 0; r < kRows; ++r) total[r] = _mm512_setzero_ps();
   for (int64_t b = 0; b < w.blocks; ++b) {
     const uint8_t* values = rows + b * 8 * kVectors;
-    for (int s = 0; s < kStrips; ++s) {
-      __m512i codes[kVectors];
-      load_block<kLayout, kVectors>(w.codes + (strip + s) * w.strip_bytes + b * kBlockBytes, codes);
-      __m512i high[kRows];
-      __m512i low[kRows];
-      for (int r = 0; r < kRows; ++r) high[r] = low[r] = _mm512_setzero_si512();
-      for (int j = 0; j < kVectors; ++j) {
-        for (int r = 0; r < kRows; ++r) {
-          const uint8_t* value = values + r * x.row_bytes + 4 * j;
-          high[r] = _mm512_dpbusd_epi32(high[r], codes[j], broadcast4(value));
-          if (kTerms == 2) {
-            low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value + 4 * kVectors));
-          }
+    __m512i codes[kVectors];
+    load_block<kLayout, kVectors>(w.codes + strip * w.strip_bytes + b * kBlockBytes, codes);
+    __m512i high[kRows];
+    __m512i low[kRows];
+    for (int r = 0; r < kRows; ++r) high[r] = low[r] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      for (int r = 0; r < kRows; ++r) {
+        const uint8_t* value = values + r * x.row_bytes + 4 * j;
+        high[r] = _mm512_dpbusd_epi32(high[r], codes[j], broadcast4(value));
+        if (kTerms == 2) {
+          low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value + 4 * kVectors));
         }
       }
-      const int64_t slot = ((strip + s) * w.blocks + b) * kStripRows;
-      const __m512 scale_w = load_scales(w, slot);
-      const __m512 offset_w = offsets_of(w, slot, scale_w);
-      for (int r = 0; r < kRows; ++r) {
-        if (kTerms == 2) high[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
-        const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * x.scale_stride + b]));
-        total[r][s] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), scale, total[r][s]);
-        const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
-        total[r][s] = _mm512_fmadd_ps(offset_w, sum, total[r][s]);
-      }
+    }
+    const int64_t slot = (strip * w.blocks + b) * kStripRows;
+    const __m512 scale_w = load_scales(w, slot);
+    const __m512 offset_w = offsets_of(w, slot, scale_w);
+    for (int r = 0; r < kRows; ++r) {
+      if (kTerms == 2) high[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+      const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * x.scale_stride + b]));
+      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), scale, total[r]);
+      const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
+      total[r] = _mm512_fmadd_ps(offset_w, sum, total[r]);
     }
   }
+  const int64_t column = strip * kStripRows;
   for (int r = 0; r < kRows; ++r) {
-    for (int s = 0; s < kStrips; ++s) {
-      const int64_t column = (strip + s) * kStripRows;
-      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column),
-                            scale_rows(w, strip + s, total[r][s]));
-    }
+    _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column),
+                          scale_rows(w, strip, total[r]));
   }
 }
 
-template <Layout kLayout, int kVectors, int kStrips, int kTerms>
-void integer_direct_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,
-                         int64_t strip, float* y, int64_t ldy) {
+template <Layout kLayout, int kVectors, int kTerms>
+void integer_direct_strip(const MatrixView& w, const ActivationView& x, const TileRange& range,
+                          int64_t strip, float* y, int64_t ldy) {
   int64_t row = range.row_begin;
   for (; row + 4 <= range.row_end; row += 4) {
-    integer_direct<kLayout, kVectors, 4, kStrips, kTerms>(w, x, row, strip, y, ldy);
+    integer_direct<kLayout, kVectors, 4, kTerms>(w, x, row, strip, y, ldy);
   }
   switch (range.row_end - row) {
     case 3:
-      return integer_direct<kLayout, kVectors, 3, kStrips, kTerms>(w, x, row, strip, y, ldy);
+      return integer_direct<kLayout, kVectors, 3, kTerms>(w, x, row, strip, y, ldy);
     case 2:
-      return integer_direct<kLayout, kVectors, 2, kStrips, kTerms>(w, x, row, strip, y, ldy);
+      return integer_direct<kLayout, kVectors, 2, kTerms>(w, x, row, strip, y, ldy);
     case 1:
-      return integer_direct<kLayout, kVectors, 1, kStrips, kTerms>(w, x, row, strip, y, ldy);
+      return integer_direct<kLayout, kVectors, 1, kTerms>(w, x, row, strip, y, ldy);
     default:
       return;
   }
@@ -244,19 +240,17 @@ void integer_panel_tile(const MatrixView& w, const ActivationView& x, const Tile
 template <Layout kLayout, int kVectors, int kTerms>
 void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                      int64_t ldy, uint8_t* scratch) {
-  const bool is_direct = range.row_end - range.row_begin <= kDirectRows;
   int64_t strip = range.strip_begin;
-  for (; strip + 2 <= range.strip_end; strip += 2) {
-    if (is_direct) {
-      integer_direct_tile<kLayout, kVectors, 2, kTerms>(w, x, range, strip, y, ldy);
-    } else {
-      integer_panel_tile<kVectors, 2, kTerms>(w, x, range, strip, y, ldy, scratch);
+  if (range.row_end - range.row_begin <= kDirectRows) {
+    for (; strip < range.strip_end; ++strip) {
+      integer_direct_strip<kLayout, kVectors, kTerms>(w, x, range, strip, y, ldy);
     }
+    return;
   }
-  if (strip == range.strip_end) return;
-  if (is_direct) {
-    integer_direct_tile<kLayout, kVectors, 1, kTerms>(w, x, range, strip, y, ldy);
-  } else {
+  for (; strip + 2 <= range.strip_end; strip += 2) {
+    integer_panel_tile<kVectors, 2, kTerms>(w, x, range, strip, y, ldy, scratch);
+  }
+  if (strip < range.strip_end) {
     integer_panel_tile<kVectors, 1, kTerms>(w, x, range, strip, y, ldy, scratch);
   }
 }
