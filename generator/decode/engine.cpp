@@ -1,6 +1,7 @@
 #include "generator/decode/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -9,10 +10,16 @@
 #include <utility>
 
 #include "data/core/error.h"
+#include "generator/decode/prefix_cache.h"
 #include "generator/decode/sequence.h"
+#include "generator/decode/step_cost.h"
 
 namespace quarry {
 namespace {
+
+// A draft is checked only where it promises this gain in tokens per second.
+constexpr double kLeastGain = 1.03;
+constexpr int64_t kMostDraftTokens = 15;
 
 // Description of the exception being handled.
 std::string current_error() {
@@ -23,6 +30,10 @@ std::string current_error() {
   } catch (...) {
     return "unknown exception";
   }
+}
+
+int64_t num_logit_rows(const SequenceChunk& chunk) {
+  return chunk.all_logits ? chunk.num_tokens : 1;
 }
 
 }  // namespace
@@ -52,7 +63,9 @@ struct Engine::Impl {
   void admit();
   void step();
   bool start(Sequence& sequence);
+  void choose_drafts();
   void fail_running(const std::string& error);
+  std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const;
   void forward_each(const std::vector<Sequence*>& owners, const std::vector<SequenceChunk>& chunks);
   void advance(Sequence& sequence, const SequenceChunk& chunk, const float* logits);
   void retire(const std::shared_ptr<Sequence>& sequence);  // locked
@@ -76,7 +89,12 @@ struct Engine::Impl {
 
   // Engine thread only.
   std::vector<std::shared_ptr<Sequence>> running_;  // in order of admission
+  PrefixCache prefixes_;
   int64_t step_prompt_tokens_ = 0;
+  int64_t step_cached_tokens_ = 0;
+  int64_t step_draft_tokens_ = 0;
+  int64_t step_accepted_draft_tokens_ = 0;
+  StepCost step_cost_;
   int64_t step_completion_tokens_ = 0;
 
   std::thread thread_;  // last: starts when all else stands
@@ -85,13 +103,16 @@ struct Engine::Impl {
 Engine::Impl::Impl(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options)
     : generator_(std::move(generator)),
       options_(options),
-      adapters_(generator_, options.max_lora_rank) {
+      adapters_(generator_, options.max_lora_rank),
+      prefixes_(options.prefix_cache_bytes) {
   QUARRY_CHECK(options_.max_batch_sequences >= 1, ErrorCode::kInvalidArgument,
                "max_batch_sequences is ", options_.max_batch_sequences, ", must be 1 or more");
   QUARRY_CHECK(options_.max_queue >= 0, ErrorCode::kInvalidArgument, "max_queue is ",
                options_.max_queue, ", must be 0 or more");
   QUARRY_CHECK(options_.prefill_chunk_tokens >= 1, ErrorCode::kInvalidArgument,
                "prefill_chunk_tokens is ", options_.prefill_chunk_tokens, ", must be 1 or more");
+  QUARRY_CHECK(options_.prefix_cache_bytes >= 0, ErrorCode::kInvalidArgument,
+               "prefix_cache_bytes is ", options_.prefix_cache_bytes, ", must be 0 (off) or more");
   QUARRY_CHECK(options_.max_lora_rank >= 1, ErrorCode::kInvalidArgument, "max_lora_rank is ",
                options_.max_lora_rank, ", must be 1 or more");
   thread_ = std::thread([this] { loop(); });
@@ -123,6 +144,9 @@ void Engine::Impl::check_request(const GenerateRequest& request) const {
   }
   QUARRY_CHECK(request.max_tokens >= 1, ErrorCode::kInvalidArgument, "max_tokens is ",
                request.max_tokens, ", must be 1 or more");
+  QUARRY_CHECK(request.top_logprobs >= -1 && request.top_logprobs <= kMostTopLogprobs,
+               ErrorCode::kInvalidArgument, "top_logprobs is ", request.top_logprobs,
+               ", must be -1 (none) to ", kMostTopLogprobs);
   validate(request.sampling);
 }
 
@@ -199,35 +223,93 @@ void Engine::Impl::fail_running(const std::string& error) {
   }
 }
 
-// One pass of the model: a row for every sequence that decodes, and prompt pieces in order of
-// arrival until the step's budget is spent.
+// Lets the decoding sequences check drafts: those likeliest to come true first, as many as give
+// the most tokens per second.
+void Engine::Impl::choose_drafts() {
+  struct Guess {
+    double chance;
+    size_t sequence;
+  };
+  std::vector<Sequence*> decoding;
+  for (const std::shared_ptr<Sequence>& sequence : running_) {
+    if (sequence->started() && !sequence->prefilling()) decoding.push_back(sequence.get());
+  }
+  const int64_t num_rows = static_cast<int64_t>(decoding.size());
+  if (num_rows == 0 || num_rows >= StepCost::kMostRows) return;
+  std::vector<Guess> guesses;
+  for (size_t i = 0; i < decoding.size(); ++i) {
+    for (const double chance : decoding[i]->propose_draft(kMostDraftTokens).chance) {
+      guesses.push_back({chance, i});
+    }
+  }
+  std::stable_sort(guesses.begin(), guesses.end(),
+                   [](const Guess& a, const Guess& b) { return a.chance > b.chance; });
+  guesses.resize(std::min(guesses.size(), static_cast<size_t>(StepCost::kMostRows - num_rows)));
+  double tokens = static_cast<double>(num_rows);
+  double best = kLeastGain * tokens / step_cost_.predict(num_rows);
+  size_t num_used = 0;
+  for (size_t i = 0; i < guesses.size(); ++i) {
+    tokens += guesses[i].chance;
+    const double rate = tokens / step_cost_.predict(num_rows + static_cast<int64_t>(i) + 1);
+    if (rate <= best) continue;
+    best = rate;
+    num_used = i + 1;
+  }
+  std::vector<int64_t> lengths(decoding.size(), 0);
+  for (size_t i = 0; i < num_used; ++i) ++lengths[guesses[i].sequence];
+  for (size_t i = 0; i < decoding.size(); ++i) decoding[i]->use_draft(lengths[i]);
+}
+
+// One pass of the model: a row for every sequence that decodes and for each token of its draft, and
+// prompt pieces in order of arrival until the step's budget is spent.
 void Engine::Impl::step() {
+  if (options_.prompt_lookup) choose_drafts();
   std::vector<Sequence*> owners;
   std::vector<SequenceChunk> chunks;
   int64_t prefill_budget = options_.prefill_chunk_tokens;
+  int64_t num_rows = 0;
   for (const std::shared_ptr<Sequence>& sequence : running_) {
     if (!sequence->started() && !start(*sequence)) continue;
+    if (sequence->prefilling() && prefill_budget > 0) {
+      step_cached_tokens_ += sequence->reuse_prefix(prefixes_);
+    }
     const SequenceChunk chunk = sequence->next_chunk(prefill_budget);
     if (chunk.num_tokens == 0) continue;
     if (sequence->prefilling()) prefill_budget -= chunk.num_tokens;
+    num_rows += chunk.num_tokens;
     owners.push_back(sequence.get());
     chunks.push_back(chunk);
   }
   if (chunks.empty()) return;
+  const auto start_time = std::chrono::steady_clock::now();
   std::vector<float> logits;
-  const int64_t vocab_size = generator_->model->config().vocab_size;
   try {
-    logits = generator_->model->forward(chunks);
-    QUARRY_CHECK(logits.size() == chunks.size() * static_cast<size_t>(vocab_size),
-                 ErrorCode::kInternal, "the model gave ", logits.size(), " logits for ",
-                 chunks.size(), " sequences and ", vocab_size, " tokens");
+    logits = forward(chunks);
   } catch (...) {
     forward_each(owners, chunks);
     return;
   }
+  const float* row = logits.data();
   for (size_t i = 0; i < chunks.size(); ++i) {
-    advance(*owners[i], chunks[i], logits.data() + i * static_cast<size_t>(vocab_size));
+    advance(*owners[i], chunks[i], row);
+    row += num_logit_rows(chunks[i]) * generator_->model->config().vocab_size;
   }
+  const bool only_decodes = prefill_budget == options_.prefill_chunk_tokens;
+  if (only_decodes && num_rows <= StepCost::kMostRows) {
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_time;
+    step_cost_.observe(num_rows, elapsed.count());
+  }
+}
+
+std::vector<float> Engine::Impl::forward(const std::vector<SequenceChunk>& chunks) const {
+  std::vector<float> logits = generator_->model->forward(chunks);
+  int64_t num_rows = 0;
+  for (const SequenceChunk& chunk : chunks) num_rows += num_logit_rows(chunk);
+  const int64_t vocab_size = generator_->model->config().vocab_size;
+  QUARRY_CHECK(static_cast<int64_t>(logits.size()) == num_rows * vocab_size, ErrorCode::kInternal,
+               "the model gave ", logits.size(), " logits for ", num_rows, " rows and ", vocab_size,
+               " tokens");
+  return logits;
 }
 
 // After a failed step: each sequence on its own, so that only the guilty one ends.
@@ -236,9 +318,7 @@ void Engine::Impl::forward_each(const std::vector<Sequence*>& owners,
   for (Sequence* owner : owners) owner->rewind();
   for (size_t i = 0; i < chunks.size(); ++i) {
     try {
-      const std::vector<float> logits = generator_->model->forward({chunks[i]});
-      QUARRY_CHECK(static_cast<int64_t>(logits.size()) == generator_->model->config().vocab_size,
-                   ErrorCode::kInternal, "the model gave ", logits.size(), " logits for one row");
+      const std::vector<float> logits = forward({chunks[i]});
       advance(*owners[i], chunks[i], logits.data());
     } catch (...) {
       owners[i]->finish(FinishReason::kError, current_error());
@@ -248,9 +328,16 @@ void Engine::Impl::forward_each(const std::vector<Sequence*>& owners,
 
 void Engine::Impl::advance(Sequence& sequence, const SequenceChunk& chunk, const float* logits) {
   try {
-    if (sequence.prefilling()) step_prompt_tokens_ += chunk.num_tokens;
+    const bool is_prompt = sequence.prefilling();
+    if (is_prompt) step_prompt_tokens_ += chunk.num_tokens;
+    const int64_t fed_before = sequence.num_fed();
     step_completion_tokens_ +=
-        sequence.advance(chunk.num_tokens, logits, generator_->model->config().vocab_size);
+        sequence.advance(chunk, logits, generator_->model->config().vocab_size);
+    if (!is_prompt) {
+      step_draft_tokens_ += chunk.num_tokens - 1;
+      step_accepted_draft_tokens_ += sequence.num_fed() - fed_before - 1;
+    }
+    if (is_prompt || sequence.finished()) sequence.keep_prefix(prefixes_);
   } catch (...) {
     sequence.finish(FinishReason::kError, current_error());
   }
@@ -265,7 +352,11 @@ void Engine::Impl::retire(const std::shared_ptr<Sequence>& sequence) {
 
 void Engine::Impl::retire_finished() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  stats_.prompt_tokens_total += std::exchange(step_prompt_tokens_, 0);
+  stats_.prompt_tokens_total += std::exchange(step_prompt_tokens_, 0) + step_cached_tokens_;
+  stats_.cached_tokens_total += std::exchange(step_cached_tokens_, 0);
+  stats_.draft_tokens_total += std::exchange(step_draft_tokens_, 0);
+  stats_.accepted_draft_tokens_total += std::exchange(step_accepted_draft_tokens_, 0);
+  stats_.prefix_cache_bytes = prefixes_.bytes();
   stats_.completion_tokens_total += std::exchange(step_completion_tokens_, 0);
   const auto done = [this](const std::shared_ptr<Sequence>& sequence) {
     if (!sequence->finished()) return false;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "generator/decode/adapter_set.h"
+#include "generator/decode/logprobs.h"
 #include "generator/models/causal_lm.h"
 #include "generator/nn/lora_settings.h"
 
@@ -46,6 +47,11 @@ struct GenerateRequest {
     int32_t token = -1;  // -1: none
     float bias = 0.0f;
   } first_token_bias;
+  // With the text come the log-probability of each of its tokens and that many of the likeliest
+  // there, at most kMostTopLogprobs; -1: none.
+  int64_t top_logprobs = -1;
+  // Called as OnText is, for each token before its text. May be empty.
+  std::function<void(const TokenLogprobs&)> on_logprobs;
   std::string adapter;  // name in Engine::adapters(); empty: the base model
   // From adapters().acquire(), for a caller that made the prompt for it; null: submit() acquires
   // the one of that name.
@@ -54,9 +60,11 @@ struct GenerateRequest {
 
 struct GenerateResult {
   std::string text;
-  std::vector<int32_t> tokens;  // generated ids, the end-of-turn token not included
+  std::vector<int32_t> tokens;          // generated ids, the end-of-turn token not included
+  std::vector<TokenLogprobs> logprobs;  // of `tokens`, when they were asked for
   FinishReason finish_reason = FinishReason::kStop;
   int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;  // of the prompt, which were not computed again
   int64_t completion_tokens = 0;
   std::string error;  // kError only
   double prefill_seconds = 0.0;
@@ -68,6 +76,12 @@ struct EngineOptions {
   int64_t max_queue = 256;               // more are refused with kUnavailable
   int64_t prefill_chunk_tokens = 256;    // a long prompt is fed in pieces between decode steps
   int64_t max_lora_rank = kMaxLoraRank;  // adapters of a larger rank are refused
+  // Keys and values kept of what was computed, for prompts that begin alike; 0: none. A text does
+  // not depend on it.
+  int64_t prefix_cache_bytes = int64_t{512} << 20;
+  // Tokens that the text so far suggests are checked several in one step where that is faster. A
+  // text does not depend on it.
+  bool prompt_lookup = true;
 };
 
 struct EngineStats {
@@ -75,8 +89,12 @@ struct EngineStats {
   int64_t waiting = 0;
   int64_t requests_total = 0;
   int64_t prompt_tokens_total = 0;
+  int64_t cached_tokens_total = 0;  // of prompt_tokens_total
   int64_t completion_tokens_total = 0;
+  int64_t draft_tokens_total = 0;           // guessed by prompt lookup and checked
+  int64_t accepted_draft_tokens_total = 0;  // of those, that came true
   int64_t cancelled_total = 0;
+  int64_t prefix_cache_bytes = 0;
 };
 
 // Owns the one thread that runs the model and steps all running sequences together (continuous

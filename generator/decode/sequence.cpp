@@ -19,12 +19,13 @@ Sequence::Sequence(Engine::RequestId id, GenerateRequest request, Engine::OnText
       request_(std::move(request)),
       on_text_(std::move(on_text)),
       generator_(generator),
-      max_tokens_(std::min(request_.max_tokens,
-                           generator.model->config().max_seq_len - num_prompt_tokens())),
-      sampler_(request_.sampling, request_.prompt),
+      history_(std::move(request_.prompt)),
+      sampler_(request_.sampling, history_),
       stop_matcher_(request_.stop),
       decoder_(*generator.tokenizer) {
-  result_.prompt_tokens = num_prompt_tokens();
+  result_.prompt_tokens = static_cast<int64_t>(history_.size());
+  max_tokens_ =
+      std::min(request_.max_tokens, generator.model->config().max_seq_len - num_prompt_tokens());
 }
 
 void Sequence::start(std::unique_ptr<KvCache> cache) {
@@ -37,46 +38,91 @@ SequenceChunk Sequence::next_chunk(int64_t prefill_budget) {
   chunk.cache = cache_.get();
   chunk.adapter = request_.served->weights.get();
   if (prefilling()) {
-    chunk.tokens = request_.prompt.data() + fed_;
+    chunk.tokens = history_.data() + fed_;
     chunk.num_tokens = std::min(prefill_budget, num_prompt_tokens() - fed_);
-  } else {
-    chunk.tokens = &result_.tokens.back();
-    chunk.num_tokens = 1;
+    return chunk;
   }
+  const std::vector<int32_t>& draft = lookup_.draft().tokens;
+  step_tokens_ = {history_.back()};
+  step_tokens_.insert(step_tokens_.end(), draft.begin(), draft.begin() + draft_tokens_);
+  chunk.tokens = step_tokens_.data();
+  chunk.num_tokens = 1 + std::exchange(draft_tokens_, 0);
+  chunk.all_logits = chunk.num_tokens > 1;
   return chunk;
 }
 
-int64_t Sequence::advance(int64_t num_tokens, const float* logits, int64_t vocab_size) {
-  fed_ += num_tokens;
+const PromptLookup::Draft& Sequence::propose_draft(int64_t most) {
+  // The token that is sampled after the draft is the last that may come.
+  const int64_t left = max_tokens_ - static_cast<int64_t>(result_.tokens.size()) - 1;
+  return lookup_.propose(history_, std::min(most, left));
+}
+
+int64_t Sequence::reuse_prefix(PrefixCache& prefixes) {
+  const int64_t before = fed_;
+  fed_ =
+      prefixes.fetch(request_.served->weights, history_.data(), num_prompt_tokens() - 1, *cache_);
+  result_.cached_tokens += fed_ - before;
+  return fed_ - before;
+}
+
+void Sequence::keep_prefix(PrefixCache& prefixes) const {
+  const int64_t num_tokens = prefilling() ? fed_ / kKvPageTokens * kKvPageTokens : fed_;
+  prefixes.store(request_.served->weights, history_.data(), num_tokens, *cache_);
+}
+
+int64_t Sequence::advance(const SequenceChunk& chunk, const float* logits, int64_t vocab_size) {
+  const size_t before = result_.tokens.size();
   if (prefilling()) {
-    show("");  // lets a client that left be noticed during a long prompt
-    return 0;
-  }
-  if (result_.tokens.empty()) {
+    fed_ += chunk.num_tokens;
+    if (prefilling()) {
+      show("");  // lets a client that left be noticed during a long prompt
+      return 0;
+    }
     first_token_ = Clock::now();
     result_.prefill_seconds = seconds_between(started_, first_token_);
-  }
-  const size_t before = result_.tokens.size();
-  const auto [token, bias] = request_.first_token_bias;
-  if (before == 0 && token >= 0 && token < vocab_size) {
-    std::vector<float> biased(logits, logits + vocab_size);
-    biased[static_cast<size_t>(token)] += bias;
-    accept(sampler_.sample(biased.data(), vocab_size));
+    accept(sample(logits, vocab_size), logits, vocab_size);
   } else {
-    accept(sampler_.sample(logits, vocab_size));
+    const size_t first = history_.size();
+    for (int64_t row = 0; row < chunk.num_tokens; ++row) {
+      ++fed_;
+      const float* row_logits = logits + row * vocab_size;
+      const int32_t token = sample(row_logits, vocab_size);
+      accept(token, row_logits, vocab_size);
+      if (finished_ || row + 1 == chunk.num_tokens || token != chunk.tokens[row + 1]) break;
+    }
+    cache_->truncate(fed_);
+    lookup_.learn(history_, first);
   }
   return static_cast<int64_t>(result_.tokens.size() - before);
 }
 
+int32_t Sequence::sample(const float* logits, int64_t vocab_size) {
+  const auto [token, bias] = request_.first_token_bias;
+  if (!result_.tokens.empty() || token < 0 || token >= vocab_size) {
+    return sampler_.sample(logits, vocab_size);
+  }
+  std::vector<float> biased(logits, logits + vocab_size);
+  biased[static_cast<size_t>(token)] += bias;
+  return sampler_.sample(biased.data(), vocab_size);
+}
+
 void Sequence::rewind() { cache_->truncate(fed_); }
 
-void Sequence::accept(int32_t token) {
+void Sequence::note_logprobs(int32_t token, const float* logits, int64_t vocab_size) {
+  if (request_.top_logprobs < 0) return;
+  result_.logprobs.push_back(token_logprobs(logits, vocab_size, token, request_.top_logprobs));
+  if (request_.on_logprobs) request_.on_logprobs(result_.logprobs.back());
+}
+
+void Sequence::accept(int32_t token, const float* logits, int64_t vocab_size) {
   const std::vector<int32_t>& stops = generator_.stop_tokens;
   if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
     end_text(FinishReason::kStop);
     return;
   }
   result_.tokens.push_back(token);
+  history_.push_back(token);
+  note_logprobs(token, logits, vocab_size);
   show(stop_matcher_.push(decoder_.push(token)));
   if (finished_) return;
   if (stop_matcher_.stopped()) {
@@ -107,8 +153,12 @@ void Sequence::finish(FinishReason reason, const std::string& error) {
   if (first_token_ != Clock::time_point()) {
     result_.decode_seconds = seconds_between(first_token_, Clock::now());
   }
+}
+
+void Sequence::publish() {
   cache_.reset();
   request_.served.reset();
+  promise_.set_value(std::move(result_));
 }
 
 }  // namespace quarry

@@ -9,6 +9,8 @@
 
 #include "data/text/tokenizer.h"
 #include "generator/decode/engine.h"
+#include "generator/decode/prefix_cache.h"
+#include "generator/decode/prompt_lookup.h"
 #include "generator/decode/sampler.h"
 #include "generator/decode/stop_matcher.h"
 #include "generator/nn/kv_cache.h"
@@ -34,14 +36,27 @@ class Sequence {
   void start(std::unique_ptr<KvCache> cache);
   bool started() const { return cache_ != nullptr; }
   bool prefilling() const { return fed_ < num_prompt_tokens(); }
+  int64_t num_fed() const { return fed_; }  // tokens of prompt and answer
 
-  // What this sequence adds to the next step: its newest token, or up to `prefill_budget` tokens
-  // of its prompt. Pointers hold until the next call on this object.
+  // Takes from `prefixes` what is known of the prompt beyond what is fed; the last token is always
+  // computed, for its logits. Returns the number of tokens saved.
+  int64_t reuse_prefix(PrefixCache& prefixes);
+  // Leaves there what has been computed; of a prompt that is not yet fed, whole pages only.
+  void keep_prefix(PrefixCache& prefixes) const;
+
+  // Tokens that may follow the newest one, at most `most`. REQUIRES: started, not prefilling.
+  const PromptLookup::Draft& propose_draft(int64_t most);
+  // How many of them the next chunk holds; 0 unless set for that chunk.
+  void use_draft(int64_t num_tokens) { draft_tokens_ = num_tokens; }
+
+  // What this sequence adds to the next step: its newest token and the draft, or up to
+  // `prefill_budget` tokens of its prompt. Pointers hold until the next call on this object.
   SequenceChunk next_chunk(int64_t prefill_budget);
-  // The step fed `num_tokens` of ours; `logits` belong to the last of them. Samples the next token
-  // once the prompt is fed, and shows its text. Returns the number of tokens generated (0 or 1).
-  // Throws what the sampler throws.
-  int64_t advance(int64_t num_tokens, const float* logits, int64_t vocab_size);
+  // The step fed that chunk; `logits` are as asked for. Once the prompt is fed, samples the next
+  // token and shows its text, and goes on so while the draft holds what was sampled: the text is
+  // the same as without a draft. Returns the number of tokens generated. Throws what the sampler
+  // throws.
+  int64_t advance(const SequenceChunk& chunk, const float* logits, int64_t vocab_size);
   // Undoes what a failed step left in the cache.
   void rewind();
 
@@ -49,14 +64,17 @@ class Sequence {
   FinishReason finish_reason() const { return result_.finish_reason; }
   // Ends the request where it stands. `error` for kError.
   void finish(FinishReason reason, const std::string& error = "");
-  // Hands the result to the future. Once, after finish().
-  void publish() { promise_.set_value(std::move(result_)); }
+  // Lets go of cache and adapter and hands the result to the future. Once, after finish().
+  void publish();
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  int64_t num_prompt_tokens() const { return static_cast<int64_t>(request_.prompt.size()); }
-  void accept(int32_t token);
+  int64_t num_prompt_tokens() const { return result_.prompt_tokens; }
+  int32_t sample(const float* logits, int64_t vocab_size);
+  // `logits` are those that the token was sampled from.
+  void accept(int32_t token, const float* logits, int64_t vocab_size);
+  void note_logprobs(int32_t token, const float* logits, int64_t vocab_size);
   void end_text(FinishReason reason);
   void show(const std::string& text);
 
@@ -64,9 +82,13 @@ class Sequence {
   GenerateRequest request_;
   Engine::OnText on_text_;
   const LoadedGenerator& generator_;
-  int64_t max_tokens_;  // of the request, clipped to what the context leaves
+  int64_t max_tokens_;            // of the request, clipped to what the context leaves
+  std::vector<int32_t> history_;  // prompt and answer
   std::unique_ptr<KvCache> cache_;
-  int64_t fed_ = 0;  // tokens of prompt and answer that the cache holds
+  int64_t fed_ = 0;  // tokens of the history that the cache holds
+  PromptLookup lookup_;
+  int64_t draft_tokens_ = 0;
+  std::vector<int32_t> step_tokens_;  // newest token and draft, as the model gets them
   Sampler sampler_;
   StopMatcher stop_matcher_;
   IncrementalDecoder decoder_;

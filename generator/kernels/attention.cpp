@@ -12,12 +12,12 @@
 namespace quarry::kernels::portable {
 
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
-                    const float* k, const float* v, float* out, float* scratch) {
-  attention_task_body<VecPortable, 1, 1>(shape, task, q, k, v, out, scratch);
+                    const KeyValuePages<float>& kv, float* out, float* scratch) {
+  attention_task_body<VecPortable, 1, 1>(shape, task, q, kv, out, scratch);
 }
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
-                    const uint16_t* k, const uint16_t* v, float* out, float* scratch) {
-  attention_task_body<VecPortable, 1, 1>(shape, task, q, k, v, out, scratch);
+                    const KeyValuePages<uint16_t>& kv, float* out, float* scratch) {
+  attention_task_body<VecPortable, 1, 1>(shape, task, q, kv, out, scratch);
 }
 
 }  // namespace quarry::kernels::portable
@@ -31,8 +31,8 @@ constexpr int64_t kTaskRows = 96;
 constexpr int64_t kSerialMultiplies = 128 * 1024;
 
 template <typename T>
-using TaskFunction = void (*)(const AttentionShape&, const AttentionTask&, const float*, const T*,
-                              const T*, float*, float*);
+using TaskFunction = void (*)(const AttentionShape&, const AttentionTask&, const float*,
+                              const KeyValuePages<T>&, float*, float*);
 
 template <typename T>
 TaskFunction<T> task_function() {
@@ -48,7 +48,7 @@ TaskFunction<T> task_function() {
 }
 
 template <typename T>
-void run_attention(const AttentionShape& shape, const float* q, const T* k, const T* v,
+void run_attention(const AttentionShape& shape, const float* q, const KeyValuePages<T>& kv,
                    float* out) {
   const AttentionShape& s = shape;
   QUARRY_CHECK(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0 &&
@@ -56,6 +56,7 @@ void run_attention(const AttentionShape& shape, const float* q, const T* k, cons
                ErrorCode::kInvalidArgument, "attention: ", s.num_heads, " heads, ", s.num_kv_heads,
                " kv heads, head_dim ", s.head_dim, ", ", s.num_queries, " queries, ", s.num_keys,
                " keys; want heads a multiple of kv heads, head_dim 1..256, keys >= queries");
+  QUARRY_DCHECK(kv.page_keys % kKeyTile == 0 || kv.page_keys >= s.num_keys);
   if (s.num_queries == 0) return;
   const int64_t group = s.num_heads / s.num_kv_heads;
   const int64_t work = s.num_queries * s.num_keys * s.num_heads * s.head_dim;
@@ -81,12 +82,32 @@ void run_attention(const AttentionShape& shape, const float* q, const T* k, cons
       task.head_end = task.kv_head * group + group * (part + 1) / parts;
       task.query_begin = tile * queries;
       task.query_end = std::min(s.num_queries, task.query_begin + queries);
-      run_task(s, task, q, k, v, out, reinterpret_cast<float*>(scratch.data()));
+      run_task(s, task, q, kv, out, reinterpret_cast<float*>(scratch.data()));
     }
   });
 }
 
+template <typename T>
+void run_attention(const AttentionShape& shape, const float* q, const T* k, const T* v,
+                   float* out) {
+  KeyValuePages<T> kv;
+  kv.k_pages = &k;
+  kv.v_pages = &v;
+  kv.page_keys = shape.num_keys;
+  run_attention(shape, q, kv, out);
+}
+
 }  // namespace
+
+void attention(const AttentionShape& shape, const float* q, const KeyValuePages<float>& kv,
+               float* out) {
+  run_attention(shape, q, kv, out);
+}
+
+void attention(const AttentionShape& shape, const float* q, const KeyValuePages<uint16_t>& kv,
+               float* out) {
+  run_attention(shape, q, kv, out);
+}
 
 void attention(const AttentionShape& shape, const float* q, const float* k, const float* v,
                float* out) {

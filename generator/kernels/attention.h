@@ -6,7 +6,7 @@ namespace quarry::kernels {
 
 // Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) of one sequence.
 //   q [T, H, D]  out [T, H, D]  row stride ldq / ldo floats (H*D when packed)
-//   k, v: caches of S rows; row s of head h at  k + s * ldk + h * D  (float32 or IEEE half)
+//   k, v: S rows; row s of head h at  k + s * ldk + h * D  (float32 or IEEE half)
 // Query t sees keys [max(0, S - T + t + 1 - window), S - T + t] when `causal`, else all S keys.
 // Softmax runs in float32. Scores are multiplied by `scale`. REQUIRES: H % K == 0, S >= T, D <=
 // 256.
@@ -24,9 +24,25 @@ struct AttentionShape {
   int64_t window = 0;  // 0: no sliding window
 };
 
-void attention(const AttentionShape& shape, const float* q, const float* k, const float* v,
+// Where keys and values lie: row s of k at k_pages[s / page_keys] + k_offset + (s % page_keys) *
+// ldk, of v likewise. REQUIRES: page_keys is a multiple of 64, or at least S.
+template <typename T>
+struct KeyValuePages {
+  const T* const* k_pages = nullptr;
+  const T* const* v_pages = nullptr;
+  int64_t page_keys = 0;
+  int64_t k_offset = 0;
+  int64_t v_offset = 0;
+};
+
+void attention(const AttentionShape& shape, const float* q, const KeyValuePages<float>& kv,
                float* out);
 // Keys and values as IEEE half bits.
+void attention(const AttentionShape& shape, const float* q, const KeyValuePages<uint16_t>& kv,
+               float* out);
+// Keys and values without pages.
+void attention(const AttentionShape& shape, const float* q, const float* k, const float* v,
+               float* out);
 void attention(const AttentionShape& shape, const float* q, const uint16_t* k, const uint16_t* v,
                float* out);
 

@@ -6,12 +6,12 @@
 namespace quarry::kernels::avx2 {
 
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
-                    const float* k, const float* v, float* out, float* scratch) {
-  attention_task_body<VecAvx2, 4, 2>(shape, task, q, k, v, out, scratch);
+                    const KeyValuePages<float>& kv, float* out, float* scratch) {
+  attention_task_body<VecAvx2, 4, 2>(shape, task, q, kv, out, scratch);
 }
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
-                    const uint16_t* k, const uint16_t* v, float* out, float* scratch) {
-  attention_task_body<VecAvx2, 4, 2>(shape, task, q, k, v, out, scratch);
+                    const KeyValuePages<uint16_t>& kv, float* out, float* scratch) {
+  attention_task_body<VecAvx2, 4, 2>(shape, task, q, kv, out, scratch);
 }
 
 }  // namespace quarry::kernels::avx2

@@ -259,7 +259,7 @@ inline void end_rows(const AttentionShape& shape, const AttentionTask& task,
 // kRows x kVectors: the register tile.
 template <typename V, int kRows, int kVectors, typename T>
 void attention_task_body(const AttentionShape& shape, const AttentionTask& task, const float* q,
-                         const T* k, const T* v, float* out, float* scratch) {
+                         const KeyValuePages<T>& kv, float* out, float* scratch) {
   const int64_t rows = (task.head_end - task.head_begin) * (task.query_end - task.query_begin);
   const AttentionScratch s = split_scratch(scratch, rows, shape.head_dim);
   begin_rows<V>(shape, task, s, q);
@@ -274,9 +274,12 @@ void attention_task_body(const AttentionShape& shape, const AttentionTask& task,
   }
   for (int64_t tile = first_key / kKeyTile * kKeyTile; tile < last_key; tile += kKeyTile) {
     const int64_t count = last_key - tile < kKeyTile ? last_key - tile : kKeyTile;
-    const int64_t offset = tile * shape.ldk + task.kv_head * shape.head_dim;
-    load_key_tile<V>(s, k + offset, shape.ldk, count, shape.head_dim);
-    load_value_tile<V>(s, v + offset, shape.ldk, count, shape.head_dim);
+    const int64_t page = tile / kv.page_keys;
+    const int64_t offset = tile % kv.page_keys * shape.ldk + task.kv_head * shape.head_dim;
+    const T* k = kv.k_pages[page] + kv.k_offset + offset;
+    const T* v = kv.v_pages[page] + kv.v_offset + offset;
+    load_key_tile<V>(s, k, shape.ldk, count, shape.head_dim);
+    load_value_tile<V>(s, v, shape.ldk, count, shape.head_dim);
     int64_t row = 0;
     for (; row + kRows <= rows; row += kRows) {
       attend_rows<V, kRows, kVectors>(shape, task, s, row, tile);

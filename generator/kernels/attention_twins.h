@@ -32,9 +32,9 @@ inline int64_t attention_scratch_floats(int64_t rows, int64_t head_dim) {
 
 #define QUARRY_DECLARE_ATTENTION                                                              \
   void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
-                      const float* k, const float* v, float* out, float* scratch);            \
+                      const KeyValuePages<float>& kv, float* out, float* scratch);            \
   void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
-                      const uint16_t* k, const uint16_t* v, float* out, float* scratch);
+                      const KeyValuePages<uint16_t>& kv, float* out, float* scratch);
 
 namespace portable {
 QUARRY_DECLARE_ATTENTION

@@ -15,6 +15,8 @@ namespace {
 constexpr int kRowsAtOnce = 6;
 // Vectors of a block of kBytes in a panel of W^T, which only those have.
 constexpr int kPanelVectors = kByteBlock / 4;
+// Up to so many rows the codes are unpacked for each four of them; beyond, once into a panel.
+constexpr int64_t kDirectRows = 8;
 
 inline __m512 load_scales(const MatrixView& w, int64_t slot) {
   return w.float_scales != nullptr ? _mm512_load_ps(w.float_scales + slot)
@@ -41,40 +43,68 @@ inline void load_block(const uint8_t* codes, __m512i* vectors) {
   }
 }
 
-// One row of x by kStrips strips, straight from the packed codes.
-template <Layout kLayout, int kVectors, int kStrips, int kTerms>
-void integer_gemv(const MatrixView& w, const uint8_t* x, const float* scales, const float* sums,
-                  int64_t strip, float* y) {
+// kRows rows of x by one strip, straight from the packed codes. Two strips at once would need more
+// registers than there are.
+template <Layout kLayout, int kVectors, int kRows, int kTerms>
+void integer_direct(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
+                    float* y, int64_t ldy) {
   constexpr int kBlockBytes = (kLayout == Layout::kNibbles ? 32 : 64) * kVectors;
-  __m512 total[kStrips];
-  for (int s = 0; s < kStrips; ++s) total[s] = _mm512_setzero_ps();
+  const uint8_t* rows = x.codes + row * x.row_bytes;
+  const float* scales = x.scales + row * x.scale_stride;
+  const float* sums = x.sums + row * x.scale_stride;
+  __m512 total[kRows];
+  for (int r = 0; r < kRows; ++r) total[r] = _mm512_setzero_ps();
   for (int64_t b = 0; b < w.blocks; ++b) {
-    const uint8_t* values = x + b * 4 * kVectors * kTerms;
-    const __m512 scale_x = _mm512_set1_ps(scales[b]);
-    const __m512 sum_x = _mm512_set1_ps(sums[b]);
-    for (int s = 0; s < kStrips; ++s) {
-      __m512i codes[kVectors];
-      load_block<kLayout, kVectors>(w.codes + (strip + s) * w.strip_bytes + b * kBlockBytes, codes);
-      __m512i high = _mm512_setzero_si512();
-      __m512i low = _mm512_setzero_si512();
-      for (int j = 0; j < kVectors; ++j) {
-        high = _mm512_dpbusd_epi32(high, codes[j], broadcast4(values + 4 * j));
+    const uint8_t* values = rows + b * 4 * kVectors * kTerms;
+    __m512i codes[kVectors];
+    load_block<kLayout, kVectors>(w.codes + strip * w.strip_bytes + b * kBlockBytes, codes);
+    __m512i high[kRows];
+    __m512i low[kRows];
+    for (int r = 0; r < kRows; ++r) high[r] = low[r] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      for (int r = 0; r < kRows; ++r) {
+        const uint8_t* value = values + r * x.row_bytes + 4 * j;
+        high[r] = _mm512_dpbusd_epi32(high[r], codes[j], broadcast4(value));
         if (kTerms == 2) {
-          low = _mm512_dpbusd_epi32(low, codes[j], broadcast4(values + 4 * (kVectors + j)));
+          low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value + 4 * kVectors));
         }
       }
-      if (kTerms == 2) high = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-      const int64_t slot = ((strip + s) * w.blocks + b) * kStripRows;
-      const __m512 scale_w = load_scales(w, slot);
-      total[s] =
-          _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(scale_w, scale_x), total[s]);
-      total[s] = _mm512_fmadd_ps(offsets_of(w, slot, scale_w), sum_x, total[s]);
+    }
+    const int64_t slot = (strip * w.blocks + b) * kStripRows;
+    const __m512 scale_w = load_scales(w, slot);
+    const __m512 offset_w = offsets_of(w, slot, scale_w);
+    for (int r = 0; r < kRows; ++r) {
+      if (kTerms == 2) high[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+      const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * x.scale_stride + b]));
+      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), scale, total[r]);
+      const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
+      total[r] = _mm512_fmadd_ps(offset_w, sum, total[r]);
     }
   }
-  for (int s = 0; s < kStrips; ++s) {
-    const int64_t column = (strip + s) * kStripRows;
-    _mm512_mask_storeu_ps(y + column, column_mask(w.n - column),
-                          scale_rows(w, strip + s, total[s]));
+  const int64_t column = strip * kStripRows;
+  for (int r = 0; r < kRows; ++r) {
+    _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column),
+                          scale_rows(w, strip, total[r]));
+  }
+}
+
+template <Layout kLayout, int kVectors, int kTerms>
+void integer_direct_strip(const MatrixView& w, const ActivationView& x, const TileRange& range,
+                          int64_t strip, float* y, int64_t ldy) {
+  int64_t row = range.row_begin;
+  for (; row + 4 <= range.row_end; row += 4) {
+    integer_direct<kLayout, kVectors, 4, kTerms>(w, x, row, strip, y, ldy);
+  }
+  switch (range.row_end - row) {
+    case 3:
+      return integer_direct<kLayout, kVectors, 3, kTerms>(w, x, row, strip, y, ldy);
+    case 2:
+      return integer_direct<kLayout, kVectors, 2, kTerms>(w, x, row, strip, y, ldy);
+    case 1:
+      return integer_direct<kLayout, kVectors, 1, kTerms>(w, x, row, strip, y, ldy);
+    default:
+      return;
   }
 }
 
@@ -255,19 +285,12 @@ void integer_panel_tiles(const MatrixView& w, const ActivationView& x, const Til
 template <Layout kLayout, int kVectors, int kTerms>
 void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                      int64_t ldy, uint8_t* scratch) {
-  if (range.row_end - range.row_begin != 1) {
+  if (range.row_end - range.row_begin > kDirectRows) {
     return integer_panel_tiles<kVectors, kTerms>(w, x, range, y, ldy, scratch);
   }
-  const uint8_t* codes = x.codes + range.row_begin * x.row_bytes;
-  const float* scales = x.scales + range.row_begin * x.scale_stride;
-  const float* sums = x.sums + range.row_begin * x.scale_stride;
-  float* out = y + range.row_begin * ldy;
-  int64_t strip = range.strip_begin;
-  for (; strip + 2 <= range.strip_end; strip += 2) {
-    integer_gemv<kLayout, kVectors, 2, kTerms>(w, codes, scales, sums, strip, out);
+  for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
+    integer_direct_strip<kLayout, kVectors, kTerms>(w, x, range, strip, y, ldy);
   }
-  if (strip == range.strip_end) return;
-  integer_gemv<kLayout, kVectors, 1, kTerms>(w, codes, scales, sums, strip, out);
 }
 
 template <int kTerms>

@@ -1,5 +1,6 @@
 #include "generator/nn/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "data/core/error.h"
@@ -40,15 +41,18 @@ Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t 
     shape.ldk = kv_width;
     float* destination = mutable_row_data(out, sequence.begin);
     if (cache.element_type() == KvCache::ElementType::kHalf) {
-      kernels::attention(shape, row, cache.half_keys(layer), cache.half_values(layer), destination);
+      kernels::attention(shape, row, cache.half_pages(layer), destination);
     } else {
-      kernels::attention(shape, row, cache.float_keys(layer), cache.float_values(layer),
-                         destination);
+      kernels::attention(shape, row, cache.float_pages(layer), destination);
     }
   };
-  // Sequences of one token each (decoding) are shared out whole; a lone or a long one is split
+  // Sequences of few tokens each (decoding) are shared out whole; a lone or a long one is split
   // inside the kernel.
-  const bool many_small = qkv.size(0) == static_cast<int64_t>(sequences.size());
+  constexpr int64_t kFewTokens = 16;
+  const bool many_small =
+      sequences.size() > 1 &&
+      std::all_of(sequences.begin(), sequences.end(),
+                  [](const SequenceSpan& span) { return span.num_tokens <= kFewTokens; });
   if (many_small) {
     parallel_for(static_cast<int64_t>(sequences.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) attend(sequences[static_cast<size_t>(i)]);

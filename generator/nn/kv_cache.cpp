@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "data/core/error.h"
 #include "generator/kernels/elementwise.h"
@@ -9,62 +10,89 @@
 namespace quarry {
 namespace {
 
-constexpr int64_t kBlockRows = 256;
 constexpr size_t kAlignment = 64;
+
+int64_t pages_of(int64_t num_tokens) { return (num_tokens + kKvPageTokens - 1) / kKvPageTokens; }
 
 }  // namespace
 
+KvPage::KvPage(int64_t bytes) : bytes_(bytes) {
+  const size_t size = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+  data_.reset(static_cast<uint8_t*>(std::aligned_alloc(kAlignment, size)));
+  QUARRY_CHECK(data_ != nullptr, ErrorCode::kUnavailable, "key/value cache: no memory for ", size,
+               " bytes");
+}
+
 KvCache::KvCache(int64_t num_layers, int64_t kv_width, int64_t max_seq_len, ElementType type)
-    : kv_width_(kv_width),
-      max_seq_len_(max_seq_len),
-      type_(type),
-      layers_(static_cast<size_t>(num_layers)) {}
+    : num_layers_(num_layers), kv_width_(kv_width), max_seq_len_(max_seq_len), type_(type) {}
 
 int64_t KvCache::row_bytes() const {
   return kv_width_ * (type_ == ElementType::kHalf ? int64_t{2} : int64_t{4});
 }
 
-int64_t KvCache::bytes() const {
-  return 2 * static_cast<int64_t>(layers_.size()) * capacity_ * row_bytes();
-}
+int64_t KvCache::page_bytes() const { return num_layers_ * 2 * kKvPageTokens * row_bytes(); }
 
 void KvCache::truncate(int64_t length) {
   QUARRY_DCHECK(length >= 0 && length <= length_);
   length_ = length;
 }
 
-void KvCache::grow(Buffer& buffer, int64_t capacity) const {
-  const size_t bytes = static_cast<size_t>(capacity * row_bytes());
-  void* memory = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
-  QUARRY_CHECK(memory != nullptr, ErrorCode::kUnavailable, "key/value cache: no memory for ", bytes,
-               " bytes");
-  if (length_ > 0) {
-    std::memcpy(memory, buffer.get(), static_cast<size_t>(length_ * row_bytes()));
+void KvCache::share(std::vector<std::shared_ptr<KvPage>> pages, int64_t length) {
+  QUARRY_DCHECK(length <= max_seq_len_ && static_cast<int64_t>(pages.size()) >= pages_of(length));
+  QUARRY_DCHECK(pages.empty() || pages[0]->bytes() == page_bytes());
+  pages_ = std::move(pages);
+  length_ = length;
+  list_pages();
+}
+
+// A page of one's own with the first tokens of the one that is there.
+void KvCache::copy_page(size_t index, int64_t num_tokens) {
+  auto copy = std::make_shared<KvPage>(page_bytes());
+  const int64_t stride = kKvPageTokens * row_bytes();
+  for (int64_t part = 0; part < 2 * num_layers_ && num_tokens > 0; ++part) {
+    std::memcpy(copy->data() + part * stride, pages_[index]->data() + part * stride,
+                static_cast<size_t>(num_tokens * row_bytes()));
   }
-  buffer.reset(static_cast<uint8_t*>(memory));
+  pages_[index] = std::move(copy);
+}
+
+void KvCache::list_pages() {
+  half_pages_.clear();
+  float_pages_.clear();
+  for (const std::shared_ptr<KvPage>& page : pages_) {
+    if (type_ == ElementType::kHalf) {
+      half_pages_.push_back(reinterpret_cast<const uint16_t*>(page->data()));
+    } else {
+      float_pages_.push_back(reinterpret_cast<const float*>(page->data()));
+    }
+  }
 }
 
 void KvCache::reserve(int64_t num_tokens) {
   const int64_t needed = length_ + num_tokens;
   QUARRY_CHECK(needed <= max_seq_len_, ErrorCode::kInvalidArgument, "sequence of ", needed,
                " tokens: the model's context holds ", max_seq_len_);
-  if (needed <= capacity_) return;
-  // Doubling keeps the copies of a long generation linear in its length.
-  int64_t capacity = std::max(needed, 2 * capacity_);
-  capacity = std::min((capacity + kBlockRows - 1) / kBlockRows * kBlockRows, max_seq_len_);
-  for (Layer& layer : layers_) {
-    grow(layer.keys, capacity);
-    grow(layer.values, capacity);
+  for (int64_t page = length_ / kKvPageTokens; page < pages_of(needed); ++page) {
+    const size_t index = static_cast<size_t>(page);
+    if (index == pages_.size()) {
+      pages_.push_back(std::make_shared<KvPage>(page_bytes()));
+    } else if (pages_[index].use_count() > 1) {
+      copy_page(index, std::max<int64_t>(0, length_ - page * kKvPageTokens));
+    } else {
+      continue;
+    }
+    list_pages();
   }
-  capacity_ = capacity;
 }
 
 void KvCache::write(int64_t layer, const float* keys, const float* values, int64_t num_tokens,
                     int64_t stride) {
-  QUARRY_DCHECK(length_ + num_tokens <= capacity_);
-  const auto store = [&](const float* rows, Buffer& buffer) {
-    uint8_t* destination = buffer.get() + length_ * row_bytes();
-    for (int64_t row = 0; row < num_tokens; ++row, destination += row_bytes()) {
+  QUARRY_DCHECK(pages_of(length_ + num_tokens) <= static_cast<int64_t>(pages_.size()));
+  const auto store = [&](const float* rows, int64_t part) {
+    for (int64_t row = 0; row < num_tokens; ++row) {
+      const int64_t token = length_ + row;
+      uint8_t* page = pages_[static_cast<size_t>(token / kKvPageTokens)]->data();
+      uint8_t* destination = page + (part * kKvPageTokens + token % kKvPageTokens) * row_bytes();
       if (type_ == ElementType::kHalf) {
         kernels::float_to_half(rows + row * stride, kv_width_,
                                reinterpret_cast<uint16_t*>(destination));
@@ -73,21 +101,20 @@ void KvCache::write(int64_t layer, const float* keys, const float* values, int64
       }
     }
   };
-  store(keys, layers_[static_cast<size_t>(layer)].keys);
-  store(values, layers_[static_cast<size_t>(layer)].values);
+  store(keys, 2 * layer);
+  store(values, 2 * layer + 1);
 }
 
-const uint16_t* KvCache::half_keys(int64_t layer) const {
-  return reinterpret_cast<const uint16_t*>(layers_[static_cast<size_t>(layer)].keys.get());
+kernels::KeyValuePages<uint16_t> KvCache::half_pages(int64_t layer) const {
+  const int64_t part = kKvPageTokens * kv_width_;
+  return {half_pages_.data(), half_pages_.data(), kKvPageTokens, 2 * layer * part,
+          (2 * layer + 1) * part};
 }
-const uint16_t* KvCache::half_values(int64_t layer) const {
-  return reinterpret_cast<const uint16_t*>(layers_[static_cast<size_t>(layer)].values.get());
-}
-const float* KvCache::float_keys(int64_t layer) const {
-  return reinterpret_cast<const float*>(layers_[static_cast<size_t>(layer)].keys.get());
-}
-const float* KvCache::float_values(int64_t layer) const {
-  return reinterpret_cast<const float*>(layers_[static_cast<size_t>(layer)].values.get());
+
+kernels::KeyValuePages<float> KvCache::float_pages(int64_t layer) const {
+  const int64_t part = kKvPageTokens * kv_width_;
+  return {float_pages_.data(), float_pages_.data(), kKvPageTokens, 2 * layer * part,
+          (2 * layer + 1) * part};
 }
 
 }  // namespace quarry

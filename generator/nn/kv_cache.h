@@ -5,29 +5,57 @@
 #include <memory>
 #include <vector>
 
+#include "generator/kernels/attention.h"
+
 namespace quarry {
 
+// Keys and values of kKvPageTokens consecutive tokens in all layers:
+// [num_layers, 2 (K, V), kKvPageTokens, kv_width] of IEEE half or float32, 64-byte aligned.
+class KvPage {
+ public:
+  // Throws kUnavailable when there is no memory.
+  explicit KvPage(int64_t bytes);
+  uint8_t* data() { return data_.get(); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<uint8_t, Free> data_;
+  int64_t bytes_;
+};
+constexpr int64_t kKvPageTokens = 64;
+
 // Keys and values of one sequence: for each layer K and V [length, kv_width], kv_width = kv heads
-// x head_dim, as IEEE half or float32. Memory grows with the sequence, up to max_seq_len rows.
-// One owner thread. Not copyable.
+// x head_dim, in pages (Kwon et al. 2023, arXiv:2309.06180) that caches may share; one that others
+// refer to is copied before it is written. Memory grows with the sequence, up to max_seq_len
+// tokens. One thread for all caches that share pages. Not copyable.
 class KvCache {
  public:
   enum class ElementType { kHalf, kFloat };
 
   KvCache(int64_t num_layers, int64_t kv_width, int64_t max_seq_len, ElementType type);
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
 
   // Tokens held.
   int64_t length() const { return length_; }
   int64_t max_seq_len() const { return max_seq_len_; }
-  // Memory held, the part not yet used included.
-  int64_t bytes() const;
-  // Forgets the tokens from `length` on (to reuse a common prefix). REQUIRES: 0 <= length <=
-  // length(). The memory is kept.
+  // Memory of the pages, those that are shared and the part not yet used included.
+  int64_t bytes() const { return static_cast<int64_t>(pages_.size()) * page_bytes(); }
+  // Forgets the tokens from `length` on. REQUIRES: 0 <= length <= length(). The memory is kept.
   void truncate(int64_t length);
 
+  // The pages in order; the last may be filled in part, and more may follow that hold nothing.
+  const std::vector<std::shared_ptr<KvPage>>& pages() const { return pages_; }
+  // Holds from now on the first `length` tokens of these pages, which come from a cache of the same
+  // shape and computed the same tokens with the same weights.
+  void share(std::vector<std::shared_ptr<KvPage>> pages, int64_t length);
+
   // For the models. A step calls reserve(T), then write() once for each layer, then advance(T).
-  // reserve() throws kInvalidArgument, naming both numbers, past max_seq_len; the cache is then
-  // unchanged.
+  // reserve() throws kInvalidArgument, naming both numbers, past max_seq_len; the cache then holds
+  // what it held.
   void reserve(int64_t num_tokens);
   // Stores T rows of float32 keys and values, `stride` floats apart, behind the held ones.
   void write(int64_t layer, const float* keys, const float* values, int64_t num_tokens,
@@ -36,30 +64,25 @@ class KvCache {
 
   ElementType element_type() const { return type_; }
   int64_t kv_width() const { return kv_width_; }
-  // [capacity, kv_width]; of the element type that the name says. Valid until reserve().
-  const uint16_t* half_keys(int64_t layer) const;
-  const uint16_t* half_values(int64_t layer) const;
-  const float* float_keys(int64_t layer) const;
-  const float* float_values(int64_t layer) const;
+  // Rows of kv_width; of the element type that the name says. Valid until reserve() or share().
+  kernels::KeyValuePages<uint16_t> half_pages(int64_t layer) const;
+  kernels::KeyValuePages<float> float_pages(int64_t layer) const;
 
  private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  using Buffer = std::unique_ptr<uint8_t, Free>;  // [capacity, kv_width], 64-byte aligned
-  struct Layer {
-    Buffer keys;
-    Buffer values;
-  };
   int64_t row_bytes() const;
-  void grow(Buffer& buffer, int64_t capacity) const;
+  int64_t page_bytes() const;
+  void copy_page(size_t index, int64_t num_tokens);
+  void list_pages();
 
+  int64_t num_layers_;
   int64_t kv_width_;
   int64_t max_seq_len_;
   ElementType type_;
   int64_t length_ = 0;
-  int64_t capacity_ = 0;  // rows
-  std::vector<Layer> layers_;
+  std::vector<std::shared_ptr<KvPage>> pages_;
+  // Where they begin; the one of the element type.
+  std::vector<const uint16_t*> half_pages_;
+  std::vector<const float*> float_pages_;
 };
 
 }  // namespace quarry

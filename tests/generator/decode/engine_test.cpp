@@ -146,6 +146,180 @@ TEST(Engine, LongPromptsAreFedInChunksWhileOthersDecode) {
   EXPECT_EQ(steps[9].rows, 5);
 }
 
+TEST(Engine, APromptThatBeginsLikeAnEarlierOneIsNotReadAgain) {
+  Rig rig(fake::hashed_letters);
+  const std::string prefix(300, 'p');
+  const GenerateResult first = generate(*rig.engine, request_of(prefix + "first"));
+  EXPECT_EQ(first.cached_tokens, 0);
+  const size_t steps_before = rig.model->steps().size();
+  const GenerateResult second = generate(*rig.engine, request_of(prefix + "second"));
+  EXPECT_EQ(second.cached_tokens, 300);
+  EXPECT_EQ(rig.model->steps()[steps_before].rows, 6);
+  EXPECT_EQ(second.text,
+            fake::expected_text(fake::hashed_letters, bytes_of(prefix + "second"), 64));
+  // The whole prompt is known, but its last token is read for the logits.
+  EXPECT_EQ(generate(*rig.engine, request_of(prefix + "first")).cached_tokens, 304);
+  // A turn later: the answer is known too, but for its last token, which was never fed.
+  const std::string next = prefix + "second" + second.text + " next";
+  EXPECT_EQ(generate(*rig.engine, request_of(next)).cached_tokens,
+            306 + static_cast<int64_t>(second.tokens.size()));
+  const EngineStats stats = rig.engine->stats();
+  EXPECT_EQ(stats.prompt_tokens_total, 305 + 306 + 305 + static_cast<int64_t>(next.size()));
+  EXPECT_EQ(stats.cached_tokens_total,
+            300 + 304 + 306 + static_cast<int64_t>(second.tokens.size()));
+  EXPECT_GT(stats.prefix_cache_bytes, 0);
+}
+
+TEST(Engine, PromptsThatArriveTogetherShareTheirBeginning) {
+  EngineOptions options;
+  options.prefill_chunk_tokens = 64;
+  Rig rig(fake::hashed_letters, options);
+  const std::string prefix(640, 'p');
+  rig.model->close_gate();
+  std::vector<Engine::Submitted> submitted;
+  for (int i = 0; i < 8; ++i) {
+    submitted.push_back(rig.engine->submit(request_of(prefix + std::to_string(i)), nullptr));
+  }
+  rig.model->open_gate();
+  for (int i = 0; i < 8; ++i) {
+    const GenerateResult result = submitted[static_cast<size_t>(i)].result.get();
+    EXPECT_EQ(result.text,
+              fake::expected_text(fake::hashed_letters, bytes_of(prefix + std::to_string(i)), 64));
+    EXPECT_EQ(result.cached_tokens, i == 0 ? 0 : 640) << i;
+  }
+}
+
+TEST(Engine, AnAdapterDoesNotReadWhatAnotherComputed) {
+  const test::TemporaryFolder folder;
+  Rig rig(fake::hashed_letters);
+  fake::write_adapter(folder.path() / "one", 1.0f);
+  fake::write_adapter(folder.path() / "two", 2.0f);
+  AdapterSet& adapters = rig.engine->adapters();
+  adapters.load("live", folder.path() / "one");
+  GenerateRequest request = request_of(std::string(200, 'p'));
+  EXPECT_EQ(generate(*rig.engine, request).cached_tokens, 0);
+  request.adapter = "live";
+  EXPECT_EQ(generate(*rig.engine, request).cached_tokens, 0);
+  EXPECT_EQ(generate(*rig.engine, request).cached_tokens, 199);
+  adapters.replace("live", folder.path() / "two");
+  EXPECT_EQ(generate(*rig.engine, request).cached_tokens, 0);
+}
+
+TEST(Engine, WithoutAPrefixCacheEverythingIsReadAgain) {
+  EngineOptions options;
+  options.prefix_cache_bytes = 0;
+  Rig rig(fake::hashed_letters, options);
+  const GenerateRequest request = request_of(std::string(200, 'p'));
+  const std::string text = generate(*rig.engine, request).text;
+  const GenerateResult again = generate(*rig.engine, request);
+  EXPECT_EQ(again.cached_tokens, 0);
+  EXPECT_EQ(again.text, text);
+  EXPECT_EQ(rig.engine->stats().prefix_cache_bytes, 0);
+}
+
+// A text that says the prompt's words again, twice.
+struct QuoteRig : Rig {
+  explicit QuoteRig(bool prompt_lookup)
+      : Rig(fake::scripted(prompt().size(), bytes_of(answer())), options(prompt_lookup)) {}
+  static std::string prompt() {
+    std::string text;
+    for (int i = 0; i < 40; ++i) text += "word" + std::to_string(i * i) + " ";
+    return text + "\nSay it: ";
+  }
+  static std::string answer() { return prompt().substr(0, 150) + "and again " + prompt(); }
+  static EngineOptions options(bool prompt_lookup) {
+    EngineOptions options;
+    options.prompt_lookup = prompt_lookup;
+    options.prefix_cache_bytes = 0;
+    return options;
+  }
+};
+
+TEST(Engine, PromptLookupTakesFewerStepsForTheSameText) {
+  size_t steps[2];
+  for (const bool prompt_lookup : {false, true}) {
+    QuoteRig rig(prompt_lookup);
+    std::string shown;
+    Engine::Submitted submitted =
+        rig.engine->submit(request_of(QuoteRig::prompt(), 1000), [&](const std::string& text) {
+          shown += text;
+          return true;
+        });
+    const GenerateResult result = submitted.result.get();
+    EXPECT_EQ(result.text, QuoteRig::answer());
+    EXPECT_EQ(shown, result.text);
+    EXPECT_EQ(result.finish_reason, FinishReason::kStop);
+    const EngineStats stats = rig.engine->stats();
+    EXPECT_EQ(stats.completion_tokens_total, static_cast<int64_t>(QuoteRig::answer().size()));
+    EXPECT_EQ(stats.draft_tokens_total > 0, prompt_lookup);
+    EXPECT_LE(stats.accepted_draft_tokens_total, stats.draft_tokens_total);
+    steps[prompt_lookup] = rig.model->steps().size();
+  }
+  EXPECT_LT(steps[1], steps[0] / 2);
+}
+
+TEST(Engine, PromptLookupKeepsToMaxTokensAndStopStrings) {
+  for (const int64_t max_tokens : {1, 2, 3, 17, 100, 101, 102, 103, 250}) {
+    QuoteRig rig(true);
+    const GenerateResult result = generate(*rig.engine, request_of(QuoteRig::prompt(), max_tokens));
+    EXPECT_EQ(result.text, QuoteRig::answer().substr(0, static_cast<size_t>(max_tokens)));
+    EXPECT_EQ(result.finish_reason, FinishReason::kLength);
+  }
+  for (const char* stop : {"word16 ", "225", "again", "word729 word7"}) {
+    QuoteRig rig(true);
+    GenerateRequest request = request_of(QuoteRig::prompt(), 1000);
+    request.stop = {stop};
+    const std::string expected = QuoteRig::answer();
+    EXPECT_EQ(generate(*rig.engine, request).text, expected.substr(0, expected.find(stop)));
+  }
+}
+
+TEST(Engine, PromptLookupLeavesRoomInTheContext) {
+  const size_t prompt = QuoteRig::prompt().size();
+  Rig rig(fake::scripted(prompt, bytes_of(QuoteRig::answer())), EngineOptions(),
+          static_cast<int64_t>(prompt) + 203);
+  const GenerateResult result = generate(*rig.engine, request_of(QuoteRig::prompt(), 1000));
+  EXPECT_EQ(result.text, QuoteRig::answer().substr(0, 203));
+  EXPECT_EQ(result.finish_reason, FinishReason::kLength);
+}
+
+TEST(Engine, ManyAtOnceWithDraftsEachGetTheTextTheyGetAlone) {
+  // Says the whole history again from its 9th letter on, so that drafts come true now and then.
+  const fake::NextToken echo = [](const std::vector<int32_t>& history, const LoraAdapter*) {
+    if (history.size() >= 200) return fake::kEnd;
+    return history.size() % 17 == 0 ? static_cast<int32_t>('A' + history.size() % 5)
+                                    : history[history.size() - 8];
+  };
+  Rig rig(echo);
+  rig.model->close_gate();
+  std::vector<Engine::Submitted> submitted;
+  const auto prompt = [](int i) { return "prompt nr " + std::to_string(i * 37); };
+  for (int i = 0; i < 12; ++i) {
+    GenerateRequest request = request_of(prompt(i), 500);
+    request.sampling.temperature = i % 3 == 2 ? 0.2 : 0.0;
+    submitted.push_back(rig.engine->submit(request, nullptr));
+  }
+  rig.model->open_gate();
+  for (int i = 0; i < 12; ++i) {
+    const GenerateResult result = submitted[static_cast<size_t>(i)].result.get();
+    EXPECT_EQ(result.text, fake::expected_text(echo, bytes_of(prompt(i)), 500)) << i;
+  }
+  EXPECT_GT(rig.engine->stats().accepted_draft_tokens_total, 0);
+  for (const fake::Model::Step& step : rig.model->steps()) EXPECT_LE(step.rows, 256 + 32);
+}
+
+TEST(Engine, AModelErrorAmongDraftsEndsOnlyTheGuiltyRequest) {
+  QuoteRig rig(true);
+  rig.model->poison = '!';
+  rig.model->close_gate();
+  Engine::Submitted good = rig.engine->submit(request_of(QuoteRig::prompt(), 1000), nullptr);
+  rig.model->wait_until_entered();
+  Engine::Submitted bad = rig.engine->submit(request_of("bad!"), nullptr);
+  rig.model->open_gate();
+  EXPECT_EQ(bad.result.get().finish_reason, FinishReason::kError);
+  EXPECT_EQ(good.result.get().text, QuoteRig::answer());
+}
+
 TEST(Engine, StopStringOverTokenBordersCutsTheText) {
   Rig rig(fake::scripted(1, bytes_of("one\nUser: two")));
   GenerateRequest request = request_of("?");
@@ -210,6 +384,9 @@ TEST(Engine, BadRequestsAreRefusedWithTheReason) {
   request = request_of("x");
   request.sampling.top_p = 2.0;
   refused(request, ErrorCode::kInvalidArgument, "top_p is 2");
+  request = request_of("x");
+  request.top_logprobs = 21;
+  refused(request, ErrorCode::kInvalidArgument, "top_logprobs is 21, must be -1 (none) to 20");
   request = request_of("x");
   request.stop = {""};
   refused(request, ErrorCode::kInvalidArgument, "stop[0] is empty");

@@ -27,8 +27,13 @@ std::vector<int32_t> append(const SequenceChunk& chunk) {
   chunk.cache->reserve(chunk.num_tokens);
   chunk.cache->write(0, rows.data(), rows.data(), chunk.num_tokens, 1);
   chunk.cache->advance(chunk.num_tokens);
-  const float* held = chunk.cache->float_keys(0);
-  return std::vector<int32_t>(held, held + chunk.cache->length());
+  const kernels::KeyValuePages<float> held = chunk.cache->float_pages(0);
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < chunk.cache->length(); ++i) {
+    ids.push_back(
+        static_cast<int32_t>(held.k_pages[i / held.page_keys][held.k_offset + i % held.page_keys]));
+  }
+  return ids;
 }
 
 }  // namespace
@@ -123,13 +128,18 @@ std::vector<float> Model::forward(const std::vector<SequenceChunk>& chunks) cons
   steps_.push_back(step);
   std::vector<float> logits;
   for (const SequenceChunk& chunk : chunks) {
-    const std::vector<int32_t> history = append(chunk);
-    const size_t row = logits.size();
-    SplitMix64 random(hash(history));
-    for (int64_t i = 0; i < kVocabSize; ++i) {
-      logits.push_back(static_cast<float>(4.0 * random.next_unit()));
+    const std::vector<int32_t> all = append(chunk);
+    std::vector<int32_t> history;
+    const size_t num_rows = chunk.all_logits ? static_cast<size_t>(chunk.num_tokens) : 1;
+    for (size_t end = all.size() - num_rows + 1; end <= all.size(); ++end) {
+      history.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(end));
+      const size_t row = logits.size();
+      SplitMix64 random(hash(history));
+      for (int64_t i = 0; i < kVocabSize; ++i) {
+        logits.push_back(static_cast<float>(4.0 * random.next_unit()));
+      }
+      logits[row + static_cast<size_t>(next_(history, chunk.adapter))] = 8.0f;
     }
-    logits[row + static_cast<size_t>(next_(history, chunk.adapter))] = 8.0f;
   }
   return logits;
 }

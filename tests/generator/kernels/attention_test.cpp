@@ -127,6 +127,38 @@ TEST_P(Attention, MatchesDoubleWithAWindow) {
   }
 }
 
+TEST_P(Attention, PagesEqualRowsInOnePiece) {
+  constexpr int64_t kPageKeys = 64;
+  for (const int64_t keys : {1, 63, 64, 65, 203}) {
+    const AttentionShape shape = make_shape(std::min<int64_t>(keys, 3), keys, 6, 2, 64);
+    const auto q = random_floats(shape.num_queries * shape.ldq, 1);
+    const auto k = to_half(random_floats(keys * shape.ldk, 2));
+    const auto v = to_half(random_floats(keys * shape.ldk, 3));
+    std::vector<float> expected(q.size());
+    attention(shape, q.data(), k.data(), v.data(), expected.data());
+    // A page holds something else, then its keys, then its values.
+    std::vector<std::vector<uint16_t>> pages;
+    std::vector<const uint16_t*> starts;
+    for (int64_t begin = 0; begin < keys; begin += kPageKeys) {
+      const int64_t end = std::min(begin + kPageKeys, keys);
+      std::vector<uint16_t> page(static_cast<size_t>(5 + 2 * kPageKeys * shape.ldk), 0x7e00);
+      std::copy(k.begin() + begin * shape.ldk, k.begin() + end * shape.ldk, page.begin() + 5);
+      std::copy(v.begin() + begin * shape.ldk, v.begin() + end * shape.ldk,
+                page.begin() + 5 + kPageKeys * shape.ldk);
+      pages.push_back(std::move(page));
+    }
+    for (const auto& page : pages) starts.push_back(page.data());
+    KeyValuePages<uint16_t> kv;
+    kv.k_pages = kv.v_pages = starts.data();
+    kv.page_keys = kPageKeys;
+    kv.k_offset = 5;
+    kv.v_offset = 5 + kPageKeys * shape.ldk;
+    std::vector<float> out(q.size());
+    attention(shape, q.data(), kv, out.data());
+    ASSERT_EQ(out, expected) << keys;
+  }
+}
+
 TEST_P(Attention, ChunksEqualTheWholeBitForBit) {
   const int64_t keys = 203;
   for (const int64_t window : {0, 70}) {

@@ -29,16 +29,26 @@ void append(KvCache& cache, int64_t num_layers, int64_t num_tokens) {
   cache.advance(num_tokens);
 }
 
+template <typename T>
+T key_at(const kernels::KeyValuePages<T>& kv, int64_t token, int64_t i) {
+  return kv.k_pages[token / kv.page_keys][kv.k_offset + token % kv.page_keys * kWidth + i];
+}
+
+template <typename T>
+T value_at(const kernels::KeyValuePages<T>& kv, int64_t token, int64_t i) {
+  return kv.v_pages[token / kv.page_keys][kv.v_offset + token % kv.page_keys * kWidth + i];
+}
+
 TEST(KvCache, KeepsRowsWhileItGrows) {
   KvCache cache(2, kWidth, 1000, KvCache::ElementType::kFloat);
   EXPECT_EQ(cache.bytes(), 0);
   for (int64_t step : {1, 255, 1, 300, 43}) append(cache, 2, step);
   EXPECT_EQ(cache.length(), 600);
-  EXPECT_LE(cache.bytes(), 2 * 2 * 1000 * kWidth * 4);
+  EXPECT_EQ(cache.bytes(), 2 * 2 * 640 * kWidth * 4);
   for (int64_t layer = 0; layer < 2; ++layer) {
     for (int64_t t = 0; t < 600; ++t) {
-      ASSERT_EQ(cache.float_keys(layer)[t * kWidth + 5], static_cast<float>(t));
-      ASSERT_EQ(cache.float_values(layer)[t * kWidth], -static_cast<float>(t));
+      ASSERT_EQ(key_at(cache.float_pages(layer), t, 5), static_cast<float>(t));
+      ASSERT_EQ(value_at(cache.float_pages(layer), t, 0), -static_cast<float>(t));
     }
   }
 }
@@ -46,10 +56,10 @@ TEST(KvCache, KeepsRowsWhileItGrows) {
 TEST(KvCache, HalfElementsAreIeeeHalves) {
   KvCache cache(1, kWidth, 8, KvCache::ElementType::kHalf);
   append(cache, 1, 3);
-  EXPECT_EQ(cache.half_keys(0)[0], 0x0000);
-  EXPECT_EQ(cache.half_keys(0)[2 * kWidth], 0x4000);    // 2.0
-  EXPECT_EQ(cache.half_values(0)[1 * kWidth], 0xbc00);  // -1.0
-  EXPECT_EQ(cache.bytes(), 2 * 8 * kWidth * 2);
+  EXPECT_EQ(key_at(cache.half_pages(0), 0, 0), 0x0000);
+  EXPECT_EQ(key_at(cache.half_pages(0), 2, 0), 0x4000);    // 2.0
+  EXPECT_EQ(value_at(cache.half_pages(0), 1, 0), 0xbc00);  // -1.0
+  EXPECT_EQ(cache.bytes(), 2 * kKvPageTokens * kWidth * 2);
 }
 
 TEST(KvCache, TruncateReusesTheMemory) {
@@ -60,7 +70,46 @@ TEST(KvCache, TruncateReusesTheMemory) {
   EXPECT_EQ(cache.length(), 50);
   append(cache, 1, 100);
   EXPECT_EQ(cache.bytes(), bytes);
-  EXPECT_EQ(cache.float_keys(0)[149 * kWidth], 149.0f);
+  EXPECT_EQ(key_at(cache.float_pages(0), 149, 0), 149.0f);
+}
+
+TEST(KvCache, ASharedPageIsCopiedBeforeItIsWritten) {
+  KvCache first(2, kWidth, 1000, KvCache::ElementType::kFloat);
+  append(first, 2, 100);
+  KvCache second(2, kWidth, 1000, KvCache::ElementType::kFloat);
+  second.share(first.pages(), 90);
+  EXPECT_EQ(second.length(), 90);
+  std::vector<float> row(kWidth, 7.0f);
+  second.reserve(1);
+  for (int64_t layer = 0; layer < 2; ++layer) second.write(layer, row.data(), row.data(), 1, 0);
+  second.advance(1);
+  EXPECT_EQ(second.pages()[0], first.pages()[0]);
+  EXPECT_NE(second.pages()[1], first.pages()[1]);
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    for (int64_t t = 0; t < 100; ++t) {
+      ASSERT_EQ(key_at(first.float_pages(layer), t, 1), static_cast<float>(t));
+      if (t >= 90) continue;
+      ASSERT_EQ(key_at(second.float_pages(layer), t, 1), static_cast<float>(t));
+      ASSERT_EQ(value_at(second.float_pages(layer), t, 1), -static_cast<float>(t));
+    }
+    EXPECT_EQ(key_at(second.float_pages(layer), 90, 5), 7.0f);
+    EXPECT_EQ(value_at(second.float_pages(layer), 90, 5), 7.0f);
+  }
+}
+
+TEST(KvCache, RowsPastTheEndOfASharedCacheAreCopiedToo) {
+  KvCache first(1, kWidth, 1000, KvCache::ElementType::kFloat);
+  append(first, 1, 200);
+  KvCache second(1, kWidth, 1000, KvCache::ElementType::kFloat);
+  second.share(first.pages(), 10);
+  std::vector<float> rows(190 * kWidth, 7.0f);
+  second.reserve(190);
+  second.write(0, rows.data(), rows.data(), 190, kWidth);
+  second.advance(190);
+  for (int64_t t = 0; t < 200; ++t) {
+    ASSERT_EQ(key_at(first.float_pages(0), t, 0), static_cast<float>(t));
+    ASSERT_EQ(key_at(second.float_pages(0), t, 0), t < 10 ? static_cast<float>(t) : 7.0f);
+  }
 }
 
 TEST(KvCache, PastTheContextThrowsAndChangesNothing) {

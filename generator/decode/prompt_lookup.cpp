@@ -1,0 +1,55 @@
+#include "generator/decode/prompt_lookup.h"
+
+#include <algorithm>
+
+namespace quarry {
+namespace {
+
+constexpr double kLearningRate = 0.15;
+
+}  // namespace
+
+size_t PromptLookup::bucket(int64_t matched) {
+  return static_cast<size_t>(std::min(matched, kLongestMatch) - 1);
+}
+
+const PromptLookup::Draft& PromptLookup::propose(const std::vector<int32_t>& history,
+                                                 int64_t most) {
+  draft_ = Draft();
+  const int64_t size = static_cast<int64_t>(history.size());
+  int64_t follows = 0;  // where the tokens after the best occurrence begin; the latest one of many
+  for (int64_t end = size - 1; end > 0 && draft_.matched < kLongestMatch; --end) {
+    int64_t matched = 0;
+    while (matched < kLongestMatch && matched < end &&
+           history[static_cast<size_t>(end - 1 - matched)] ==
+               history[static_cast<size_t>(size - 1 - matched)]) {
+      ++matched;
+    }
+    if (matched <= draft_.matched) continue;
+    draft_.matched = matched;
+    follows = end;
+  }
+  if (draft_.matched == 0) return draft_;
+  double chance = 1.0;
+  for (int64_t i = 0; i < most; ++i) {
+    chance *= accepted_[bucket(draft_.matched + i)];
+    const int64_t next = follows + i;  // past the history: the draft goes on like a loop
+    draft_.tokens.push_back(next < size ? history[static_cast<size_t>(next)]
+                                        : draft_.tokens[static_cast<size_t>(next - size)]);
+    draft_.chance.push_back(chance);
+  }
+  return draft_;
+}
+
+void PromptLookup::learn(const std::vector<int32_t>& history, size_t first) {
+  const size_t most = std::min(draft_.tokens.size(), history.size() - first);
+  for (size_t i = 0; i < most; ++i) {
+    const bool hit = draft_.tokens[i] == history[first + i];
+    double& accepted = accepted_[bucket(draft_.matched + static_cast<int64_t>(i))];
+    accepted += kLearningRate * ((hit ? 1.0 : 0.0) - accepted);
+    if (!hit) break;
+  }
+  draft_ = Draft();
+}
+
+}  // namespace quarry
