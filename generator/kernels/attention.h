@@ -8,8 +8,9 @@ namespace quarry::kernels {
 //   q [T, H, D]  out [T, H, D]  row stride ldq / ldo floats (H*D when packed)
 //   k, v: S rows; row s of head h at  k + s * ldk + h * D  (float32 or IEEE half)
 // Query t sees keys [max(0, S - T + t + 1 - window), S - T + t] when `causal`, else all S keys.
-// Softmax runs in float32. Scores are multiplied by `scale`. REQUIRES: H % K == 0, S >= T, D <=
-// 256.
+// Softmax runs in float32. Scores are multiplied by `scale`; with `alibi_slopes` (Press et al.
+// 2021, arXiv:2108.12409) head h then adds alibi_slopes[h] * (key - query), places counted from key
+// 0 and query t standing at S - T + t. REQUIRES: H % K == 0, S >= T, D <= 256.
 struct AttentionShape {
   int64_t num_queries = 0;   // T
   int64_t num_keys = 0;      // S
@@ -21,7 +22,8 @@ struct AttentionShape {
   int64_t ldo = 0;
   float scale = 1.0f;
   bool causal = true;
-  int64_t window = 0;  // 0: no sliding window
+  int64_t window = 0;                   // 0: no sliding window
+  const float* alibi_slopes = nullptr;  // [H], or null
 };
 
 // Where keys and values lie: row s of k at k_pages[s / page_keys] + k_offset + (s % page_keys) *

@@ -207,6 +207,12 @@ inline Visible visible_keys(const AttentionShape& shape, int64_t query, int64_t 
   return {begin, end > begin ? end : begin};
 }
 
+// scores[i] += slope * (first + i) for the keys of a tile; `first`: its first key seen from the
+// query.
+inline void add_alibi(float slope, int64_t first, float* scores) {
+  for (int64_t i = 0; i < kKeyTile; ++i) scores[i] += slope * static_cast<float>(first + i);
+}
+
 // kRows rows of the task against the tile that is loaded.
 template <typename V, int kRows, int kVectors>
 void attend_rows(const AttentionShape& shape, const AttentionTask& task, const AttentionScratch& s,
@@ -222,6 +228,14 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
   }
   if (all.begin >= all.end) return;
   score_rows<V, kRows, kVectors>(s, row, shape.head_dim);
+  if (shape.alibi_slopes != nullptr) {
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t query = task.query_begin + (row + r) / group;
+      const float slope = shape.alibi_slopes[task.head_begin + (row + r) % group];
+      add_alibi(slope, tile - (shape.num_keys - shape.num_queries + query),
+                s.scores + r * kKeyTile);
+    }
+  }
   for (int r = 0; r < kRows; ++r) {
     softmax_row<V>(s, row + r, s.scores + r * kKeyTile, seen[r]);
   }

@@ -26,6 +26,46 @@ void rms_norm_backward_body(const float* x, const float* weight, float epsilon,
   });
 }
 
+// y = n w + b with n = (x - mean) r and r = (var + epsilon)^-1/2:
+// dx = r (w g - mean(w g) - n mean(w g n)).
+template <typename V>
+void layer_norm_backward_body(const float* x, const float* weight, float epsilon,
+                              const float* gradient, int64_t width, float* out) {
+  const float count = static_cast<float>(width);
+  V total = V::zero();
+  V gradients = V::zero();
+  for_each_vector<V>(width, [&](int64_t i, auto load, auto) {
+    total = total + load(x + i);
+    gradients = fma(load(weight + i), load(gradient + i), gradients);
+  });
+  const float mean = total.sum() / count;
+  const V center = V::set1(mean);
+  const V gradient_mean = V::set1(gradients.sum() / count);
+  const int64_t whole = width - width % V::kWidth;
+  V squares = V::zero();
+  V products = V::zero();
+  for (int64_t i = 0; i < whole; i += V::kWidth) {
+    const V d = V::load(x + i) - center;
+    squares = fma(d, d, squares);
+    products = fma(V::load(weight + i) * V::load(gradient + i), d, products);
+  }
+  float square_sum = squares.sum();
+  float product_sum = products.sum();
+  for (int64_t i = whole; i < width; ++i) {
+    const float d = x[i] - mean;
+    square_sum += d * d;
+    product_sum += weight[i] * gradient[i] * d;
+  }
+  const float r = 1.0f / __builtin_sqrtf(square_sum / count + epsilon);
+  const V scale = V::set1(r);
+  const V pull = V::set1(r * r * product_sum / count);
+  for_each_vector<V>(width, [&](int64_t i, auto load, auto store) {
+    const V d = load(x + i) - center;
+    const V from_mean = load(weight + i) * load(gradient + i) - gradient_mean;
+    store(scale * fnma(d, pull, from_mean), out + i);
+  });
+}
+
 // silu(g) = g s with s = 1 / (1 + e^-g):  silu'(g) = s (1 + g (1 - s)).
 template <typename V>
 void silu_mul_backward_body(const float* gate, const float* up, const float* gradient,
@@ -133,6 +173,10 @@ inline void bfloat16_to_float_body(const uint16_t* x, int64_t count, float* out)
   void rms_norm_backward(const float* x, const float* weight, float epsilon,                       \
                          const float* gradient, int64_t width, float* out) {                       \
     rms_norm_backward_body<V>(x, weight, epsilon, gradient, width, out);                           \
+  }                                                                                                \
+  void layer_norm_backward(const float* x, const float* weight, float epsilon,                     \
+                           const float* gradient, int64_t width, float* out) {                     \
+    layer_norm_backward_body<V>(x, weight, epsilon, gradient, width, out);                         \
   }                                                                                                \
   void silu_mul_backward(const float* gate, const float* up, const float* gradient, int64_t count, \
                          float* gate_out, float* up_out) {                                         \

@@ -44,6 +44,7 @@ struct PathBuffers {
 // What tree_attention_backward works on for one query head.
 struct HeadTask {
   const TreeAttentionShape* shape;
+  float alibi_slope;       // of this head; 0: none
   int64_t row_stride;      // of qkv
   const float* queries;    // row 0 of this head
   const float* keys;       // row 0 of its kv head
@@ -122,10 +123,17 @@ void run_queries(const HeadTask& task, int64_t row, int64_t count, int64_t past,
     float* p = path.p.data() + i * path.longest;
     float* dp = path.dp.data() + i * path.longest;
     const int64_t visible = past + i + 1;
-    softmax(p, visible, shape.scale);
-    softmax_backward(p, dp, visible, shape.scale, dp);
-    std::fill(p + visible, p + keys, 0.0f);
-    std::fill(dp + visible, dp + keys, 0.0f);
+    const int64_t first = shape.window > 0 ? std::max<int64_t>(0, visible - shape.window) : 0;
+    if (task.alibi_slope != 0.0f) {
+      const float slope = task.alibi_slope / shape.scale;
+      for (int64_t j = first; j < visible; ++j) p[j] += slope * static_cast<float>(j - past - i);
+    }
+    softmax(p + first, visible - first, shape.scale);
+    softmax_backward(p + first, dp + first, visible - first, shape.scale, dp + first);
+    for (float* values : {p, dp}) {
+      std::fill(values, values + first, 0.0f);
+      std::fill(values + visible, values + keys, 0.0f);
+    }
   }
 
   GemmShape to_keys;  // [keys, D] += p^T [keys, count] * rows [count, D]
@@ -207,6 +215,8 @@ void tree_attention(const TreeAttentionShape& shape, const std::vector<TreeSegme
   one.ldk = kv_width;
   one.ldo = q_width;
   one.scale = shape.scale;
+  one.window = shape.window;
+  one.alibi_slopes = shape.alibi_slopes;
   // In preorder the rows before `start` are the segment's ancestors already.
   for (size_t index = 0; index < segments.size(); ++index) {
     const TreeSegment& segment = segments[index];
@@ -249,6 +259,7 @@ void tree_attention_backward(const TreeAttentionShape& shape,
       const auto tree = static_cast<size_t>(unit % num_trees);
       HeadTask task = {};
       task.shape = &shape;
+      task.alibi_slope = shape.alibi_slopes == nullptr ? 0.0f : shape.alibi_slopes[head];
       task.row_stride = row_stride;
       task.queries = qkv + head * dim;
       task.keys = qkv + q_width + head / group * dim;

@@ -19,6 +19,9 @@ struct TreeAttentionShape {
   int64_t num_kv_heads = 0;  // K
   int64_t head_dim = 0;      // D
   float scale = 1.0f;        // of the scores
+  // As in AttentionShape, over the rows of a path.
+  int64_t window = 0;
+  const float* alibi_slopes = nullptr;
 };
 
 // Causal grouped-query attention in which a row sees the rows before it on its own path and itself.

@@ -11,6 +11,7 @@
 #include "data/core/parallel_for.h"
 #include "generator/models/config_values.h"
 #include "generator/models/families.h"
+#include "generator/nn/activations.h"
 #include "generator/nn/attention.h"
 #include "generator/nn/embedding.h"
 #include "generator/nn/functional.h"

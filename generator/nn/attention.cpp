@@ -18,7 +18,11 @@ kernels::AttentionShape base_shape(const AttentionHeads& heads) {
   shape.num_kv_heads = heads.num_kv_heads;
   shape.head_dim = heads.head_dim;
   shape.ldo = heads.num_heads * heads.head_dim;
-  shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(heads.head_dim)));
+  shape.scale = heads.scale != 0.0f
+                    ? heads.scale
+                    : static_cast<float>(1.0 / std::sqrt(static_cast<double>(heads.head_dim)));
+  shape.window = heads.window;
+  shape.alibi_slopes = heads.alibi_slopes;
   return shape;
 }
 
@@ -70,13 +74,17 @@ Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
   shape.num_kv_heads = heads.num_kv_heads;
   shape.head_dim = heads.head_dim;
   shape.scale = base_shape(heads).scale;
+  shape.window = heads.window;
+  shape.alibi_slopes = heads.alibi_slopes;
   QUARRY_DCHECK(qkv.size(1) == (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim);
   QUARRY_DCHECK(!segments.empty() && segments.back().end == qkv.size(0));
   Tensor out = workspace.empty(qkv.size(0), heads.num_heads * heads.head_dim);
-  // A pass that rounds does so here as well, also where checkpointing keeps nothing of it.
+  // A pass that rounds does so here as well, but for windows and linear biases; also where
+  // checkpointing keeps nothing of it.
   SavedActivation saved;
   const bool rounds = workspace.activation_bits() == kernels::ActivationBits::k8 &&
-                      workspace.saved_precision() == SavedPrecision::kBFloat16;
+                      workspace.saved_precision() == SavedPrecision::kBFloat16 &&
+                      heads.window == 0 && heads.alibi_slopes == nullptr;
   if (rounds || needs_gradient(qkv)) saved = SavedActivation(qkv, workspace);
   if (rounds) {
     kernels::tree_attention_bfloat16(shape, segments, saved.bfloat16_rows(), out.data_ptr<float>());

@@ -9,10 +9,16 @@
 
 namespace quarry::nn {
 
+// The heads of an attention layer, and what becomes of their scores.
 struct AttentionHeads {
   int64_t num_heads = 0;     // H
   int64_t num_kv_heads = 0;  // K
   int64_t head_dim = 0;      // D
+  float scale = 0.0f;        // of the scores; 0: D^-1/2
+  int64_t window = 0;        // last keys that a causal query sees, its own included; 0: all
+  // Of attention with linear biases (kernels/attention.h), [H]; borrowed by what is recorded for
+  // the backward pass, too. Null: none.
+  const float* alibi_slopes = nullptr;
 };
 
 // Rows [begin, begin + num_tokens) of a step: the next tokens of one sequence.
@@ -23,7 +29,7 @@ struct SequenceSpan {
 };
 
 // Causal grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) of every sequence over its
-// own cache, scaled by D^-1/2.
+// own cache.
 //   qkv [T, (H + 2 K) D]: queries, keys, values of each row, rope applied  ->  [T, H D]
 // Writes the new keys and values into layer `layer` of the caches; does not advance them.
 Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t layer,

@@ -91,12 +91,55 @@ Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {
   });
 }
 
-Tensor gelu(const Tensor& x, Workspace& workspace) {
+Tensor scale(const Tensor& x, float factor, Workspace& workspace) {
+  const auto multiply = [factor, &workspace](const Tensor& from) {
+    Tensor to = workspace.empty(from.size(0), from.size(1));
+    parallel_for(from.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+      const float* values = row_data(from, begin);
+      float* out = mutable_row_data(to, begin);
+      for (int64_t i = 0; i < (end - begin) * from.size(1); ++i) out[i] = factor * values[i];
+    });
+    return to;
+  };
+  Tensor out = multiply(x);
+  if (!needs_gradient(x)) return out;
+  return record(out, {x}, [multiply](const Tensor& gradient) {
+    return std::vector<Tensor>{multiply(gradient)};
+  });
+}
+
+namespace {
+
+enum class Regroup { kSplit, kJoin };
+
+Tensor regroup_heads(const Tensor& x, int64_t num_heads, int64_t head_dim, Regroup direction,
+                     Workspace& workspace) {
   Tensor out = workspace.empty(x.size(0), x.size(1));
   parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::gelu(row_data(x, begin), (end - begin) * x.size(1), mutable_row_data(out, begin));
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t piece = 0; piece < 3 * num_heads; ++piece) {
+        const int64_t joined = piece * head_dim;
+        const int64_t parted = (piece % 3 * num_heads + piece / 3) * head_dim;
+        const bool splits = direction == Regroup::kSplit;
+        std::memcpy(mutable_row_data(out, row) + (splits ? parted : joined),
+                    row_data(x, row) + (splits ? joined : parted),
+                    static_cast<size_t>(head_dim) * sizeof(float));
+      }
+    }
   });
   return out;
+}
+
+}  // namespace
+
+Tensor split_heads(const Tensor& qkv, int64_t num_heads, int64_t head_dim, Workspace& workspace) {
+  QUARRY_DCHECK(qkv.size(1) == 3 * num_heads * head_dim);
+  Tensor out = regroup_heads(qkv, num_heads, head_dim, Regroup::kSplit, workspace);
+  if (!needs_gradient(qkv)) return out;
+  return record(out, {qkv}, [num_heads, head_dim, &workspace](const Tensor& gradient) {
+    return std::vector<Tensor>{
+        regroup_heads(gradient, num_heads, head_dim, Regroup::kJoin, workspace)};
+  });
 }
 
 Tensor select_rows(const Tensor& x, const std::vector<int64_t>& rows, Workspace& workspace) {

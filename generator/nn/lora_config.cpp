@@ -21,13 +21,13 @@ constexpr const char* kBiasSuffix = ".bias";
 constexpr const char* kUnsupported[] = {"use_dora",          "alora_invocation_tokens",
                                         "layer_replication", "target_parameters",
                                         "lora_bias",         "trainable_token_indices",
-                                        "fan_in_fan_out",    "use_qalora",
-                                        "use_bdlora",        "arrow_config",
-                                        "kasa_config",       "velora_config",
-                                        "monteclora_config", "lora_ga_config",
-                                        "megatron_config"};
+                                        "use_qalora",        "use_bdlora",
+                                        "arrow_config",      "kasa_config",
+                                        "velora_config",     "monteclora_config",
+                                        "lora_ga_config",    "megatron_config"};
 
-// Keys that we read, or that do not matter once an adapter is trained.
+// Keys that we read, or that do not matter once an adapter is trained. fan_in_fan_out says how a
+// base holds its weights; PEFT corrects it where it is wrong, and the base knows.
 constexpr const char* kKnown[] = {"peft_type",
                                   "r",
                                   "lora_alpha",
@@ -44,6 +44,7 @@ constexpr const char* kKnown[] = {"peft_type",
                                   "lora_dropout",
                                   "inference_mode",
                                   "task_type",
+                                  "fan_in_fan_out",
                                   "base_model_name_or_path",
                                   "revision",
                                   "auto_mapping",

@@ -1,5 +1,7 @@
 #include "generator/nn/rms_norm.h"
 
+#include <ATen/ops/from_blob.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -19,12 +21,23 @@ constexpr int64_t kColumnGrain = 64;
 
 }  // namespace
 
-RmsNorm::RmsNorm(const std::string& path, Tensor weight, float epsilon)
-    : weight_name_(path + ".weight"), weight_(std::move(weight)), epsilon_(epsilon) {}
+RmsNorm::RmsNorm(const std::string& path, const Tensor& weight, float epsilon, float offset)
+    : weight_name_(path + ".weight"),
+      stored_(weight),
+      weight_(offset == 0.0f ? weight : weight.add(offset)),
+      epsilon_(epsilon),
+      offset_(offset) {}
 
 std::vector<float> RmsNorm::weight_values() const {
-  const float* values = weight_.data_ptr<float>();
-  return {values, values + weight_.numel()};
+  const float* values = stored_.data_ptr<float>();
+  return {values, values + stored_.numel()};
+}
+
+Tensor RmsNorm::own_weight(const FullTensor& own) const {
+  const auto width = static_cast<int64_t>(own.values.size());
+  // Lives as long as the adapter.
+  const Tensor values = at::from_blob(const_cast<float*>(own.values.data()), {width}, at::kFloat);
+  return offset_ == 0.0f ? values : values.add(offset_);
 }
 
 std::vector<RmsNorm::Part> RmsNorm::split(const std::vector<AdapterSpan>& spans,
@@ -32,13 +45,13 @@ std::vector<RmsNorm::Part> RmsNorm::split(const std::vector<AdapterSpan>& spans,
   std::vector<Part> parts;
   int64_t done = 0;
   const auto add_base = [&](int64_t end) {
-    if (done < end) parts.push_back({done, end, weight_.data_ptr<float>(), nullptr});
+    if (done < end) parts.push_back({done, end, weight_, nullptr});
   };
   for (const AdapterSpan& span : spans) {
     const FullTensor* own = span.adapter->find_full(weight_name_);
     if (own == nullptr) continue;
     add_base(span.begin);
-    parts.push_back({span.begin, span.end, own->values.data(),
+    parts.push_back({span.begin, span.end, own_weight(*own),
                      span.trains() ? &span.gradients->full_at(weight_name_) : nullptr});
     done = span.end;
   }
@@ -54,8 +67,8 @@ Tensor RmsNorm::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   Tensor out = workspace.empty(x.size(0), width);
   for (const Part& part : parts) {
     parallel_for(part.end - part.begin, kRowGrain, [&](int64_t begin, int64_t end) {
-      kernels::rms_norm(row_data(x, part.begin + begin), part.weight, epsilon_, end - begin, width,
-                        mutable_row_data(out, part.begin + begin));
+      kernels::rms_norm(row_data(x, part.begin + begin), part.weight.data_ptr<float>(), epsilon_,
+                        end - begin, width, mutable_row_data(out, part.begin + begin));
     });
   }
   const bool needs_dx = needs_gradient(x);
@@ -72,8 +85,9 @@ Tensor RmsNorm::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
       parallel_for(part.end - part.begin, kRowGrain, [&](int64_t begin, int64_t end) {
         std::vector<float> buffer(static_cast<size_t>(dy.size(1)));
         for (int64_t row = part.begin + begin; row < part.begin + end; ++row) {
-          kernels::rms_norm_backward(saved.row(row, buffer.data()), part.weight, epsilon_,
-                                     row_data(dy, row), 1, dy.size(1), mutable_row_data(dx, row));
+          kernels::rms_norm_backward(saved.row(row, buffer.data()), part.weight.data_ptr<float>(),
+                                     epsilon_, row_data(dy, row), 1, dy.size(1),
+                                     mutable_row_data(dx, row));
         }
       });
     }

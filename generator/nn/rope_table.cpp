@@ -27,21 +27,39 @@ void RopeTable::grow(int64_t num_positions) {
   }
 }
 
+template <typename Kernel>
+void RopeTable::turn(const Kernel& kernel, float* x, const int32_t* positions, int64_t num_rows,
+                     int64_t row_stride, int64_t num_heads, int64_t head_dim) const {
+  const int64_t rotary_dim = 2 * static_cast<int64_t>(inv_freq_.size());
+  if (rotary_dim == head_dim) {
+    kernel(x, positions, num_rows, num_heads, head_dim, row_stride, cos_.data(), sin_.data());
+    return;
+  }
+  for (int64_t head = 0; head < num_heads; ++head) {
+    kernel(x + head * head_dim, positions, num_rows, 1, rotary_dim, row_stride, cos_.data(),
+           sin_.data());
+  }
+}
+
 Tensor RopeTable::apply(const Tensor& x, const std::vector<int32_t>& positions, int64_t num_heads,
                         int64_t head_dim) {
   QUARRY_DCHECK(x.size(0) == static_cast<int64_t>(positions.size()));
-  QUARRY_DCHECK(head_dim == 2 * static_cast<int64_t>(inv_freq_.size()));
+  QUARRY_DCHECK(head_dim >= 2 * static_cast<int64_t>(inv_freq_.size()));
   if (positions.empty()) return x;
   grow(1 + *std::max_element(positions.begin(), positions.end()));
   Tensor turned = at::GradMode::is_enabled() ? x.detach() : x;
+  const auto forward = [](float* rows, const int32_t* at, int64_t count, int64_t heads, int64_t dim,
+                          int64_t stride, const float* cosine, const float* sine) {
+    kernels::rope(rows, at, count, heads, dim, stride, cosine, sine, kernels::RopePairing::kHalf);
+  };
   parallel_for(x.size(0), 64, [&](int64_t begin, int64_t end) {
-    kernels::rope(mutable_row_data(turned, begin), positions.data() + begin, end - begin, num_heads,
-                  head_dim, x.size(1), cos_.data(), sin_.data(), kernels::RopePairing::kHalf);
+    turn(forward, mutable_row_data(turned, begin), positions.data() + begin, end - begin, x.size(1),
+         num_heads, head_dim);
   });
   if (!needs_gradient(x)) return turned;
   return record(turned, {x}, [this, positions, num_heads, head_dim](Tensor gradient) {
-    kernels::rope_backward(gradient.data_ptr<float>(), positions.data(), gradient.size(0),
-                           num_heads, head_dim, gradient.size(1), cos_.data(), sin_.data());
+    turn(kernels::rope_backward, gradient.data_ptr<float>(), positions.data(), gradient.size(0),
+         gradient.size(1), num_heads, head_dim);
     return std::vector<Tensor>{gradient};
   });
 }

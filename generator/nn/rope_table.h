@@ -16,16 +16,22 @@ class RopeTable {
   explicit RopeTable(std::vector<float> inv_freq) : inv_freq_(std::move(inv_freq)) {}
 
   // x with the first `num_heads` heads of every row turned; row t is at positions[t]. Pairs
-  // (i, i + D / 2). x [T, >= num_heads * head_dim] is a fresh result that only the caller holds:
-  // its memory is turned in place, and so is the gradient's. Differentiable.
+  // (i, i + R / 2) of the first R = 2 inv_freq.size() values of each head; the others stay. x [T,
+  // >= num_heads * head_dim] is a fresh result that only the caller holds: its memory is turned in
+  // place, and so is the gradient's. Differentiable.
   Tensor apply(const Tensor& x, const std::vector<int32_t>& positions, int64_t num_heads,
                int64_t head_dim);
 
  private:
   void grow(int64_t num_positions);
 
-  std::vector<float> inv_freq_;  // [D / 2]
-  std::vector<float> cos_;       // [num_positions, D / 2]
+  // A kernel that turns heads of R values, on rows that start at `x`.
+  template <typename Kernel>
+  void turn(const Kernel& kernel, float* x, const int32_t* positions, int64_t num_rows,
+            int64_t row_stride, int64_t num_heads, int64_t head_dim) const;
+
+  std::vector<float> inv_freq_;  // [R / 2]
+  std::vector<float> cos_;       // [num_positions, R / 2]
   std::vector<float> sin_;
 };
 

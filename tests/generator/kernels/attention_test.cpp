@@ -44,7 +44,9 @@ std::vector<double> attend_in_double(const AttentionShape& s, const std::vector<
         for (int64_t d = 0; d < s.head_dim; ++d) {
           score += double{q[t * s.ldq + h * s.head_dim + d]} * k[key * s.ldk + kv + d];
         }
-        p.push_back(score * s.scale);
+        const double distance = static_cast<double>(s.num_keys - s.num_queries + t - key);
+        const double slope = s.alibi_slopes == nullptr ? 0.0 : double{s.alibi_slopes[h]};
+        p.push_back(score * s.scale - slope * distance);
         largest = std::max(largest, p.back());
       }
       double total = 0.0;
@@ -159,11 +161,24 @@ TEST_P(Attention, PagesEqualRowsInOnePiece) {
   }
 }
 
+TEST_P(Attention, MatchesDoubleWithLinearBiases) {
+  const std::vector<float> slopes = {0.5f, 0.25f, 0.01f, 1.0f};
+  for (const int64_t queries : {1, 9, 150}) {
+    AttentionShape shape = make_shape(queries, 200, 4, 2, 16);
+    shape.alibi_slopes = slopes.data();
+    expect_parity(shape, static_cast<uint32_t>(queries));
+    shape.window = 70;
+    expect_parity(shape, static_cast<uint32_t>(queries));
+  }
+}
+
 TEST_P(Attention, ChunksEqualTheWholeBitForBit) {
   const int64_t keys = 203;
+  const std::vector<float> slopes = {0.5f, 0.25f, 0.01f, 1.0f, 0.1f, 0.2f};
   for (const int64_t window : {0, 70}) {
     AttentionShape whole = make_shape(keys, keys, 6, 2, 64);
     whole.window = window;
+    if (window > 0) whole.alibi_slopes = slopes.data();
     const auto q = random_floats(keys * whole.ldq, 1);
     const auto k = to_half(random_floats(keys * whole.ldk, 2));
     const auto v = to_half(random_floats(keys * whole.ldk, 3));

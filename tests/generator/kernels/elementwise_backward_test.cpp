@@ -59,6 +59,44 @@ TEST_P(ElementwiseBackward, RmsNormMatchesDouble) {
   }
 }
 
+TEST_P(ElementwiseBackward, LayerNormMatchesDouble) {
+  const float epsilon = 1e-5f;
+  const int64_t rows = 2;
+  for (const int64_t width : kSizes) {
+    const auto x = random_floats(rows * width, 1, 2.0f);
+    const auto weight = random_floats(width, 2);
+    const auto gradient = random_floats(rows * width, 3);
+    std::vector<float> out(x.size());
+    layer_norm_backward(x.data(), weight.data(), epsilon, gradient.data(), rows, width, out.data());
+    std::vector<float> in_place = gradient;
+    layer_norm_backward(x.data(), weight.data(), epsilon, in_place.data(), rows, width,
+                        in_place.data());
+    EXPECT_EQ(out, in_place);
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto n = static_cast<double>(width);
+      double mean = 0.0;
+      for (int64_t i = 0; i < width; ++i) mean += x[r * width + i] / n;
+      double variance = 0.0;
+      for (int64_t i = 0; i < width; ++i) variance += std::pow(x[r * width + i] - mean, 2) / n;
+      const double scale = 1.0 / std::sqrt(variance + epsilon);
+      double gradient_mean = 0.0;
+      double product_mean = 0.0;
+      for (int64_t i = 0; i < width; ++i) {
+        const double weighted = double{weight[i]} * gradient[r * width + i];
+        gradient_mean += weighted / n;
+        product_mean += weighted * (x[r * width + i] - mean) * scale / n;
+      }
+      for (int64_t i = 0; i < width; ++i) {
+        const double normed = (x[r * width + i] - mean) * scale;
+        const double wanted = scale * (double{weight[i]} * gradient[r * width + i] - gradient_mean -
+                                       normed * product_mean);
+        // A row of one value has no variance: epsilon's root is all that divides.
+        ASSERT_NEAR(out[r * width + i], wanted, 1e-5 * std::max(1.0, scale)) << width;
+      }
+    }
+  }
+}
+
 TEST_P(ElementwiseBackward, SiluMulMatchesDouble) {
   for (const int64_t count : kSizes) {
     const auto gate = random_floats(count, 4, 4.0f);

@@ -116,7 +116,6 @@ TEST_F(LoraAdapterTest, KeysThatChangeTheMathsAreRefusedByName) {
       {"use_dora", true},
       {"bias", "some"},
       {"lora_bias", true},
-      {"fan_in_fan_out", true},
       {"alora_invocation_tokens", Json::array({1, 2})},
       {"layer_replication", Json::array({Json::array({0, 1})})},
       {"target_parameters", Json::array({"x"})},
