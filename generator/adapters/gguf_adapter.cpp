@@ -157,8 +157,19 @@ LoraSettings make_settings(const WeightsByPath& pairs, double alpha, const Model
 
 }  // namespace
 
+namespace {
+
+void check_architecture(const ModelFile& base) {
+  QUARRY_CHECK(base.family().gguf_architecture != nullptr, ErrorCode::kInvalidArgument,
+               base.location().path.string(), ": GGUF has no adapters for ",
+               base.family().hf_class);
+}
+
+}  // namespace
+
 void adapter_to_gguf(const fs::path& folder, const ModelFile& base, const fs::path& gguf,
                      const ConvertOptions& options) {
+  check_architecture(base);
   if (options.check_base) {
     check_adapter_base(folder, model_content_hash(base.location()), base.location().name);
   }
@@ -198,6 +209,7 @@ void adapter_to_gguf(const fs::path& folder, const ModelFile& base, const fs::pa
 
 void gguf_to_adapter(const fs::path& gguf, const ModelFile& base, const fs::path& folder,
                      const ConvertOptions& options) {
+  check_architecture(base);
   const auto file = GgufFile::open(gguf);
   check_header(*file, base);
   SaveAdapterOptions save;

@@ -131,6 +131,11 @@ class Merge {
     if (part.is_merged()) ++result_.merged_tensors;
     if (base_.gguf() != nullptr && part.tensor != nullptr) {
       merged.stored_rows = &part.tensor->gguf_rows;
+      merged.stored_offset = part.tensor->gguf_offset;
+    }
+    if (part.tensor != nullptr && part.tensor->is_conv1d) {
+      merged.stored_transposed = base_.stores_transposed(*part.tensor, view);
+      merged.writes_transposed = !writes_gguf_;
     }
     // llama.cpp computes with norms and biases in float32 only.
     const bool is_gguf_vector = writes_gguf_ && view.shape.size() < 2;
@@ -169,6 +174,9 @@ class Merge {
     tensor.name = name;
     tensor.type = merged.type;
     tensor.shape = merged.base->shape;
+    if (merged.stored_transposed != merged.writes_transposed) {
+      std::reverse(tensor.shape.begin(), tensor.shape.end());
+    }
     tensor.make_data = [merged] { return merged_bytes(merged); };
     return tensor;
   }

@@ -63,6 +63,17 @@ std::vector<float> rows_in_order(const std::vector<float>& values,
   return ordered;
 }
 
+std::vector<float> transposed(const std::vector<float>& values, int64_t rows, int64_t columns) {
+  std::vector<float> result(values.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      result[static_cast<size_t>(column * rows + row)] =
+          values[static_cast<size_t>(row * columns + column)];
+    }
+  }
+  return result;
+}
+
 std::string merged_bytes(const MergedTensor& tensor) {
   const TensorView& base = *tensor.base;
   const std::vector<int64_t> same_order;
@@ -72,16 +83,21 @@ std::string merged_bytes(const MergedTensor& tensor) {
                ErrorCode::kCorruptData, "tensor ", printable(base.name), " has ",
                base.shape.front(), " rows, wanted ", rows.size());
   std::vector<float> values(static_cast<size_t>(base.num_elements()));
+  const int64_t out = tensor.stored_transposed ? base.shape.back() : base.shape.front();
+  const int64_t in = base.num_elements() / out;
   if (tensor.full != nullptr) {
     values = to_stored_order(tensor.full->values, rows);
+    for (float& value : values) value += tensor.stored_offset;
   } else {
     decode_tensor(base, values.data());
+    if (tensor.stored_transposed) values = transposed(values, in, out);
   }
-  if (tensor.lora != nullptr) {
-    const int64_t out = base.shape.front();
-    add_delta(*tensor.lora, rows, out, base.num_elements() / out, values.data());
+  if (tensor.lora != nullptr) add_delta(*tensor.lora, rows, out, in, values.data());
+  if (!tensor.in_stored_order) {
+    if (!rows.empty()) values = rows_in_order(values, rows);
+    for (float& value : values) value -= tensor.stored_offset;
   }
-  if (!tensor.in_stored_order && !rows.empty()) values = rows_in_order(values, rows);
+  if (tensor.writes_transposed) values = transposed(values, out, in);
   const float limit = largest(tensor.type);
   for (const float value : values) {
     QUARRY_CHECK(std::fabs(value) <= limit, ErrorCode::kInvalidArgument, "tensor ",

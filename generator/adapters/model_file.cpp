@@ -50,6 +50,7 @@ std::unique_ptr<ModelFile> ModelFile::open(const ModelLocation& location) {
 void ModelFile::list_tensors() {
   using Use = CausalLm::TensorSlot::Use;
   for (const ModelLayout::Linear& linear : layout_.linears) {
+    if (linear.weight.is_conv1d) continue;  // as in the model: copies of these are not offered
     tensor_slots_.push_back(
         {linear.weight.hf_name, {linear.slot.out_features, linear.slot.in_features}, Use::kLinear});
   }
@@ -67,16 +68,22 @@ void ModelFile::list_tensors() {
 }
 
 const std::string& ModelFile::stored_name(const ModelTensor& tensor) const {
-  return gguf_ != nullptr ? tensor.gguf_name : tensor.hf_name;
+  return gguf_ != nullptr ? tensor.gguf_name : tensor.folder_name;
 }
 
 const TensorView& ModelFile::weight(const ModelLayout::Linear& linear) const {
   const TensorView& view = tensors_->get(stored_name(linear.weight));
-  const std::vector<int64_t> wanted = {linear.slot.out_features, linear.slot.in_features};
+  std::vector<int64_t> wanted = {linear.slot.out_features, linear.slot.in_features};
+  if (stores_transposed(linear.weight, view)) std::swap(wanted[0], wanted[1]);
   QUARRY_CHECK(view.shape == wanted, ErrorCode::kCorruptData, tensors_->description(), ": tensor '",
                view.name, "' does not have the shape [", wanted[0], ", ", wanted[1],
                "] that the configuration asks for");
   return view;
+}
+
+bool ModelFile::stores_transposed(const ModelTensor& tensor, const TensorView& view) const {
+  // bitsandbytes holds a Conv1D as a Linear.
+  return tensor.is_conv1d && gguf_ == nullptr && !needs_quant_state(view.type);
 }
 
 int64_t ModelFile::num_parameters() const {

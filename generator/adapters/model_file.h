@@ -28,7 +28,10 @@ class ModelFile {
 
   // The name that a tensor has in this file.
   const std::string& stored_name(const ModelTensor& tensor) const;
-  // Throws kCorruptData when it is absent or has another shape than [out, in].
+  // Whether this file holds the weight of a Linear as [in, out].
+  bool stores_transposed(const ModelTensor& tensor, const TensorView& view) const;
+  // Throws kCorruptData when it is absent or has another shape than [out, in], or [in, out] where
+  // the file holds it so.
   const TensorView& weight(const ModelLayout::Linear& linear) const;
   // Parameters as PEFT counts them: what a tied head shares counts once, tables of rotary
   // frequencies not at all.

@@ -155,14 +155,20 @@ class Quantization {
     const std::vector<int64_t> rows = moves_rows ? part.tensor->gguf_rows : std::vector<int64_t>();
     if (part.is_linear) {
       ++result_.quantized_tensors;
-      for (TensorToWrite& tensor : quantized(name, view, rows)) list.push_back(std::move(tensor));
+      const bool transposes = base_.stores_transposed(*part.tensor, view);
+      for (TensorToWrite& tensor : quantized(name, view, rows, transposes)) {
+        list.push_back(std::move(tensor));
+      }
       return;
     }
+    const float offset = moves_rows ? part.tensor->gguf_offset : 0.0f;
     TensorToWrite tensor = {name, view.type, view.shape, view.data};
-    if (!rows.empty() || !weight_is_plain(view.type)) {
+    if (!rows.empty() || offset != 0.0f || !weight_is_plain(view.type)) {
       tensor.type = weight_is_plain(view.type) ? view.type : WeightType::kF16;
-      tensor.make_data = [&view, rows, type = tensor.type] {
-        return encoded(type, decode(view, rows));
+      tensor.make_data = [&view, rows, offset, type = tensor.type] {
+        std::vector<float> values = decode(view, rows);
+        for (float& value : values) value -= offset;
+        return encoded(type, values);
       };
     }
     list.push_back(std::move(tensor));
@@ -174,12 +180,17 @@ class Quantization {
   }
 
   std::vector<TensorToWrite> quantized(const std::string& name, const TensorView& view,
-                                       const std::vector<int64_t>& rows) const {
-    const std::vector<float> values = decode(view, rows);
+                                       const std::vector<int64_t>& rows, bool transposes) const {
+    std::vector<float> values = decode(view, rows);
+    std::vector<int64_t> shape = view.shape;
+    if (transposes) {
+      values = transposed(values, shape[0], shape[1]);
+      std::swap(shape[0], shape[1]);
+    }
     try {
       if (options_.type == WeightType::kInt8Rows) {
-        Int8Rows coded = quantize_int8_rows(values.data(), view.shape[0], view.shape[1]);
-        return split_bnb_tensor(name, options_.type, view.shape,
+        Int8Rows coded = quantize_int8_rows(values.data(), shape[0], shape[1]);
+        return split_bnb_tensor(name, options_.type, shape,
                                 {coded.codes.begin(), coded.codes.end()}, coded.state);
       }
       FourBitOptions four_bit;
@@ -188,8 +199,8 @@ class Quantization {
       four_bit.double_quant = options_.double_quant;
       FourBitCodes coded = quantize_four_bit(values.data(), view.num_elements(), four_bit);
       coded.state.dtype = torch_name(dtype_);
-      return split_bnb_tensor(name, options_.type, view.shape,
-                              {coded.codes.begin(), coded.codes.end()}, coded.state);
+      return split_bnb_tensor(name, options_.type, shape, {coded.codes.begin(), coded.codes.end()},
+                              coded.state);
     } catch (const Error& error) {
       throw_error(error.code(), "tensor '", view.name, "': ", error.what());
     }

@@ -67,6 +67,17 @@ std::string ConfigValues::text_or(const char* key, const std::string& fallback) 
   return json_->at(key).get<std::string>();
 }
 
+std::vector<std::string> ConfigValues::texts_or_empty(const char* key) const {
+  if (!has(key)) return {};
+  if (!json_->at(key).is_array()) throw_wrong(key, "a list of strings");
+  std::vector<std::string> texts;
+  for (const Json& text : json_->at(key)) {
+    if (!text.is_string()) throw_wrong(key, "a list of strings");
+    texts.push_back(text.get<std::string>());
+  }
+  return texts;
+}
+
 ConfigValues ConfigValues::object(const char* key) const {
   if (!has(key)) return ConfigValues(empty_object(), source_);
   if (!json_->at(key).is_object()) throw_wrong(key, "an object");

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "data/core/json.h"
 #include "generator/weights/gguf_file.h"
@@ -26,6 +27,8 @@ class ConfigValues {
   double number_or(const char* key, double fallback) const;
   bool flag_or(const char* key, bool fallback) const;
   std::string text_or(const char* key, const std::string& fallback) const;
+  // A list of strings; empty when absent.
+  std::vector<std::string> texts_or_empty(const char* key) const;
   // An object value; empty when absent.
   ConfigValues object(const char* key) const;
 

@@ -6,6 +6,7 @@
 
 #include "data/core/json.h"
 #include "generator/models/causal_lm.h"
+#include "generator/models/model_layout.h"
 #include "generator/models/text_encoder.h"
 #include "generator/quant/weight_options.h"
 #include "generator/weights/gguf_file.h"
@@ -21,38 +22,24 @@ struct CausalLmSource {
   const Json* config = nullptr;    // config.json of a Hugging Face folder
   std::string description;         // of the file that holds the configuration, for messages
   WeightOptions weights;           // how Linears are held
-};
 
-// A tensor of a model under the names it has in both kinds of files.
-struct ModelTensor {
-  std::string hf_name;    // "model.layers.0.self_attn.q_proj.weight"
-  std::string gguf_name;  // "blk.0.attn_q.weight"
-  // Row i of the Hugging Face tensor is row gguf_rows[i] of GGUF's; empty: both have one order.
-  std::vector<int64_t> gguf_rows;
+  // The tensors of a Hugging Face folder; null for GGUF.
+  const TensorSource* folder() const { return gguf == nullptr ? tensors : nullptr; }
 };
-
-// Which tensors the files of a model have, without reading them.
-struct ModelLayout {
-  // A Linear that adapters can target, and its weight.
-  struct Linear {
-    CausalLm::LinearSlot slot;
-    ModelTensor weight;
-  };
-  std::vector<Linear> linears;
-  std::vector<ModelTensor> others;  // whether all are there depends on the model: biases, the head
-  std::string embedding;            // hf_name of the token embedding
-  std::string head;                 // hf_name of the output head
-  bool tied_head = false;           // the head's values are the embedding's
-};
+// Of a GGUF file, with its weights as they are.
+CausalLmSource gguf_source(const GgufFile& file);
 
 // A decoder-only family: one file in this folder, one row in the registry.
 struct CausalLmFamily {
-  const char* gguf_architecture;  // general.architecture
+  const char* gguf_architecture;  // general.architecture; null: GGUF does not have the family
   const char* hf_class;           // architectures[0] of config.json
+  // Throws kCorruptData, and kInvalidArgument naming a configuration key whose value we cannot
+  // compute.
   std::unique_ptr<CausalLm> (*make)(const CausalLmSource& source, kernels::Precision precision);
   // Throw as make does.
   ModelLayout (*layout)(const CausalLmSource& source);
-  // config.json for the tensors of a GGUF file. Throws kInvalidArgument for what it cannot say.
+  // config.json for the tensors of a GGUF file; null without gguf_architecture. Throws
+  // kInvalidArgument for what config.json cannot say.
   OrderedJson (*config_from_gguf)(const GgufFile& file);
 };
 
@@ -63,11 +50,17 @@ const std::vector<CausalLmFamily>& causal_lm_families();
 const CausalLmFamily& find_causal_lm_family(const GgufFile& file);
 const CausalLmFamily& find_causal_lm_family(const Json& config, const std::string& source);
 
-// llama.cpp: Llama 1 to 3, SmolLM2 and others of that shape. Throws kCorruptData, and
-// kInvalidArgument naming a configuration key whose value we cannot compute.
-std::unique_ptr<CausalLm> make_llama(const CausalLmSource& source, kernels::Precision precision);
-ModelLayout llama_layout(const CausalLmSource& source);
-OrderedJson llama_config_from_gguf(const GgufFile& file);
+// Each in the file of its name.
+CausalLmFamily bloom_family();
+CausalLmFamily gemma3_family();
+CausalLmFamily gpt2_family();
+CausalLmFamily gpt_neox_family();
+CausalLmFamily llama_family();  // Llama 1 to 3, SmolLM2 and others of that shape
+CausalLmFamily mistral_family();
+CausalLmFamily opt_family();
+CausalLmFamily phi3_family();
+CausalLmFamily qwen2_family();
+CausalLmFamily qwen3_family();
 
 // How the token vectors of a text become one.
 enum class Pooling { kMean, kCls };
@@ -90,7 +83,7 @@ struct TextEncoderFamily {
 
 const std::vector<TextEncoderFamily>& text_encoder_families();
 
-// bert.cpp. Throws as make_llama.
+// bert.cpp. Throws as CausalLmFamily::make.
 std::unique_ptr<TextEncoder> make_bert(const TextEncoderSource& source,
                                        std::unique_ptr<Tokenizer> tokenizer,
                                        kernels::Precision precision);

@@ -16,7 +16,7 @@ namespace {
 // Ends of a turn or of a text in the chat formats of the families that we run.
 constexpr const char* kEndTokens[] = {"<|im_end|>", "<|eot_id|>",    "<|end_of_text|>",
                                       "<|eom_id|>", "<|endoftext|>", "<end_of_turn>",
-                                      "</s>"};
+                                      "<|end|>",    "</s>"};
 
 void add_stop_token(std::vector<int32_t>& stop_tokens, int64_t id, int64_t vocab_size) {
   if (id < 0 || id >= vocab_size) return;
@@ -38,10 +38,7 @@ void add_end_tokens(LoadedGenerator& loaded) {
 void load_gguf(const ModelLocation& location, const GeneratorOptions& options,
                LoadedGenerator& loaded) {
   const std::unique_ptr<GgufFile> file = GgufFile::open(location.path);
-  CausalLmSource source;
-  source.tensors = file.get();
-  source.gguf = file.get();
-  source.description = file->description();
+  CausalLmSource source = gguf_source(*file);
   source.weights = options.weights;
   loaded.model = find_causal_lm_family(*file).make(source, options.precision);
   const GgufTokenizerData data = read_gguf_tokenizer(*file);

@@ -8,6 +8,7 @@ const CausalLmFamily& find_family(const std::string& source, const std::string& 
                                   const char* CausalLmFamily::*name) {
   std::string known;
   for (const CausalLmFamily& family : causal_lm_families()) {
+    if (family.*name == nullptr) continue;
     if (found == family.*name) return family;
     known += (known.empty() ? "" : ", ") + std::string(family.*name);
   }
@@ -19,9 +20,18 @@ const CausalLmFamily& find_family(const std::string& source, const std::string& 
 
 const std::vector<CausalLmFamily>& causal_lm_families() {
   static const std::vector<CausalLmFamily> families = {
-      {"llama", "LlamaForCausalLM", make_llama, llama_layout, llama_config_from_gguf},
+      llama_family(), mistral_family(), qwen2_family(),    qwen3_family(), gemma3_family(),
+      phi3_family(),  gpt2_family(),    gpt_neox_family(), opt_family(),   bloom_family(),
   };
   return families;
+}
+
+CausalLmSource gguf_source(const GgufFile& file) {
+  CausalLmSource source;
+  source.tensors = &file;
+  source.gguf = &file;
+  source.description = file.description();
+  return source;
 }
 
 const CausalLmFamily& find_causal_lm_family(const GgufFile& file) {

@@ -189,7 +189,7 @@ INSTANTIATE_TEST_SUITE_P(
     Files, LlamaGgufRefusal,
     ::testing::Values(
         Refusal{"Family", "general.architecture", "mamba", ErrorCode::kInvalidArgument,
-                "generator family 'mamba' is not supported (known: llama)"},
+                "generator family 'mamba' is not supported (known: llama, qwen2, "},
         Refusal{"RopeScaling", "llama.rope.scaling.type", "yarn", ErrorCode::kInvalidArgument,
                 "llama.rope.scaling.type 'yarn' is not supported"},
         Refusal{"Experts", "llama.expert_count", 8u, ErrorCode::kInvalidArgument,

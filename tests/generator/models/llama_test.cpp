@@ -193,7 +193,7 @@ TEST(LoadGenerator, UnknownFamilyIsNamed) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
     EXPECT_THAT(error.what(), HasSubstr("generator family 'BertModel' is not supported (known: "
-                                        "LlamaForCausalLM)"));
+                                        "LlamaForCausalLM, MistralForCausalLM, "));
   }
 }
 

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "generator/models/decoder_loader.h"
+#include "generator/models/decoder_pass.h"
+#include "generator/nn/attention.h"
+#include "generator/nn/workspace.h"
+
+namespace quarry {
+
+// What every decoder-only family shares: a pass over the layers for chunks of sequences or a token
+// tree, the head, gradients, adapters' slots. A family says what comes before the layers, one
+// layer, and what comes after them, in functions of nn/ that are differentiable.
+class Decoder : public CausalLm {
+ public:
+  const CausalLmConfig& config() const final { return config_; }
+  const std::vector<LinearSlot>& linear_slots() const final { return modules_->slots; }
+  const std::vector<TensorSlot>& tensor_slots() const final { return modules_->tensor_slots; }
+  std::vector<float> tensor_values(const std::string& name) const final;
+  std::unique_ptr<KvCache> make_cache() const final;
+  std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const final;
+  std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter) const final;
+  std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
+                                          const GradientOptions& options,
+                                          LoraGradients& gradients) const final;
+
+ protected:
+  using Tensor = nn::Tensor;
+  using Spans = std::vector<nn::AdapterSpan>;
+
+  Decoder(CausalLmConfig config, const DecoderLoader& loader)
+      : config_(std::move(config)), modules_(loader.modules()) {}
+
+  // The input of the first layer [T, E]. The token embedding, unless a family does more.
+  virtual Tensor embed(const DecoderPass& pass) const;
+  // x [T, E] -> [T, E]; the last layer returns the logit rows only.
+  virtual Tensor run_layer(int64_t number, const DecoderPass& pass, Tensor x) const = 0;
+  // What the head sees of the last layer's rows; they run with pass.logit_adapters.
+  virtual Tensor finish(const DecoderPass& pass, Tensor x) const = 0;
+
+  Tensor embed_tokens(const DecoderPass& pass) const;
+  // Causal attention of layer `number`. qkv [T, (H + 2 K) D]  ->  [T, H D].
+  Tensor attend(const Tensor& qkv, const nn::AttentionHeads& heads, int64_t number,
+                const DecoderPass& pass) const;
+  // To be called after attend(): in the last layer keeps the logit rows of the attention's result h
+  // and of the residual x. Returns the adapters of the rows that go on.
+  const Spans& keep_logit_rows(int64_t number, const DecoderPass& pass, Tensor& h, Tensor& x) const;
+
+  const CausalLmConfig config_;
+  mutable nn::Workspace workspace_;  // scratch of the one thread that runs forward()
+
+ private:
+  // Hidden states of the logit rows as the head sees them.
+  Tensor run_layers(const DecoderPass& pass, bool checkpoint_layers) const;
+  // Logits of x [R, width], whose rows run with `adapters` or null.
+  std::vector<float> run_head(const Tensor& x,
+                              const std::vector<const LoraAdapter*>& adapters) const;
+  const kernels::PackedMatrix& head_of(const LoraAdapter* adapter) const;
+
+  std::shared_ptr<const DecoderModules> modules_;
+};
+
+}  // namespace quarry

@@ -1,0 +1,99 @@
+// What is written from the models of tests/golden/families computes what was read: rows in another
+// order, values with an offset and transposed weights find their way.
+#include <gtest/gtest.h>
+
+#include "generator/adapters/gguf_adapter.h"
+#include "generator/adapters/merge_adapter.h"
+#include "generator/adapters/quantize_model.h"
+#include "tests/generator/adapters/adapter_test_util.h"
+#include "tests/generator/weights/expect_error.h"
+#include "tests/support/temporary_folder.h"
+
+namespace quarry {
+namespace {
+
+namespace fs = std::filesystem;
+using test::largest_difference;
+using test::open_model;
+
+const fs::path kFamilies = test::kGolden + "families";
+
+std::vector<float> logits(const fs::path& model, const fs::path& adapter = {},
+                          LoadIn load_in = LoadIn::kAsIs) {
+  GeneratorOptions options;
+  options.precision = kernels::Precision::kExact;
+  options.weights.load_in = load_in;
+  const LoadedGenerator loaded = load_generator(model.string(), options);
+  std::unique_ptr<LoraAdapter> lora;
+  if (!adapter.empty()) lora = LoraAdapter::load(adapter, *loaded.model);
+  const std::vector<int32_t> tokens = {5, 17, 50, 3, 9, 42, 42, 18, 7, 1, 63, 31};
+  return testing_util::all_logits(*loaded.model, tokens, lora.get());
+}
+
+double tolerance(const std::vector<float>& wanted) {
+  float largest = 1.0f;
+  for (const float value : wanted) largest = std::max(largest, std::fabs(value));
+  return 1e-4 * std::max(1.0, double{largest} / 10.0);
+}
+
+class FamilyFiles : public ::testing::TestWithParam<const char*> {
+ protected:
+  // The folder, and the GGUF file where there is one.
+  std::vector<fs::path> sources() const {
+    const fs::path source = kFamilies / GetParam();
+    if (!fs::exists(source / "model.gguf")) return {source};
+    return {source, source / "model.gguf"};
+  }
+  test::TemporaryFolder folder_;
+  const fs::path adapter_ = kFamilies / GetParam() / "lora";
+};
+
+TEST_P(FamilyFiles, MergedModelsAnswerAsBaseAndAdapterDid) {
+  const std::vector<float> wanted = logits(kFamilies / GetParam(), adapter_);
+  MergeOptions options;
+  options.type = WeightType::kF32;
+  for (const fs::path& source : sources()) {
+    const auto base = open_model(source);
+    const bool is_gguf = base->gguf() != nullptr;
+    const fs::path out = folder_.path() / (is_gguf ? "from_gguf" : "from_folder");
+    merge_adapter(*base, adapter_, out, options);
+    EXPECT_LE(largest_difference(logits(out), wanted), tolerance(wanted)) << source;
+    if (!is_gguf) continue;
+    const fs::path gguf = folder_.path() / "merged.gguf";
+    merge_adapter(*base, adapter_, gguf, options);
+    EXPECT_LE(largest_difference(logits(gguf), wanted), tolerance(wanted)) << source;
+  }
+}
+
+TEST_P(FamilyFiles, QuantizedFoldersAreWhatQuantizingAtLoadGives) {
+  const std::vector<float> wanted = logits(kFamilies / GetParam(), {}, LoadIn::kNF4);
+  QuantizeModelOptions options;
+  options.type = WeightType::kNF4;
+  for (const fs::path& source : sources()) {
+    const fs::path out = folder_.path() / source.filename().replace_extension();
+    quantize_model(*open_model(source), out, options);
+    EXPECT_LE(largest_difference(logits(out), wanted), tolerance(wanted)) << source;
+  }
+}
+
+TEST_P(FamilyFiles, AdaptersGoToGgufAndBack) {
+  const fs::path source = kFamilies / GetParam();
+  const auto base = open_model(source);
+  const fs::path gguf = folder_.path() / "adapter.gguf";
+  if (base->family().gguf_architecture == nullptr) {
+    test::expect_error(ErrorCode::kInvalidArgument, "GGUF has no adapters for",
+                       [&] { adapter_to_gguf(adapter_, *base, gguf); });
+    return;
+  }
+  adapter_to_gguf(adapter_, *base, gguf);
+  gguf_to_adapter(gguf, *base, folder_.path() / "back");
+  EXPECT_EQ(logits(source, folder_.path() / "back"), logits(source, adapter_));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyFiles,
+                         ::testing::Values("mistral", "qwen2_full", "qwen3", "gemma3", "phi3",
+                                           "gpt2", "gpt_neox", "opt", "bloom"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace quarry
