@@ -143,7 +143,7 @@ GgufPreTokenizer find_gguf_pre_tokenizer(const std::string& pre) {
     return std::any_of(names.begin(), names.end(), [&](const char* name) { return pre == name; });
   };
   GgufPreTokenizer family;
-  if (is_one_of({"gpt-2", "gpt2", "default", ""})) {
+  if (is_one_of({"gpt-2", "gpt2", "phi-2", "mpt", "olmo", "default", ""})) {
     family.options.pattern = kGpt2Pattern;
   } else if (is_one_of({"smollm", "starcoder", "refact", "command-r"})) {
     family.options.pattern = kGpt2Pattern;
@@ -154,10 +154,12 @@ GgufPreTokenizer find_gguf_pre_tokenizer(const std::string& pre) {
   } else if (is_one_of({"qwen2", "deepseek-r1-qwen"})) {
     family.options.pattern = kQwen2Pattern;
     family.nfc = true;
+  } else if (pre == "bloom") {
+    family.options.pattern = kBloomPattern;
   } else {
     throw_error(ErrorCode::kInvalidArgument, kSource, ": tokenizer.ggml.pre \"", pre,
-                "\" is not supported; known: gpt-2, default, smollm, starcoder, refact, command-r, "
-                "llama-bpe, qwen2, deepseek-r1-qwen");
+                "\" is not supported; known: gpt-2, phi-2, mpt, olmo, default, smollm, starcoder, "
+                "refact, command-r, llama-bpe, qwen2, deepseek-r1-qwen, bloom");
   }
   return family;
 }

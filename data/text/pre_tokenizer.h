@@ -28,6 +28,7 @@ class PreTokenizer {
 extern const char kGpt2Pattern[];
 extern const char kLlama3Pattern[];
 extern const char kQwen2Pattern[];
+extern const char kBloomPattern[];
 
 std::unique_ptr<PreTokenizer> make_bert_pre_tokenizer();
 // Each digit alone, when `single_digits`; then `pattern`; then bytes mapped to characters.

@@ -3,6 +3,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "data/core/error.h"
@@ -60,9 +61,19 @@ std::string translate_pattern(const std::string& pattern) {
   for (size_t i = 0; i < pattern.size(); ++i) {
     const char c = pattern[i];
     if (c != '\\' || i + 1 >= pattern.size()) {
+      if (c == '[' && class_depth > 0 && pattern.compare(i, 2, "[:") == 0) {
+        const size_t end = std::min(pattern.find(":]", i), pattern.size() - 2);  // [:alpha:]
+        out += pattern.substr(i, end + 2 - i);
+        i = end + 1;
+        continue;
+      }
       if (c == '[') ++class_depth;
+      // A set inside a set adds to it; PCRE2 has no such brackets.
+      const bool is_nested = (c == '[' || c == ']') && class_depth > 1;
+      QUARRY_CHECK(!is_nested || pattern.compare(i, 2, "[^") != 0, ErrorCode::kInvalidArgument,
+                   "pattern \"", pattern, "\": a negated set inside a set is not supported");
       if (c == ']' && class_depth > 0) --class_depth;
-      out += c;
+      if (!is_nested) out += c;
       continue;
     }
     std::string escape = pattern.substr(i, 2);
