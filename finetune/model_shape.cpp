@@ -100,6 +100,81 @@ void llama_shape(const ConfigValues& config, ModelShape& shape) {
   model.output_head("lm_head", config.flag_or("tie_word_embeddings", false));
 }
 
+void gemma3_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("hidden_size");
+  const int64_t inner = shape.intermediate_size = config.size("intermediate_size");
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(config, config.size("num_hidden_layers"));
+  const int64_t head_dim = config.size_or("head_dim", 256);
+  const int64_t q_width = config.size("num_attention_heads") * head_dim;
+  const int64_t kv_width = config.size("num_key_value_heads") * head_dim;
+  const bool bias = config.flag_or("attention_bias", false);
+  model.embedding("model.embed_tokens", shape.vocab_size, hidden);
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("model.layers.", i, ".");
+    model.linear(layer + "self_attn.q_proj", hidden, q_width, bias);
+    model.linear(layer + "self_attn.k_proj", hidden, kv_width, bias);
+    model.linear(layer + "self_attn.v_proj", hidden, kv_width, bias);
+    model.linear(layer + "self_attn.o_proj", q_width, hidden, bias);
+    model.rms_norm(layer + "self_attn.q_norm", head_dim);
+    model.rms_norm(layer + "self_attn.k_norm", head_dim);
+    model.linear(layer + "mlp.gate_proj", hidden, inner);
+    model.linear(layer + "mlp.up_proj", hidden, inner);
+    model.linear(layer + "mlp.down_proj", inner, hidden);
+    for (const char* norm : {"input_layernorm", "post_attention_layernorm",
+                             "pre_feedforward_layernorm", "post_feedforward_layernorm"}) {
+      model.rms_norm(layer + norm, hidden);
+    }
+  }
+  model.rms_norm("model.norm", hidden);
+  model.output_head("lm_head", config.flag_or("tie_word_embeddings", true));
+}
+
+void phi3_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("hidden_size");
+  const int64_t inner = shape.intermediate_size = config.size("intermediate_size");
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(config, config.size("num_hidden_layers"));
+  const int64_t heads = config.size("num_attention_heads");
+  const int64_t kv_heads = config.size_or("num_key_value_heads", heads);
+  const int64_t head_dim = config.size_or("head_dim", std::max<int64_t>(hidden / heads, 1));
+  model.embedding("model.embed_tokens", shape.vocab_size, hidden);
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("model.layers.", i, ".");
+    model.linear(layer + "self_attn.qkv_proj", hidden, (heads + 2 * kv_heads) * head_dim);
+    model.linear(layer + "self_attn.o_proj", heads * head_dim, hidden);
+    model.linear(layer + "mlp.gate_up_proj", hidden, 2 * inner);
+    model.linear(layer + "mlp.down_proj", inner, hidden);
+    model.rms_norm(layer + "input_layernorm", hidden);
+    model.rms_norm(layer + "post_attention_layernorm", hidden);
+  }
+  model.rms_norm("model.norm", hidden);
+  model.output_head("lm_head", config.flag_or("tie_word_embeddings", false));
+}
+
+void gpt_neox_shape(const ConfigValues& config, ModelShape& shape) {
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("hidden_size");
+  const int64_t inner = shape.intermediate_size = config.size("intermediate_size");
+  shape.vocab_size = config.size("vocab_size");
+  shape.num_layers = layers(config, config.size("num_hidden_layers"));
+  const bool bias = config.flag_or("attention_bias", true);
+  model.embedding("gpt_neox.embed_in", shape.vocab_size, hidden);
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    const std::string layer = concat("gpt_neox.layers.", i, ".");
+    model.linear(layer + "attention.query_key_value", hidden, 3 * hidden, bias);
+    model.linear(layer + "attention.dense", hidden, hidden, bias);
+    model.linear(layer + "mlp.dense_h_to_4h", hidden, inner, true);
+    model.linear(layer + "mlp.dense_4h_to_h", inner, hidden, true);
+    model.layer_norm(layer + "input_layernorm", hidden);
+    model.layer_norm(layer + "post_attention_layernorm", hidden);
+  }
+  model.layer_norm("gpt_neox.final_layer_norm", hidden);
+  model.output_head("embed_out", config.flag_or("tie_word_embeddings", false));
+}
+
 // One T5 attention or feed-forward layer with its norm. `layer`: "encoder.block.0.layer.0.".
 void t5_attention(ShapeBuilder& model, const std::string& layer, const char* name, int64_t hidden,
                   int64_t inner) {
@@ -273,6 +348,9 @@ const std::vector<Family>& families() {
       {"mistral", llama_shape, {"q_proj", "v_proj"}},
       {"qwen2", llama_shape, {"q_proj", "v_proj"}},
       {"qwen3", llama_shape, {"q_proj", "v_proj"}},
+      {"gemma3_text", gemma3_shape, {"q_proj", "v_proj"}},
+      {"phi3", phi3_shape, {"qkv_proj"}},
+      {"gpt_neox", gpt_neox_shape, {"query_key_value"}},
       {"t5", t5_shape, {"q", "v"}},
       {"mt5", t5_shape, {"q", "v"}},
       {"bloom", bloom_shape, {"query_key_value"}},

@@ -35,13 +35,14 @@ struct ModelShape {
   int64_t vocab_size = 0;
   std::vector<LinearShape> linears;
   std::vector<ParameterShape> parameters;
-  std::vector<std::string> default_targets;  // of LoRA, as PEFT sets them for the family
+  std::vector<std::string>
+      default_targets;  // of LoRA, as PEFT sets them for the family (phi3: ours)
 };
 
-// The shape of a config.json of the families llama, mistral, qwen2, qwen3, t5, mt5, bloom, opt,
-// gpt2 and bert (with its pooler, without a head). `source` names it in errors. Throws
-// kInvalidArgument for another family, listing these; kCorruptData naming a key that is missing or
-// out of range.
+// The shape of a config.json of the families llama, mistral, qwen2, qwen3, gemma3_text, phi3,
+// gpt_neox, t5, mt5, bloom, opt, gpt2 and bert (with its pooler, without a head). `source` names it
+// in errors. Throws kInvalidArgument for another family, listing these; kCorruptData naming a key
+// that is missing or out of range.
 ModelShape model_shape(const Json& config, const std::string& source);
 
 // By the name of a known model, the path of a config.json or of a folder that holds one. Throws
