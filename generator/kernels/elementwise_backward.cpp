@@ -33,6 +33,22 @@ void rms_norm_backward(const float* x, const float* weight, float epsilon, const
   });
 }
 
+void layer_norm_backward(const float* x, const float* weight, float epsilon, const float* gradient,
+                         int64_t rows, int64_t width, float* out) {
+  const auto kernel =
+      choose(portable::layer_norm_backward, avx2::layer_norm_backward, avx512::layer_norm_backward);
+  parallel_for(rows, row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      kernel(x + row * width, weight, epsilon, gradient + row * width, width, out + row * width);
+    }
+  });
+}
+
+void gelu_backward(const float* x, const float* gradient, int64_t count, float* out) {
+  choose(portable::gelu_backward, avx2::gelu_backward, avx512::gelu_backward)(x, gradient, count,
+                                                                              out);
+}
+
 void silu_mul_backward(const float* gate, const float* up, const float* gradient, int64_t count,
                        float* gate_out, float* up_out) {
   choose(portable::silu_mul_backward, avx2::silu_mul_backward, avx512::silu_mul_backward)(

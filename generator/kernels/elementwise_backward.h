@@ -11,6 +11,11 @@ namespace quarry::kernels {
 // rms_norm with respect to x.
 void rms_norm_backward(const float* x, const float* weight, float epsilon, const float* gradient,
                        int64_t rows, int64_t width, float* out);
+// layer_norm with respect to x.
+void layer_norm_backward(const float* x, const float* weight, float epsilon, const float* gradient,
+                         int64_t rows, int64_t width, float* out);
+// gelu, within 2e-6 of |gradient|.
+void gelu_backward(const float* x, const float* gradient, int64_t count, float* out);
 // silu_mul with respect to gate and up.
 void silu_mul_backward(const float* gate, const float* up, const float* gradient, int64_t count,
                        float* gate_out, float* up_out);

@@ -26,6 +26,55 @@ void rms_norm_backward_body(const float* x, const float* weight, float epsilon,
   });
 }
 
+// y = h w + b with h = (x - mean) r and r = (var + epsilon)^-1/2, and g the gradient of y:
+// dx = r (w g - mean(w g) - h mean(w g h)).
+template <typename V>
+void layer_norm_backward_body(const float* x, const float* weight, float epsilon,
+                              const float* gradient, int64_t width, float* out) {
+  const float count = static_cast<float>(width);
+  V total = V::zero();
+  for_each_vector<V>(width, [&](int64_t i, auto load, auto) { total = total + load(x + i); });
+  const float mean = total.sum() / count;
+  const V center = V::set1(mean);
+  V squares = V::zero();
+  const int64_t whole = width - width % V::kWidth;
+  for (int64_t i = 0; i < whole; i += V::kWidth) {
+    const V d = V::load(x + i) - center;
+    squares = fma(d, d, squares);
+  }
+  float variance = squares.sum();
+  for (int64_t i = whole; i < width; ++i) variance += (x[i] - mean) * (x[i] - mean);
+  const float r = 1.0f / __builtin_sqrtf(variance / count + epsilon);
+  // Lanes past the end hold 0 for w g.
+  V sums = V::zero();
+  V products = V::zero();
+  for_each_vector<V>(width, [&](int64_t i, auto load, auto) {
+    const V wg = load(weight + i) * load(gradient + i);
+    sums = sums + wg;
+    products = fma(wg, load(x + i) - center, products);
+  });
+  const V shift = V::set1(sums.sum() / count);
+  const V pull = V::set1(r * r / count * products.sum());
+  const V scale = V::set1(r);
+  for_each_vector<V>(width, [&](int64_t i, auto load, auto store) {
+    const V wg = load(weight + i) * load(gradient + i) - shift;
+    store(scale * fnma(pull, load(x + i) - center, wg), out + i);
+  });
+}
+
+// gelu(x) = x P(x) with the normal distribution P:  gelu'(x) = P(x) + x exp(-x^2 / 2) / sqrt(2 pi).
+template <typename V>
+void gelu_backward_body(const float* x, const float* gradient, int64_t count, float* out) {
+  const V half = V::set1(0.5f);
+  for_each_vector<V>(count, [&](int64_t i, auto load, auto store) {
+    const V v = load(x + i);
+    const V tail = verfc_positive(abs(v) * V::set1(0.70710678f)) * half;
+    const V below = select_by_sign(v, V::set1(1.0f) - tail, tail);
+    const V density = vexp(V::zero() - v * v * half) * V::set1(0.39894228f);
+    store(load(gradient + i) * fma(v, density, below), out + i);
+  });
+}
+
 // silu(g) = g s with s = 1 / (1 + e^-g):  silu'(g) = s (1 + g (1 - s)).
 template <typename V>
 void silu_mul_backward_body(const float* gate, const float* up, const float* gradient,
@@ -133,6 +182,13 @@ inline void bfloat16_to_float_body(const uint16_t* x, int64_t count, float* out)
   void rms_norm_backward(const float* x, const float* weight, float epsilon,                       \
                          const float* gradient, int64_t width, float* out) {                       \
     rms_norm_backward_body<V>(x, weight, epsilon, gradient, width, out);                           \
+  }                                                                                                \
+  void layer_norm_backward(const float* x, const float* weight, float epsilon,                     \
+                           const float* gradient, int64_t width, float* out) {                     \
+    layer_norm_backward_body<V>(x, weight, epsilon, gradient, width, out);                         \
+  }                                                                                                \
+  void gelu_backward(const float* x, const float* gradient, int64_t count, float* out) {           \
+    gelu_backward_body<V>(x, gradient, count, out);                                                \
   }                                                                                                \
   void silu_mul_backward(const float* gate, const float* up, const float* gradient, int64_t count, \
                          float* gate_out, float* up_out) {                                         \

@@ -7,6 +7,9 @@
 #define QUARRY_DECLARE_ELEMENTWISE_BACKWARD                                                        \
   void rms_norm_backward(const float* x, const float* weight, float epsilon,                       \
                          const float* gradient, int64_t width, float* out);                        \
+  void layer_norm_backward(const float* x, const float* weight, float epsilon,                     \
+                           const float* gradient, int64_t width, float* out);                      \
+  void gelu_backward(const float* x, const float* gradient, int64_t count, float* out);            \
   void silu_mul_backward(const float* gate, const float* up, const float* gradient, int64_t count, \
                          float* gate_out, float* up_out);                                          \
   void rope_half_backward(float* gradient, int64_t half, const float* cosine, const float* sine);  \

@@ -59,6 +59,61 @@ TEST_P(ElementwiseBackward, RmsNormMatchesDouble) {
   }
 }
 
+TEST_P(ElementwiseBackward, LayerNormMatchesDouble) {
+  const float epsilon = 1e-5f;
+  const int64_t rows = 2;
+  for (const int64_t width : kSizes) {
+    auto x = random_floats(rows * width, 21, 2.0f);
+    for (float& value : x) value += 3.0f;
+    const auto weight = random_floats(width, 22);
+    const auto gradient = random_floats(rows * width, 23);
+    std::vector<float> out(x.size());
+    layer_norm_backward(x.data(), weight.data(), epsilon, gradient.data(), rows, width, out.data());
+    std::vector<float> in_place = gradient;
+    layer_norm_backward(x.data(), weight.data(), epsilon, in_place.data(), rows, width,
+                        in_place.data());
+    EXPECT_EQ(out, in_place);
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = x.data() + r * width;
+      const auto count = static_cast<double>(width);
+      double mean = 0.0;
+      for (int64_t i = 0; i < width; ++i) mean += row[i] / count;
+      double variance = 0.0;
+      for (int64_t i = 0; i < width; ++i) variance += (row[i] - mean) * (row[i] - mean) / count;
+      const double scale = 1.0 / std::sqrt(variance + epsilon);
+      double shift = 0.0;
+      double pull = 0.0;
+      for (int64_t i = 0; i < width; ++i) {
+        const double wg = double{weight[i]} * gradient[r * width + i];
+        shift += wg / count;
+        pull += wg * (row[i] - mean) * scale / count;
+      }
+      for (int64_t i = 0; i < width; ++i) {
+        const double wanted = scale * (double{weight[i]} * gradient[r * width + i] - shift -
+                                       (row[i] - mean) * scale * pull);
+        // A row of one element has no spread: 1 / sqrt(epsilon) stands before a rounding error.
+        ASSERT_NEAR(out[r * width + i], wanted, 2e-5 * (1.0 + std::fabs(wanted))) << width;
+      }
+    }
+  }
+}
+
+TEST_P(ElementwiseBackward, GeluMatchesDouble) {
+  for (const int64_t count : kSizes) {
+    const auto x = random_floats(count, 24, 2.5f);
+    const auto gradient = random_floats(count, 25);
+    std::vector<float> out(x.size());
+    gelu_backward(x.data(), gradient.data(), count, out.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const double v = x[i];
+      const double wanted =
+          gradient[i] * (0.5 * std::erfc(-v / std::sqrt(2.0)) +
+                         v * std::exp(-0.5 * v * v) / std::sqrt(2.0 * std::acos(-1.0)));
+      ASSERT_NEAR(out[i], wanted, 2e-6 * (1.0 + std::fabs(gradient[i]))) << v;
+    }
+  }
+}
+
 TEST_P(ElementwiseBackward, SiluMulMatchesDouble) {
   for (const int64_t count : kSizes) {
     const auto gate = random_floats(count, 4, 4.0f);
