@@ -8,6 +8,7 @@
 #include <random>
 
 #include "data/core/error.h"
+#include "data/core/json.h"
 
 namespace quarry {
 namespace {
@@ -173,6 +174,33 @@ TEST_P(MarginalLikelihood, InputsThatDoNotFitAreNamed) {
   inputs = some_inputs(2, 0, 1, 1.0);
   EXPECT_THAT(error_of(inputs), testing::HasSubstr("without tokens"));
   EXPECT_THAT(error_of({}), testing::HasSubstr("over 0 scores"));
+}
+
+void expect_near(const std::vector<double>& found, const Json& wanted) {
+  ASSERT_EQ(found.size(), wanted.size());
+  for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i].get<double>(), 1e-9);
+}
+
+// tests/golden/rag_losses: losses and gradients of transformers' RAG models.
+TEST(RagLosses, EqualTransformers) {
+  const Json cases =
+      read_json_file(std::string(QUARRY_SOURCE_DIR) + "/tests/golden/rag_losses/losses.json");
+  ASSERT_EQ(cases.size(), 3u);
+  for (const Json& item : cases) {
+    MarginalInputs inputs;
+    inputs.scores = item.at("scores").get<std::vector<double>>();
+    inputs.token_losses = item.at("token_losses").get<std::vector<std::vector<double>>>();
+    for (const auto& [name, loss] :
+         {std::pair<const char*, Loss>("sequence", rag_sequence_loss), {"token", rag_token_loss}}) {
+      const MarginalLoss found = loss(inputs);
+      const Json& wanted = item.at(name);
+      EXPECT_NEAR(found.loss, wanted.at("loss").get<double>(), 1e-9) << name;
+      expect_near(found.score_gradients, wanted.at("score_gradients"));
+      for (size_t z = 0; z < inputs.scores.size(); ++z) {
+        expect_near(found.token_weights[z], wanted.at("token_weights")[z]);
+      }
+    }
+  }
 }
 
 TEST(RagSequence, ScoreGradientIsPriorLessPosterior) {
