@@ -80,15 +80,6 @@ struct RagOptions {
   double temperature = kPriorTemperature;
 };
 
-// The LoRA adapter of the query encoder: every Linear but the pooler, which vectors do not pass.
-// Passages stay as the index has them.
-struct QueryEncoderOptions {
-  int64_t r = 16;
-  double lora_alpha = 32;
-  double learning_rate = 1e-4;  // peak; follows the schedule of training.learning_rate
-  std::string start_from;       // an adapter folder to go on from or to search with; empty: none
-};
-
 struct TrainingOptions {
   // Passes over the data; may be a fraction. 0: one, and up to 20 of fewer than 640 rows, so that
   // a handful is learned too.
@@ -119,6 +110,15 @@ struct TrainingOptions {
   int64_t threads = 0;           // 0: the physical cores
 };
 
+// The LoRA adapter of the query encoder: every Linear but the pooler, which vectors do not pass.
+// Passages stay as the index has them.
+struct QueryEncoderOptions {
+  int64_t r = 16;
+  double lora_alpha = 32;
+  double learning_rate = 1e-4;  // peak; follows the schedule of training.learning_rate
+  std::string start_from;       // an adapter folder to go on from or to search with; empty: none
+};
+
 // All that `quarry finetune` can be told.
 struct FinetuneConfig {
   // "sft": given answers are learned. "rag-sequence", "rag-token":
@@ -131,8 +131,8 @@ struct FinetuneConfig {
   PassageOptions passages;
   RagOptions rag;
   AdapterOptions adapter;
-  QueryEncoderOptions query_encoder;
   TrainingOptions training;
+  QueryEncoderOptions query_encoder;
   std::string output_dir = "finetune-run";
 
   AdamWOptions adamw_options() const;

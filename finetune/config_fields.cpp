@@ -426,8 +426,6 @@ void add_run(Fields& f) {
   f.push_back(integer(
       "training.threads", "0: the physical cores", 0, 4096,
       [](auto& c) -> auto& { return c.training.threads; }));
-  f.push_back(text(
-      "output_dir", "run folder", [](auto& c) -> auto& { return c.output_dir; }));
 }
 
 Fields make_fields() {
@@ -436,9 +434,11 @@ Fields make_fields() {
   add_passages(fields);
   add_rag(fields);
   add_adapter(fields);
-  add_query_encoder(fields);
   add_optimization(fields);
   add_run(fields);
+  add_query_encoder(fields);
+  fields.push_back(text(
+      "output_dir", "run folder", [](auto& c) -> auto& { return c.output_dir; }));
   const FinetuneConfig defaults;
   for (ConfigField& field : fields) field.default_text = field.get(defaults);
   return fields;
