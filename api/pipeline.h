@@ -8,12 +8,24 @@
 
 #include "data/types.h"
 #include "generator/decode/engine.h"
+#include "retriever/passage_prior.h"
 #include "retriever/search.h"
 
 namespace quarry {
 
+// How passages and model make an answer.
+enum class Decoding {
+  kConcat,       // all passages in one prompt
+  kRagSequence,  // one prompt each, the answers weighed (generator/decode/marginal_decode.h)
+  kRagToken,     // one prompt each, their next tokens mixed
+};
+// Throws kInvalidArgument naming the value and the choices: concat, rag-sequence, rag-token.
+Decoding parse_decoding(const std::string& text);
+
 struct AskOptions {
   SearchOptions search;  // top_k is how many passages may enter the prompt
+  Decoding decode = Decoding::kConcat;
+  double prior_temperature = kPriorTemperature;  // of p(z|x), for the other two
   int64_t max_tokens = 256;
   SamplingOptions sampling;
   std::vector<std::string> stop;
@@ -24,12 +36,21 @@ struct AskOptions {
   double refusal_bias = 0.0;
 };
 
+// A passage of an answer that was decoded over all of them.
+struct LatentPassage {
+  Hit hit;
+  double prior = 0.0;      // p(z|x)
+  double posterior = 0.0;  // p(z|x,y), y being the answer; of kRagToken the mean over its tokens
+  std::string text;        // kRagSequence: what this passage alone answers
+};
+
 struct Answer {
   std::string text;
-  bool answered = true;             // false: the documents do not hold the answer, `text` says so
-  std::vector<Citation> citations;  // every passage in the prompt, from 1; none without an answer
-  std::string adapter;              // ServedAdapter::name; empty: the base model
-  GenerateResult generation;        // empty when nothing was generated
+  bool answered = true;               // false: the documents do not hold the answer, `text` says so
+  std::vector<Citation> citations;    // every passage in the prompt, from 1; none without an answer
+  std::string adapter;                // ServedAdapter::name; empty: the base model
+  std::vector<LatentPassage> latent;  // none for kConcat and without an answer
+  GenerateResult generation;          // empty when nothing was generated
   double search_seconds = 0.0;
 };
 
@@ -47,7 +68,8 @@ class Pipeline {
   Pipeline(std::shared_ptr<Retriever> retriever, std::shared_ptr<const Embedder> embedder,
            std::shared_ptr<Engine> engine);
 
-  // Throws kNotFound for an unknown adapter, and as search(), Engine::submit() and
+  // Throws kNotFound for an unknown adapter, kInvalidArgument for sampling, stop strings or lexical
+  // search where decoding is over latent passages, and as search(), Engine::submit() and
   // build_rag_prompt().
   Answer ask(const std::vector<ChatMessage>& messages, const AskOptions& options,
              const Engine::OnText& on_text) const;
@@ -62,12 +84,17 @@ class Pipeline {
     bool relevant = false;
     std::vector<Citation> citations;
     std::vector<int32_t> prompt;  // rendered and tokenized, fits the model's context
+    // Instead of it, one for each citation, where decoding is over latent passages.
+    std::vector<std::vector<int32_t>> passage_prompts;
+    std::vector<double> log_prior;                     // of each
     GenerateRequest::FirstTokenBias first_token_bias;  // towards the adapter's refusal
     // What the prompt was made for: its template's, and what has to answer it.
     std::shared_ptr<const ServedAdapter> adapter;
     double search_seconds = 0.0;
   };
   Prepared prepare(const std::vector<ChatMessage>& messages, const AskOptions& options) const;
+  // The second step for a caller without an engine request of its own.
+  Answer answer(Prepared prepared, const AskOptions& options, const Engine::OnText& on_text) const;
 
   const Retriever* retriever() const { return retriever_.get(); }
   Engine& engine() const { return *engine_; }
@@ -75,7 +102,8 @@ class Pipeline {
 
  private:
   const LoadedGenerator& generator() const;
-  Answer answer(Prepared prepared, const AskOptions& options, const Engine::OnText& on_text) const;
+  void decode_latent(Prepared& prepared, const AskOptions& options, const Engine::OnText& on_text,
+                     Answer& answer) const;
 
   std::shared_ptr<Retriever> retriever_;
   std::shared_ptr<const Embedder> embedder_;

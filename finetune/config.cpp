@@ -174,6 +174,16 @@ void check_data(const FinetuneConfig& config) {
       concat("passages.mode is ", mode, " and passages.index is empty, wanted an index folder"));
 }
 
+void check_rag(const FinetuneConfig& config) {
+  if (config.recipe == "sft") return;
+  require(
+      !config.passages.index.empty(),
+      concat("recipe is ", config.recipe, " and passages.index is empty, wanted an index folder"));
+  require(config.recipe != "replug-lsr" || config.rag.train == "query-encoder",
+          concat("recipe is replug-lsr and rag.train ", config.rag.train,
+                 ": the generator learns nothing from it, wanted query-encoder"));
+}
+
 }  // namespace
 
 AdamWOptions FinetuneConfig::adamw_options() const {
@@ -250,6 +260,7 @@ void check_config(const FinetuneConfig& config) {
   FinetuneConfig copy = config;
   for (const ConfigField& field : config_fields()) field.set(copy, field.get(config));
   check_data(config);
+  check_rag(config);
   check_adapter(config);
   const TrainingOptions& training = config.training;
   require(training.micro_batch_tokens >= training.max_seq_len,

@@ -10,6 +10,7 @@
 #include "finetune/optimizer.h"
 #include "finetune/schedule.h"
 #include "generator/nn/lora_settings.h"
+#include "retriever/passage_prior.h"
 
 namespace quarry {
 
@@ -68,6 +69,17 @@ struct AdapterOptions : LoraSettings {
   std::string loftq_weights;
 };
 
+// Of the recipes whose passages are latent: "rag-sequence", "rag-token" and "replug-lsr". For each
+// question the top_k passages come from passages.index by their vectors, each stands in a prompt of
+// its own, and the loss is over all of them.
+struct RagOptions {
+  // What learns: the adapters of "both", of the "generator" or of the "query-encoder" alone.
+  std::string train = "both";
+  // Of p(z|x) = softmax(cosine / temperature). Sentence encoders are trained with cosines times 20;
+  // at 1 all passages would be nearly alike.
+  double temperature = kPriorTemperature;
+};
+
 struct TrainingOptions {
   // Passes over the data; may be a fraction. 0: one, and up to 20 of fewer than 640 rows, so that
   // a handful is learned too.
@@ -98,13 +110,29 @@ struct TrainingOptions {
   int64_t threads = 0;           // 0: the physical cores
 };
 
+// The LoRA adapter of the query encoder: every Linear but the pooler, which vectors do not pass.
+// Passages stay as the index has them.
+struct QueryEncoderOptions {
+  int64_t r = 16;
+  double lora_alpha = 32;
+  double learning_rate = 1e-4;  // peak; follows the schedule of training.learning_rate
+  std::string start_from;       // an adapter folder to go on from or to search with; empty: none
+};
+
 // All that `quarry finetune` can be told.
 struct FinetuneConfig {
+  // "sft": given answers are learned. "rag-sequence", "rag-token":
+  // the marginal likelihood of the answer over retrieved passages (Lewis et al. 2020,
+  // arXiv:2005.11401). "replug-lsr": the query encoder learns which passages help the frozen
+  // generator (Shi et al. 2023, arXiv:2301.12652).
+  std::string recipe = "sft";
   ModelOptions model;
   DataOptions data;
   PassageOptions passages;
+  RagOptions rag;
   AdapterOptions adapter;
   TrainingOptions training;
+  QueryEncoderOptions query_encoder;
   std::string output_dir = "finetune-run";
 
   AdamWOptions adamw_options() const;

@@ -198,6 +198,10 @@ ConfigField exclude_modules() {
 using Fields = std::vector<ConfigField>;
 
 void add_model_and_data(Fields& f) {
+  f.push_back(choice(
+      "recipe", "sft: given answers; the others: passages are latent",
+      {"sft", "rag-sequence", "rag-token", "replug-lsr"},
+      [](auto& c) -> auto& { return c.recipe; }));
   f.push_back(text(
       "model.path", "folder, .gguf or name of the base model; empty: the default",
       [](auto& c) -> auto& { return c.model.path; }));
@@ -270,6 +274,30 @@ void add_passages(Fields& f) {
   f.push_back(integer(
       "passages.prompt_tokens", "passages stop at this length of the prompt", 64, kMany,
       [](auto& c) -> auto& { return c.passages.prompt_tokens; }));
+}
+
+void add_rag(Fields& f) {
+  f.push_back(choice(
+      "rag.train", "what learns where passages are latent", {"both", "generator", "query-encoder"},
+      [](auto& c) -> auto& { return c.rag.train; }));
+  f.push_back(real(
+      "rag.temperature", "of the softmax over the passages' cosines", 1e-4, 1e4,
+      [](auto& c) -> auto& { return c.rag.temperature; }));
+}
+
+void add_query_encoder(Fields& f) {
+  f.push_back(integer(
+      "query_encoder.r", "rank of its adapter", 1, kMaxLoraRank,
+      [](auto& c) -> auto& { return c.query_encoder.r; }));
+  f.push_back(real(
+      "query_encoder.lora_alpha", "scale is lora_alpha / r", 1e-6, 1e6,
+      [](auto& c) -> auto& { return c.query_encoder.lora_alpha; }));
+  f.push_back(real(
+      "query_encoder.learning_rate", "peak learning rate of its adapter", 1e-12, 10,
+      [](auto& c) -> auto& { return c.query_encoder.learning_rate; }));
+  f.push_back(text(
+      "query_encoder.start_from", "adapter folder to go on from",
+      [](auto& c) -> auto& { return c.query_encoder.start_from; }));
 }
 
 void add_adapter(Fields& f) {
@@ -398,17 +426,19 @@ void add_run(Fields& f) {
   f.push_back(integer(
       "training.threads", "0: the physical cores", 0, 4096,
       [](auto& c) -> auto& { return c.training.threads; }));
-  f.push_back(text(
-      "output_dir", "run folder", [](auto& c) -> auto& { return c.output_dir; }));
 }
 
 Fields make_fields() {
   Fields fields;
   add_model_and_data(fields);
   add_passages(fields);
+  add_rag(fields);
   add_adapter(fields);
   add_optimization(fields);
   add_run(fields);
+  add_query_encoder(fields);
+  fields.push_back(text(
+      "output_dir", "run folder", [](auto& c) -> auto& { return c.output_dir; }));
   const FinetuneConfig defaults;
   for (ConfigField& field : fields) field.default_text = field.get(defaults);
   return fields;

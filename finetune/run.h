@@ -8,7 +8,7 @@
 
 #include "data/core/cancel.h"
 #include "finetune/config.h"
-#include "finetune/data/group_stream.h"
+#include "finetune/data/summary.h"
 #include "finetune/trainer.h"
 
 namespace quarry {
@@ -29,13 +29,18 @@ struct FinetuneOutcome {
   double train_loss = 0.0;    // mean of the last 50 steps
   double best_eval_loss = 0;  // 0: not evaluated
   DataSummary data;
-  std::filesystem::path last_adapter;  // PEFT folders
-  std::filesystem::path best_adapter;  // by evaluation loss; last_adapter without an evaluation
+  // PEFT folders; empty for what is not trained. The best by evaluation loss, the last without an
+  // evaluation.
+  std::filesystem::path last_adapter;
+  std::filesystem::path best_adapter;
+  std::filesystem::path last_query_adapter;
+  std::filesystem::path best_query_adapter;
 };
 
 // One fine-tuning run in its folder:
 //   config.yaml  environment.json  metrics.jsonl  events.out.tfevents.*  loss_curve.svg
 //   checkpoint-<step>/  last/  best/       (adapters in PEFT's format, with a model card)
+//   last-query-encoder/  best-query-encoder/
 // One thread.
 class FinetuneRun {
  public:

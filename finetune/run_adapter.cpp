@@ -142,7 +142,7 @@ TrainingShape training_shape(const FinetuneConfig& config, const LoadedGenerator
   shape.is_exact = config.training.compute == "f32";
   shape.base_bytes =
       held_base_bytes(base_weights(info), parse_load_in(config.model.load_in), shape.is_exact);
-  count_parameters(adapter, info.parameters, shape);
+  if (adapter.adapter != nullptr) count_parameters(adapter, info.parameters, shape);
   for (const TokenTree& tree :
        pack_sequences(batch, config.training.micro_batch_tokens, config.training.packing, 1.0f)) {
     shape.tokens = std::max(shape.tokens, static_cast<int64_t>(tree.tokens.size()));
@@ -167,17 +167,34 @@ std::vector<std::string> adapter_notices(const LoadedGenerator& base, const Lora
   return notices;
 }
 
-std::vector<StateTensor> save_parameters(Trainer& trainer, const LoraAdapter& adapter) {
-  std::vector<StateTensor> state = to_state(trainer.parameters());
-  save_start(adapter, state);
+std::vector<StateTensor> save_parameters(const std::vector<ParameterView>& parameters,
+                                         const LoraAdapter* adapter) {
+  std::vector<StateTensor> state = to_state(parameters);
+  if (adapter != nullptr) save_start(*adapter, state);
   return state;
 }
 
 void restore_parameters(const std::vector<StateTensor>& state, const std::string& source,
-                        Trainer& trainer, LoraAdapter& adapter) {
-  from_state(state, source, trainer.parameters());
-  restore_start(state, source, adapter);
-  trainer.pack();
+                        const std::vector<ParameterView>& parameters, LoraAdapter* adapter) {
+  from_state(state, source, parameters);
+  if (adapter != nullptr) restore_start(state, source, *adapter);
+}
+
+void save_generator_adapter(const std::filesystem::path& folder, const RunInputs& inputs,
+                            const RunAdapter& adapter, ModelCard card) {
+  const LoadedGenerator& base = inputs.base;
+  const RagTemplate& form = inputs.renderer.options().form;
+  card.title = "LoRA adapter for " + base.name;
+  card.base_model = base.name;
+  card.base_model_hash = base.content_hash;
+  SaveAdapterOptions options;
+  options.notes.base_content_hash = base.content_hash;
+  options.notes.base_name = base.name;
+  options.notes.rag_template = form.name;
+  options.notes.rag_template_version = form.version;
+  options.notes.not_in_documents = form.not_in_documents;
+  options.model_card = model_card_markdown(card);
+  save_adapter(folder, *adapter.config, *adapter.adapter, options);
 }
 
 }  // namespace quarry

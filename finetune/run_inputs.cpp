@@ -72,6 +72,19 @@ GroupOptions group_options(const FinetuneConfig& config) {
   return options;
 }
 
+TrainerOptions trainer_options(const FinetuneConfig& config) {
+  TrainerOptions options;
+  options.micro_batch_tokens = config.training.micro_batch_tokens;
+  options.packing = config.training.packing;
+  options.gradient.compute = config.training.compute == "f32" ? GradientOptions::Compute::kFloat32
+                                                              : GradientOptions::Compute::kBFloat16;
+  options.gradient.checkpoint_layers = config.training.checkpointing;
+  options.max_grad_norm = config.training.max_grad_norm;
+  options.lora_dropout = static_cast<float>(config.adapter.lora_dropout);
+  options.seed = config.training.seed;
+  return options;
+}
+
 TrainingSet read_set(const DataOptions& data, const std::vector<std::string>& paths) {
   TrainingReadOptions options;
   options.columns = csv_columns(data.columns);

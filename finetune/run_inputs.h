@@ -8,6 +8,7 @@
 #include "finetune/data/group_options.h"
 #include "finetune/data/render.h"
 #include "finetune/data/training_set.h"
+#include "finetune/trainer.h"
 #include "generator/models/causal_lm.h"
 
 namespace quarry {
@@ -19,6 +20,7 @@ namespace quarry {
 LoadedGenerator load_base(const FinetuneConfig& config);
 RenderOptions render_options(const FinetuneConfig& config, const CausalLm& model);
 GroupOptions group_options(const FinetuneConfig& config);
+TrainerOptions trainer_options(const FinetuneConfig& config);
 // Throws as read_training_set().
 TrainingSet read_set(const DataOptions& data, const std::vector<std::string>& paths);
 // Keeps `limit` rows drawn by `seed`; 0: all. Rows of one document stand side by side in most

@@ -7,9 +7,8 @@
 
 #include "finetune/data/sequence.h"
 #include "finetune/optimizer.h"
+#include "finetune/trained_adapter.h"
 #include "generator/models/causal_lm.h"
-#include "generator/nn/lora_config.h"
-#include "generator/nn/lora_training.h"
 
 namespace quarry {
 
@@ -32,7 +31,13 @@ struct StepResult {
   int64_t tokens = 0;   // of the sequences
   int64_t rows = 0;     // computed for them: fewer where beginnings are shared
   int64_t targets = 0;  // tokens that count in the loss
+  std::vector<std::pair<std::string, double>> figures;  // what else the recipe measured
+  std::string warning;                                  // something is going wrong; else empty
 };
+
+// Makes the allocator keep what is freed: a pass asks for as much memory as the one before, and
+// pages that go back to the system in between are cleared and mapped again, for 3 % of the time.
+void keep_freed_pages();
 
 // Trains all that one adapter has on a frozen model. A step's gradient is that of the mean loss
 // over all of its targets, however the batch is cut into passes. One thread.
@@ -53,21 +58,17 @@ class Trainer {
   int64_t steps_taken() const { return steps_taken_; }
   void set_steps_taken(int64_t steps) { steps_taken_ = steps; }
   // After the values of parameters() were changed: what the kernels read follows them.
-  void pack();
-  // What is trained under its PEFT names, in a fixed order. Weight decay is for matrices, not for
-  // norms and biases, as in transformers' Trainer.
-  std::vector<ParameterView> parameters();
+  void pack() { trained_.pack(); }
+  // What is trained, as TrainedAdapter.
+  std::vector<ParameterView> parameters() { return trained_.parameters(); }
 
  private:
   void check_batch(const std::vector<TrainingSequence>& batch) const;
-  uint64_t hash_of_parameters();
 
   const CausalLm& model_;
-  const LoraConfig& config_;
-  LoraAdapter& adapter_;
+  TrainedAdapter trained_;
   Optimizer& optimizer_;
   TrainerOptions options_;
-  LoraGradients gradients_;
   int64_t steps_taken_ = 0;
 };
 

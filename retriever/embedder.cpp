@@ -3,7 +3,10 @@
 #include <cctype>
 #include <filesystem>
 
+#include "data/core/error.h"
 #include "data/core/json.h"
+#include "generator/nn/lora.h"
+#include "generator/nn/lora_save.h"
 
 namespace quarry {
 namespace {
@@ -30,6 +33,11 @@ std::string prompt(const Json& prompts, std::initializer_list<const char*> names
   return "";
 }
 
+std::vector<std::string> with_prefix(const std::string& prefix, std::vector<std::string> texts) {
+  for (std::string& text : texts) text.insert(0, prefix);
+  return texts;
+}
+
 }  // namespace
 
 EmbedderPrefixes embedder_prefixes(const std::string& name, const std::string& path) {
@@ -49,32 +57,40 @@ EmbedderPrefixes embedder_prefixes(const std::string& name, const std::string& p
   return prefixes;
 }
 
-Embedder::Embedder(LoadedEncoder encoder)
-    : encoder_(std::move(encoder)), prefixes_(embedder_prefixes(encoder_.name, encoder_.path)) {}
+Embedder::Embedder(LoadedEncoder encoder, std::shared_ptr<const LoraAdapter> query_adapter)
+    : encoder_(std::move(encoder)),
+      query_adapter_(std::move(query_adapter)),
+      prefixes_(embedder_prefixes(encoder_.name, encoder_.path)) {}
 
-std::unique_ptr<Embedder> Embedder::load(const std::string& model) {
-  return std::make_unique<Embedder>(load_text_encoder(model, kernels::Precision::kFast));
-}
-
-std::vector<float> Embedder::embed(const std::string& prefix,
-                                   const std::vector<std::string>& texts) const {
-  if (prefix.empty()) return encoder_.model->encode(texts);
-  std::vector<std::string> prefixed;
-  prefixed.reserve(texts.size());
-  for (const std::string& text : texts) prefixed.push_back(prefix + text);
-  return encoder_.model->encode(prefixed);
+std::unique_ptr<Embedder> Embedder::load(const std::string& model, const fs::path& query_adapter) {
+  LoadedEncoder encoder = load_text_encoder(model, kernels::Precision::kFast);
+  if (query_adapter.empty()) return std::make_unique<Embedder>(std::move(encoder));
+  check_adapter_base(query_adapter, encoder.content_hash, encoder.name);
+  std::shared_ptr<const LoraAdapter> adapter =
+      LoraAdapter::load(query_adapter, encoder.model->linear_slots(), {});
+  return std::make_unique<Embedder>(std::move(encoder), std::move(adapter));
 }
 
 std::vector<float> Embedder::embed_query(const std::string& query) const {
-  return embed(prefixes_.query, {query});
+  return embed_queries({query});
 }
 
 std::vector<float> Embedder::embed_queries(const std::vector<std::string>& queries) const {
-  return embed(prefixes_.query, queries);
+  const std::vector<std::string> texts = with_prefix(prefixes_.query, queries);
+  return query_adapter_ == nullptr ? encoder_.model->encode(texts)
+                                   : encoder_.model->encode_with(*query_adapter_, texts);
 }
 
 std::vector<float> Embedder::embed_passages(const std::vector<std::string>& texts) const {
-  return embed(prefixes_.passage, texts);
+  return encoder_.model->encode(with_prefix(prefixes_.passage, texts));
+}
+
+void Embedder::accumulate_query_gradients(const std::vector<std::string>& queries,
+                                          const float* vector_gradients,
+                                          LoraGradients& gradients) const {
+  QUARRY_DCHECK(query_adapter_ != nullptr);
+  encoder_.model->accumulate_gradients(*query_adapter_, with_prefix(prefixes_.query, queries),
+                                       vector_gradients, gradients);
 }
 
 }  // namespace quarry

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,11 +20,18 @@ struct EmbedderPrefixes {
 // arXiv:2212.03533), known by "e5" standing alone in its name; else none.
 EmbedderPrefixes embedder_prefixes(const std::string& name, const std::string& path);
 
-// Text -> unit vector, with the prefixes that the model's card asks for. One thread at a time.
+// Text -> unit vector, with the prefixes that the model's card asks for. Queries may be embedded
+// with an adapter, tuned to find the passages that lie in an index as they were embedded without
+// it. One thread at a time.
 class Embedder {
  public:
-  explicit Embedder(LoadedEncoder encoder);
-  static std::unique_ptr<Embedder> load(const std::string& model);
+  // `query_adapter` is kept, may be null and was made for the encoder's linear_slots().
+  explicit Embedder(LoadedEncoder encoder,
+                    std::shared_ptr<const LoraAdapter> query_adapter = nullptr);
+  // `query_adapter`: a PEFT folder; empty: none. Throws as load_text_encoder(), LoraAdapter::load()
+  // and check_adapter_base().
+  static std::unique_ptr<Embedder> load(const std::string& model,
+                                        const std::filesystem::path& query_adapter = {});
 
   const std::string& name() const { return encoder_.name; }
   const std::string& content_hash() const { return encoder_.content_hash; }
@@ -35,10 +43,15 @@ class Embedder {
   std::vector<float> embed_queries(const std::vector<std::string>& queries) const;  // [n, dim]
   std::vector<float> embed_passages(const std::vector<std::string>& texts) const;   // [n, dim]
 
- private:
-  std::vector<float> embed(const std::string& prefix, const std::vector<std::string>& texts) const;
+  const TextEncoder& encoder() const { return *encoder_.model; }
+  // Adds the gradient of sum_i <vector_gradients[i], embed_queries(queries)[i]> with respect to the
+  // query adapter's matrices. vector_gradients [n, dim]. REQUIRES: there is one.
+  void accumulate_query_gradients(const std::vector<std::string>& queries,
+                                  const float* vector_gradients, LoraGradients& gradients) const;
 
+ private:
   LoadedEncoder encoder_;
+  std::shared_ptr<const LoraAdapter> query_adapter_;
   EmbedderPrefixes prefixes_;
 };
 

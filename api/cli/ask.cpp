@@ -17,6 +17,8 @@ struct AskArguments {
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
+  DecodeFlags decode;
+  std::string query_adapter;
   double refusal_bias = 0.0;
   bool as_json = false;
 };
@@ -39,8 +41,10 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   options.stop = arguments.sampling.stop;
   options.refusal_bias = arguments.refusal_bias;
   options.min_relevance = arguments.min_relevance;
+  set_decoding(arguments.decode, options);
 
-  const OpenedIndex opened = open_index(arguments.index, arguments.embedder, true);
+  const OpenedIndex opened =
+      open_index(arguments.index, arguments.embedder, true, arguments.query_adapter);
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), EngineOptions{});
   options.adapter = load_adapter(arguments.adapter, *engine);
@@ -81,6 +85,8 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
+  add_decode_flags(*command, arguments->decode);
+  add_query_adapter_flag(*command, arguments->query_adapter);
   add_refusal_bias_flag(*command, arguments->refusal_bias);
   command->add_option("--embedder", arguments->embedder,
                       "Embedder to use (default: the one the index was made with)");
@@ -90,6 +96,7 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
       "  quarry ask notes.idx \"when is the exam?\"\n"
       "  quarry ask notes.idx \"when is the exam?\" --top-k 3 --json\n"
       "  quarry ask notes.idx \"when is the exam?\" --model ~/models/other.gguf --adapter ./lora\n"
+      "  quarry ask notes.idx \"when is the exam?\" --decode rag-sequence --mode dense --json\n"
       "Exit status 4 when the documents do not hold the answer.");
   command->callback([arguments, &context] { ask(*arguments, context); });
 }

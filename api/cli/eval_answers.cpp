@@ -34,6 +34,8 @@ struct AnswersArguments {
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
+  DecodeFlags decode;
+  std::string query_adapter;
   double refusal_bias = 0.0;
   bool as_json = false;
 };
@@ -83,10 +85,12 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
   options.sampling = arguments.sampling.sampling;
   options.stop = arguments.sampling.stop;
   options.refusal_bias = arguments.refusal_bias;
+  set_decoding(arguments.decode, options);
   const bool use_gold = arguments.passages == "gold";
   const std::map<std::string, Hit> gold =
       use_gold ? read_gold_passages(arguments) : std::map<std::string, Hit>();
-  const OpenedIndex opened = use_gold ? OpenedIndex() : open_index(arguments.index, "", true);
+  const OpenedIndex opened =
+      use_gold ? OpenedIndex() : open_index(arguments.index, "", true, arguments.query_adapter);
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), EngineOptions{});
   options.adapter = load_adapter(arguments.adapter, *engine);
@@ -231,6 +235,8 @@ void add_eval_answers_command(CLI::App& eval, CommandContext& context) {
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
+  add_decode_flags(*command, arguments->decode);
+  add_query_adapter_flag(*command, arguments->query_adapter);
   add_refusal_bias_flag(*command, arguments->refusal_bias);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(

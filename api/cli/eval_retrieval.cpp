@@ -20,6 +20,7 @@ struct RetrievalArguments {
   std::string dataset = "auto";
   std::string match = "auto";
   std::string embedder;
+  std::string query_adapter;
   std::string output;
   int64_t limit = 0;
   SearchFlags search;
@@ -68,7 +69,8 @@ void evaluate(RetrievalArguments arguments, CommandContext& context) {
   arguments.options.search = to_search_options(arguments.search);
   arguments.options.match = parse_gold_match(arguments.match);
   const bool lexical = arguments.options.search.mode == SearchMode::kLexical;
-  const OpenedIndex opened = open_index(arguments.index, arguments.embedder, !lexical);
+  const OpenedIndex opened =
+      open_index(arguments.index, arguments.embedder, !lexical, arguments.query_adapter);
   const RetrievalReport report = evaluate_retrieval(
       *opened.retriever, opened.embedder.get(), examples, arguments.options,
       [&](int64_t done) {
@@ -104,6 +106,7 @@ void add_eval_retrieval_command(CLI::App& eval, CommandContext& context) {
                       "Keep each question's outcome in this JSONL file");
   command->add_option("--embedder", arguments->embedder,
                       "Embedder to use (default: the one the index was made with)");
+  add_query_adapter_flag(*command, arguments->query_adapter);
   add_search_flags(*command, arguments->search);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(

@@ -18,6 +18,9 @@ constexpr const char* kFooter = R"(Examples:
       rows {"question", "answer", "context"}, {"prompt", "completion"} or {"messages": [...]}
   quarry finetune --train train.jsonl --eval dev.jsonl --index my-index --passages mixed
       passages that `ask` would find, and questions that they do not answer
+  quarry finetune --recipe rag-sequence --train train.jsonl --index my-index --top-k 5
+      the passages are latent: the likelihood of the answers over what is found trains an adapter of
+      the generator and one of the query encoder
   quarry finetune --config run.yaml --set training.learning_rate=2e-4 --dry-run
   quarry finetune --config my-run/config.yaml --resume
 Then: quarry ask INDEX "question" --adapter my-run/last
@@ -60,7 +63,9 @@ FinetuneConfig resolve(const FinetuneArguments& arguments) {
   // An index is there to be used.
   const bool mode_is_given =
       arguments.named.count("passages.mode") > 0 || config.passages.mode != "given";
-  if (!config.passages.index.empty() && !mode_is_given) config.passages.mode = "mixed";
+  if (!config.passages.index.empty() && !mode_is_given && config.recipe == "sft") {
+    config.passages.mode = "mixed";
+  }
   return config;
 }
 
@@ -89,14 +94,24 @@ void report(const FinetuneOutcome& outcome, bool as_json) {
     json["sequences"] = outcome.data.sequences;
     json["tokens"] = outcome.data.tokens;
     json["unanswerable"] = outcome.data.unanswerable;
-    json["last_adapter"] = outcome.last_adapter.string();
-    json["best_adapter"] = outcome.best_adapter.string();
+    const auto add_path = [&json](const char* name, const std::filesystem::path& path) {
+      if (!path.empty()) json[name] = path.string();
+    };
+    add_path("last_adapter", outcome.last_adapter);
+    add_path("best_adapter", outcome.best_adapter);
+    add_path("last_query_adapter", outcome.last_query_adapter);
+    add_path("best_query_adapter", outcome.best_query_adapter);
     print_json(json);
     return;
   }
   std::cout << outcome.steps << " steps on " << outcome.data.sequences << " sequences in "
-            << format_duration(outcome.seconds) << ", loss " << outcome.train_loss << "\n"
-            << "adapter: " << outcome.best_adapter.string() << "\n";
+            << format_duration(outcome.seconds) << ", loss " << outcome.train_loss << "\n";
+  if (!outcome.best_adapter.empty()) {
+    std::cout << "adapter: " << outcome.best_adapter.string() << "\n";
+  }
+  if (!outcome.best_query_adapter.empty()) {
+    std::cout << "query adapter: " << outcome.best_query_adapter.string() << "\n";
+  }
 }
 
 void finetune(const FinetuneArguments& arguments, CommandContext& context) {
@@ -128,6 +143,7 @@ void add_finetune_command(CLI::App& app, CommandContext& context) {
   command->add_option("--eval", arguments->eval, "Data for the evaluation loss");
   // Fields that are used often, under short names.
   const std::vector<std::pair<std::string, std::string>> flags = {
+      {"--recipe", "recipe"},
       {"--model", "model.path"},
       {"--load-in", "model.load_in"},
       {"--format", "data.format"},

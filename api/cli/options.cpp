@@ -137,8 +137,34 @@ SearchOptions to_search_options(const SearchFlags& flags) {
   return options;
 }
 
+void add_decode_flags(CLI::App& command, DecodeFlags& flags) {
+  command
+      .add_option("--decode", flags.decode,
+                  "concat: all passages in one prompt; rag-sequence: an answer from each, weighed; "
+                  "rag-token: one answer whose tokens mix what each passage says")
+      ->check(CLI::IsMember({"concat", "rag-sequence", "rag-token"}))
+      ->capture_default_str();
+  command
+      .add_option("--prior-temperature", flags.prior_temperature,
+                  "Of the passages' probabilities, the softmax of their cosines, for the last two; "
+                  "as in training")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+void set_decoding(const DecodeFlags& flags, AskOptions& options) {
+  options.decode = parse_decoding(flags.decode);
+  options.prior_temperature = flags.prior_temperature;
+}
+
+void add_query_adapter_flag(CLI::App& command, std::string& adapter) {
+  command.add_option("--query-adapter", adapter,
+                     "LoRA adapter of the embedder, a PEFT folder, that questions are embedded "
+                     "with; passages stay as the index has them");
+}
+
 OpenedIndex open_index(const std::string& index, const std::string& override_model,
-                       bool needs_embedder) {
+                       bool needs_embedder, const std::string& query_adapter) {
   OpenedIndex opened;
   if (needs_embedder) {
     std::string model = override_model;
@@ -147,7 +173,7 @@ OpenedIndex open_index(const std::string& index, const std::string& override_mod
                                             PassageStore::Mode::kReadOnly);
       model = store->manifest().embedder_name;
     }
-    opened.embedder = Embedder::load(model);
+    opened.embedder = Embedder::load(model, query_adapter);
   }
   opened.retriever = Retriever::open(index, opened.embedder);
   return opened;
@@ -179,6 +205,16 @@ OrderedJson to_json(const Answer& answer) {
     OrderedJson source = to_json(citation.hit);
     source["index"] = citation.index;
     json["sources"].push_back(std::move(source));
+  }
+  if (!answer.latent.empty()) json["passages"] = OrderedJson::array();
+  for (const LatentPassage& passage : answer.latent) {
+    OrderedJson item;
+    item["passage_id"] = passage.hit.passage.id;
+    item["title"] = passage.hit.passage.title;
+    item["prior"] = passage.prior;
+    item["posterior"] = passage.posterior;
+    if (!passage.text.empty()) item["answer"] = passage.text;
+    json["passages"].push_back(std::move(item));
   }
   json["finish_reason"] = finish_reason_name(answer.generation.finish_reason);
   json["usage"] = {{"prompt_tokens", answer.generation.prompt_tokens},

@@ -49,13 +49,25 @@ void add_search_flags(CLI::App& command, SearchFlags& flags);
 void add_refusal_bias_flag(CLI::App& command, double& bias);
 SearchOptions to_search_options(const SearchFlags& flags);
 
-// Embedder of an index, as its manifest names it; `override_model` when not empty.
+// How an answer is decoded.
+struct DecodeFlags {
+  std::string decode = "concat";
+  double prior_temperature = kPriorTemperature;
+};
+void add_decode_flags(CLI::App& command, DecodeFlags& flags);
+void set_decoding(const DecodeFlags& flags, AskOptions& options);
+
+// "--query-adapter", for open_index().
+void add_query_adapter_flag(CLI::App& command, std::string& adapter);
+
+// Embedder of an index, as its manifest names it; `override_model` when not empty. `query_adapter`:
+// folder of an adapter that questions are embedded with; empty: none.
 struct OpenedIndex {
   std::shared_ptr<const Embedder> embedder;
   std::shared_ptr<Retriever> retriever;
 };
 OpenedIndex open_index(const std::string& index, const std::string& override_model,
-                       bool needs_embedder);
+                       bool needs_embedder, const std::string& query_adapter);
 
 OrderedJson to_json(const Hit& hit);
 OrderedJson to_json(const Answer& answer);

@@ -12,6 +12,7 @@ struct SearchArguments {
   std::string index;
   std::string query;
   std::string embedder;
+  std::string query_adapter;
   SearchFlags flags;
   bool as_json = false;
 };
@@ -46,7 +47,8 @@ void print_hits(const std::vector<Hit>& hits) {
 void search(const SearchArguments& arguments, CommandContext& context) {
   const SearchOptions options = to_search_options(arguments.flags);
   const OpenedIndex opened =
-      open_index(arguments.index, arguments.embedder, options.mode != SearchMode::kLexical);
+      open_index(arguments.index, arguments.embedder, options.mode != SearchMode::kLexical,
+                 arguments.query_adapter);
   const std::vector<Hit> hits = opened.retriever->search(arguments.query, options);
   if (arguments.as_json) {
     OrderedJson json;
@@ -74,6 +76,7 @@ void add_search_command(CLI::App& app, CommandContext& context) {
   add_search_flags(*command, arguments->flags);
   command->add_option("--embedder", arguments->embedder,
                       "Embedder to use (default: the one the index was made with)");
+  add_query_adapter_flag(*command, arguments->query_adapter);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(
       "Examples\n"

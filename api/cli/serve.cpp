@@ -24,6 +24,8 @@ struct ServeArguments {
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
+  DecodeFlags decode;
+  std::string query_adapter;
 };
 
 // Loads adapters and returns the name of the one that requests without a model get; empty: the base
@@ -88,9 +90,11 @@ void serve(ServeArguments arguments, CommandContext& context) {
   options.ask.max_tokens = arguments.sampling.max_tokens;
   options.ask.sampling = arguments.sampling.sampling;
   options.ask.stop = arguments.sampling.stop;
+  set_decoding(arguments.decode, options.ask);
   options.adapter_root = adapter_root(arguments.adapter_root);
 
-  const OpenedIndex opened = open_index(arguments.index, arguments.embedder, true);
+  const OpenedIndex opened =
+      open_index(arguments.index, arguments.embedder, true, arguments.query_adapter);
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), arguments.engine);
   options.ask.adapter = load_adapters(arguments.adapters, *engine);
@@ -150,6 +154,8 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
+  add_decode_flags(*command, arguments->decode);
+  add_query_adapter_flag(*command, arguments->query_adapter);
   command->add_option("--embedder", arguments->embedder,
                       "Embedder to use (default: the one the index was made with)");
   command->footer(

@@ -1,5 +1,7 @@
 // POST /v1/chat/completions: an answer from the documents (or, with retrieval off, from the model
 // alone), whole or as server-sent events.
+#include <chrono>
+#include <functional>
 #include <memory>
 
 #include "api/http/generation.h"
@@ -26,7 +28,10 @@ struct ChatPlan {
   bool retrieve = true;
   bool include_usage = false;
   Pipeline::Prepared prepared;
-  std::unique_ptr<Generation> generation;  // null: the documents hold no answer
+  std::unique_ptr<Generation> generation;  // null: the documents hold no answer, or `latent` is set
+  // Set where decoding is over latent passages: the answer is made on the connection's thread.
+  std::function<Answer(const Engine::OnText&)> latent;
+  std::vector<LatentPassage> passages;  // known once it is made
 };
 
 struct ChatResult {
@@ -109,6 +114,15 @@ void read_retrieval(const Fields& fields, bool has_index, ChatRequest& chat) {
         retrieval.number("min_relevance", -1.0, 1e6).value_or(chat.ask.min_relevance);
     chat.ask.refusal_bias =
         retrieval.number("refusal_bias", -1e6, 1e6).value_or(chat.ask.refusal_bias);
+    chat.ask.prior_temperature =
+        retrieval.number("prior_temperature", 1e-4, 1e4).value_or(chat.ask.prior_temperature);
+    if (const auto decode = retrieval.string("decode")) {
+      try {
+        chat.ask.decode = parse_decoding(*decode);
+      } catch (const Error& error) {
+        throw bad_request("retrieval.decode", error.what());
+      }
+    }
   } else {
     fields.fail("retrieval", "true, false or an object");
   }
@@ -163,6 +177,19 @@ std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
   plan->include_usage = chat.parameters.include_usage;
   plan->prepared = prepare(context, chat);
   if (!plan->prepared.relevant) return plan;
+  if (!plan->prepared.passage_prompts.empty()) {
+    plan->latent = [&context, &exchange, ask = chat.ask,
+                    prepared = plan->prepared](const Engine::OnText& on_text) {
+      Answer answer = context.pipeline.answer(prepared, ask, [&](const std::string& text) {
+        return on_text(text) && !exchange.connection->client_gone() && !context.cancelling;
+      });
+      if (exchange.connection->client_gone()) throw ClientGone();
+      if (context.cancelling) throw shutting_down();
+      context.metrics.observe_first_token(exchange.seconds());
+      return answer;
+    };
+    return plan;
+  }
   check_context_length(context, "messages", static_cast<int64_t>(plan->prepared.prompt.size()));
   GenerateRequest request;
   request.prompt = std::move(plan->prepared.prompt);
@@ -184,6 +211,7 @@ OrderedJson retrieval_json(const ChatPlan& plan, bool answered) {
   retrieval["search_seconds"] = plan.prepared.search_seconds;
   retrieval["citations"] =
       answered ? citations_json(plan.prepared.citations) : OrderedJson::array();
+  if (!plan.passages.empty()) retrieval["passages"] = latent_json(plan.passages);
   return retrieval;
 }
 
@@ -192,8 +220,36 @@ OrderedJson annotations_of(const ChatPlan& plan, const ChatResult& result) {
                          : OrderedJson::array();
 }
 
+// `on_idle` is called as often as while waiting for the engine, so that a stream stays open.
+ChatResult run_latent(ChatPlan& plan, const std::function<void(const std::string&)>& on_text,
+                      const std::function<void()>& on_idle) {
+  constexpr double kIdleSeconds = 5.0;
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point last_sign_of_life = Clock::now();
+  Answer answer = plan.latent([&](const std::string& text) {
+    const Clock::time_point now = Clock::now();
+    if (!text.empty()) {
+      if (on_text) on_text(text);
+    } else if (on_idle &&
+               std::chrono::duration<double>(now - last_sign_of_life).count() > kIdleSeconds) {
+      on_idle();
+      last_sign_of_life = now;
+    }
+    return true;
+  });
+  plan.passages = std::move(answer.latent);
+  ChatResult result;
+  result.text = std::move(answer.text);
+  result.answered = answer.answered;
+  result.finish_reason = openai_finish_reason(answer.generation.finish_reason);
+  result.prompt_tokens = answer.generation.prompt_tokens;
+  result.completion_tokens = answer.generation.completion_tokens;
+  return result;
+}
+
 ChatResult run(ChatPlan& plan, const std::function<void(const std::string&)>& on_text,
                const std::function<void()>& on_idle) {
+  if (plan.latent) return run_latent(plan, on_text, on_idle);
   ChatResult result;
   if (plan.generation == nullptr) {
     result.text = plan.prepared.adapter->not_in_documents;
@@ -240,7 +296,9 @@ void stream_chat(ChatPlan& plan, SseWriter& writer) {
   if (plan.retrieve) {
     OrderedJson marks = chunk_json(plan, {{"annotations", annotations_of(plan, result)}}, nullptr);
     const bool changed = plan.prepared.relevant && !result.answered;
-    if (changed) marks["retrieval"] = retrieval_json(plan, false);
+    if (changed || !plan.passages.empty()) {
+      marks["retrieval"] = retrieval_json(plan, result.answered);
+    }
     writer.event(marks);
   }
   writer.event(chunk_json(plan, OrderedJson::object(), result.finish_reason));

@@ -81,6 +81,19 @@ OrderedJson citations_json(const std::vector<Citation>& citations) {
   return list;
 }
 
+OrderedJson latent_json(const std::vector<LatentPassage>& passages) {
+  OrderedJson list = OrderedJson::array();
+  for (size_t z = 0; z < passages.size(); ++z) {
+    OrderedJson item;
+    item["number"] = z + 1;
+    item["prior"] = passages[z].prior;
+    item["posterior"] = passages[z].posterior;
+    if (!passages[z].text.empty()) item["answer"] = passages[z].text;
+    list.push_back(std::move(item));
+  }
+  return list;
+}
+
 OrderedJson annotations_json(const std::string& answer, const std::vector<Citation>& citations) {
   OrderedJson list = OrderedJson::array();
   const OrderedJson sources = citations_json(citations);

@@ -16,6 +16,10 @@ OrderedJson source_json(const Hit& hit);
 // source_json with "number", as the passage is numbered in the prompt.
 OrderedJson citations_json(const std::vector<Citation>& citations);
 
+// {"number", "prior", "posterior"} of each passage that an answer was decoded over, and the
+// "answer" that it alone gives, if any. Numbers as in the citations.
+OrderedJson latent_json(const std::vector<LatentPassage>& passages);
+
 // The annotations of an answer: OpenAI's {"type": "url_citation", "url_citation": {start_index,
 // end_index, title, url}} with "source" (source_json with "number") beside it. Indices count
 // Unicode code points of `answer`. A passage that the answer marks, "[2]", has one annotation per

@@ -13,10 +13,12 @@
 #include "generator/models/families.h"
 #include "generator/nn/activations.h"
 #include "generator/nn/attention.h"
+#include "generator/nn/autograd.h"
 #include "generator/nn/embedding.h"
 #include "generator/nn/functional.h"
 #include "generator/nn/linear.h"
 #include "generator/nn/load.h"
+#include "generator/nn/lora.h"
 
 namespace quarry {
 namespace {
@@ -26,6 +28,8 @@ using nn::Tensor;
 // Rows that one pass through the layers holds: enough to use every weight many times, few enough
 // for the activations to stay in the cache.
 constexpr int64_t kRowsPerBatch = 512;
+
+constexpr const char* kPooler = "pooler.dense";
 
 struct BertConfig {
   int64_t hidden_size = 0;
@@ -58,6 +62,8 @@ BertConfig read_config(const ConfigValues& values) {
   return config;
 }
 
+std::string layer_path(int64_t number) { return concat("encoder.layer.", number, "."); }
+
 struct BertLayer {
   nn::Linear qkv;  // E -> 3 E
   nn::Linear attention_output;
@@ -69,11 +75,13 @@ struct BertLayer {
   Tensor output_norm_bias;
 };
 
-BertLayer load_layer(const TensorSource& source, const BertConfig& config,
-                     const std::string& prefix, kernels::Precision precision) {
+// `path`: of the layer in the bare model; `root` stands before it in the file.
+BertLayer load_layer(const TensorSource& source, const BertConfig& config, const std::string& root,
+                     const std::string& path, kernels::Precision precision) {
+  const std::string prefix = root + path;
   const auto project = [&](const std::string& name, int64_t in, int64_t out) {
     nn::Projection projection;
-    projection.path = prefix + name;
+    projection.path = path + name;
     projection.weight = &nn::get_checked(source, prefix + name + ".weight", {out, in});
     projection.bias = &nn::get_checked(source, prefix + name + ".bias", {out});
     return projection;
@@ -98,6 +106,47 @@ BertLayer load_layer(const TensorSource& source, const BertConfig& config,
   };
 }
 
+std::vector<CausalLm::LinearSlot> make_slots(const BertConfig& config) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t inner = config.intermediate_size;
+  std::vector<CausalLm::LinearSlot> slots;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const std::string path = layer_path(layer);
+    for (const char* part : {"query", "key", "value"}) {
+      slots.push_back({path + "attention.self." + part, hidden, hidden});
+    }
+    slots.push_back({path + "attention.output.dense", hidden, hidden});
+    slots.push_back({path + "intermediate.dense", hidden, inner});
+    slots.push_back({path + "output.dense", inner, hidden});
+  }
+  // Vectors do not pass through the pooler, but "all-linear" of PEFT adapts it too.
+  slots.push_back({kPooler, hidden, hidden});
+  return slots;
+}
+
+// Texts one after the other: text i is rows [starts[i], starts[i + 1]).
+struct TextBatch {
+  std::vector<int32_t> ids;        // [T]
+  std::vector<int32_t> positions;  // [T]
+  std::vector<int64_t> starts = {0};
+
+  void add(const std::vector<int32_t>& text) {
+    ids.insert(ids.end(), text.begin(), text.end());
+    for (size_t t = 0; t < text.size(); ++t) positions.push_back(static_cast<int32_t>(t));
+    starts.push_back(num_rows());
+  }
+  int64_t num_rows() const { return static_cast<int64_t>(ids.size()); }
+};
+
+// 1 / |x|, or 0 for a vector of zeros.
+float inverse_length(const float* x, int64_t width) {
+  double squares = 0.0;
+  for (int64_t i = 0; i < width; ++i) {
+    squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  }
+  return squares > 0.0 ? static_cast<float>(1.0 / std::sqrt(squares)) : 0.0f;
+}
+
 class Bert final : public TextEncoder {
  public:
   Bert(const TextEncoderSource& source, const BertConfig& config,
@@ -106,20 +155,32 @@ class Bert final : public TextEncoder {
   int64_t dim() const override { return config_.hidden_size; }
   int64_t max_tokens() const override { return max_tokens_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
-  std::vector<float> encode(const std::vector<std::string>& texts) const override;
+  std::vector<float> encode(const std::vector<std::string>& texts) const override {
+    return encode(nullptr, texts);
+  }
+  const std::vector<CausalLm::LinearSlot>& linear_slots() const override { return slots_; }
+  std::vector<float> encode_with(const LoraAdapter& adapter,
+                                 const std::vector<std::string>& texts) const override {
+    return encode(&adapter, texts);
+  }
+  void accumulate_gradients(const LoraAdapter& adapter, const std::vector<std::string>& texts,
+                            const float* vector_gradients, LoraGradients& gradients) const override;
 
  private:
+  std::vector<float> encode(const LoraAdapter* adapter,
+                            const std::vector<std::string>& texts) const;
   std::vector<std::vector<int32_t>> tokenize(const std::vector<std::string>& texts) const;
-  // ids and positions [T]  ->  token vectors [T, E]. Text i is rows [starts[i], starts[i + 1]).
-  Tensor forward(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
-                 const std::vector<int64_t>& starts, nn::Workspace& workspace) const;
-  // Vectors of texts order[first .. last) into their places of `vectors`.
-  void encode_batch(const std::vector<std::vector<int32_t>>& ids, const std::vector<size_t>& order,
-                    size_t first, size_t last, nn::Workspace& workspace, float* vectors) const;
+  // Token vectors [T, E].
+  Tensor forward(const TextBatch& batch, const LoraAdapter* adapter, LoraGradients* gradients,
+                 nn::Workspace& workspace) const;
   // Token vectors of one text [num_rows, E] -> unit vector [E].
   void pool(const float* rows, int64_t num_rows, float* destination) const;
+  // Given the gradient of that unit vector, the gradient of the token vectors.
+  void pool_backward(const float* rows, int64_t num_rows, const float* gradient,
+                     float* row_gradients) const;
 
   BertConfig config_;
+  std::vector<CausalLm::LinearSlot> slots_;
   Pooling pooling_;
   int64_t max_tokens_;
   std::unique_ptr<Tokenizer> tokenizer_;
@@ -160,9 +221,9 @@ Bert::Bert(const TextEncoderSource& source, const BertConfig& config,
   embedding_norm_weight_ = nn::load_vector(tensors, root + "embeddings.LayerNorm.weight", hidden);
   embedding_norm_bias_ = nn::load_vector(tensors, root + "embeddings.LayerNorm.bias", hidden);
   for (int64_t number = 0; number < config_.num_layers; ++number) {
-    layers_.push_back(load_layer(
-        tensors, config_, root + "encoder.layer." + std::to_string(number) + ".", precision));
+    layers_.push_back(load_layer(tensors, config_, root, layer_path(number), precision));
   }
+  slots_ = make_slots(config_);
 }
 
 std::vector<std::vector<int32_t>> Bert::tokenize(const std::vector<std::string>& texts) const {
@@ -180,30 +241,33 @@ std::vector<std::vector<int32_t>> Bert::tokenize(const std::vector<std::string>&
   return ids;
 }
 
-Tensor Bert::forward(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
-                     const std::vector<int64_t>& starts, nn::Workspace& workspace) const {
+Tensor Bert::forward(const TextBatch& batch, const LoraAdapter* adapter, LoraGradients* gradients,
+                     nn::Workspace& workspace) const {
   const float epsilon = config_.norm_epsilon;
   const nn::AttentionHeads heads{config_.num_heads, config_.num_heads,
                                  config_.hidden_size / config_.num_heads};
-  Tensor x = word_embedding_->forward(ids, workspace);
+  std::vector<nn::AdapterSpan> spans;
+  if (adapter != nullptr) spans.push_back({0, batch.num_rows(), adapter, gradients});
+  Tensor x = word_embedding_->forward(batch.ids, workspace);
   x = nn::add_row(x, token_type_, workspace);
-  x = nn::add_layer_norm(x, position_embedding_->forward(positions, workspace),
+  x = nn::add_layer_norm(x, position_embedding_->forward(batch.positions, workspace),
                          embedding_norm_weight_, embedding_norm_bias_, epsilon, workspace);
   for (const BertLayer& layer : layers_) {
-    Tensor h = layer.qkv.forward(x, workspace);
-    h = nn::bidirectional_attention(h, heads, starts, workspace);
-    h = layer.attention_output.forward(h, workspace);
+    Tensor h = layer.qkv.forward(x, spans, workspace);
+    h = nn::bidirectional_attention(h, heads, batch.starts, workspace);
+    h = layer.attention_output.forward(h, spans, workspace);
     x = nn::add_layer_norm(h, x, layer.attention_norm_weight, layer.attention_norm_bias, epsilon,
                            workspace);
-    h = layer.intermediate.forward(x, workspace);
+    h = layer.intermediate.forward(x, spans, workspace);
     h = nn::gelu(h, workspace);
-    h = layer.output.forward(h, workspace);
+    h = layer.output.forward(h, spans, workspace);
     x = nn::add_layer_norm(h, x, layer.output_norm_weight, layer.output_norm_bias, epsilon,
                            workspace);
   }
   return x;
 }
 
+// The sum of the token vectors, or the first one: a mean has the direction of the sum.
 void Bert::pool(const float* rows, int64_t num_rows, float* destination) const {
   const int64_t width = config_.hidden_size;
   std::copy(rows, rows + width, destination);
@@ -212,37 +276,36 @@ void Bert::pool(const float* rows, int64_t num_rows, float* destination) const {
       for (int64_t i = 0; i < width; ++i) destination[i] += rows[row * width + i];
     }
   }
-  // A mean and its sum have the same direction.
-  double squares = 0.0;
-  for (int64_t i = 0; i < width; ++i) {
-    squares += static_cast<double>(destination[i]) * static_cast<double>(destination[i]);
-  }
-  const float scale = squares > 0.0 ? static_cast<float>(1.0 / std::sqrt(squares)) : 0.0f;
+  const float scale = inverse_length(destination, width);
   for (int64_t i = 0; i < width; ++i) destination[i] *= scale;
 }
 
-void Bert::encode_batch(const std::vector<std::vector<int32_t>>& ids,
-                        const std::vector<size_t>& order, size_t first, size_t last,
-                        nn::Workspace& workspace, float* vectors) const {
-  const at::NoGradGuard no_grad;
-  std::vector<int32_t> batch_ids;
-  std::vector<int32_t> positions;
-  std::vector<int64_t> starts = {0};
-  for (size_t i = first; i < last; ++i) {
-    const std::vector<int32_t>& row = ids[order[i]];
-    batch_ids.insert(batch_ids.end(), row.begin(), row.end());
-    for (size_t t = 0; t < row.size(); ++t) positions.push_back(static_cast<int32_t>(t));
-    starts.push_back(static_cast<int64_t>(batch_ids.size()));
+// For v = s / |s|:  ds = (g - v <v, g>) / |s|, which every row of a sum gets.
+void Bert::pool_backward(const float* rows, int64_t num_rows, const float* gradient,
+                         float* row_gradients) const {
+  const int64_t width = config_.hidden_size;
+  std::vector<float> sum(rows, rows + width);
+  if (pooling_ == Pooling::kMean) {
+    for (int64_t row = 1; row < num_rows; ++row) {
+      for (int64_t i = 0; i < width; ++i) sum[static_cast<size_t>(i)] += rows[row * width + i];
+    }
   }
-  const Tensor rows = forward(batch_ids, positions, starts, workspace);
-  for (size_t i = first; i < last; ++i) {
-    const int64_t begin = starts[i - first];
-    pool(nn::row_data(rows, begin), starts[i - first + 1] - begin,
-         vectors + order[i] * static_cast<size_t>(dim()));
+  const float scale = inverse_length(sum.data(), width);
+  double along = 0.0;
+  for (int64_t i = 0; i < width; ++i) {
+    along += double{sum[static_cast<size_t>(i)]} * double{scale} * double{gradient[i]};
+  }
+  const int64_t touched = pooling_ == Pooling::kMean ? num_rows : 1;
+  std::fill(row_gradients + touched * width, row_gradients + num_rows * width, 0.0f);
+  for (int64_t i = 0; i < width; ++i) {
+    const double v = double{sum[static_cast<size_t>(i)]} * double{scale};
+    const auto value = static_cast<float>((double{gradient[i]} - v * along) * double{scale});
+    for (int64_t row = 0; row < touched; ++row) row_gradients[row * width + i] = value;
   }
 }
 
-std::vector<float> Bert::encode(const std::vector<std::string>& texts) const {
+std::vector<float> Bert::encode(const LoraAdapter* adapter,
+                                const std::vector<std::string>& texts) const {
   const std::vector<std::vector<int32_t>> ids = tokenize(texts);
   // By length, so that a batch's texts take the same time.
   std::vector<size_t> order(texts.size());
@@ -273,12 +336,46 @@ std::vector<float> Bert::encode(const std::vector<std::string>& texts) const {
   parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {
       for (size_t batch = next++; batch < num_batches; batch = next++) {
-        encode_batch(ids, order, borders[batch], borders[batch + 1],
-                     workspaces_[static_cast<size_t>(worker)], vectors.data());
+        TextBatch rows;
+        for (size_t i = borders[batch]; i < borders[batch + 1]; ++i) rows.add(ids[order[i]]);
+        const at::NoGradGuard no_grad;
+        const Tensor tokens =
+            forward(rows, adapter, nullptr, workspaces_[static_cast<size_t>(worker)]);
+        for (size_t i = borders[batch]; i < borders[batch + 1]; ++i) {
+          const int64_t start = rows.starts[i - borders[batch]];
+          pool(nn::row_data(tokens, start), rows.starts[i - borders[batch] + 1] - start,
+               vectors.data() + order[i] * static_cast<size_t>(dim()));
+        }
       }
     }
   });
   return vectors;
+}
+
+void Bert::accumulate_gradients(const LoraAdapter& adapter, const std::vector<std::string>& texts,
+                                const float* vector_gradients, LoraGradients& gradients) const {
+  const std::vector<std::vector<int32_t>> ids = tokenize(texts);
+  if (workspaces_.empty()) workspaces_.resize(1);
+  nn::Workspace& workspace = workspaces_.front();
+  const at::AutoGradMode with_gradients(true);
+  for (size_t first = 0; first < texts.size();) {
+    TextBatch batch;
+    size_t last = first;
+    do {
+      batch.add(ids[last++]);
+    } while (last < texts.size() &&
+             batch.num_rows() + static_cast<int64_t>(ids[last].size()) <= kRowsPerBatch);
+    const Tensor tokens = forward(batch, &adapter, &gradients, workspace);
+    Tensor gradient = workspace.empty(tokens.size(0), tokens.size(1));
+    for (size_t i = first; i < last; ++i) {
+      const int64_t start = batch.starts[i - first];
+      pool_backward(nn::row_data(tokens, start), batch.starts[i - first + 1] - start,
+                    vector_gradients + i * static_cast<size_t>(dim()),
+                    nn::mutable_row_data(gradient, start));
+    }
+    if (tokens.requires_grad()) nn::run_backward(tokens, gradient);
+    first = last;
+  }
 }
 
 }  // namespace

@@ -78,7 +78,26 @@ EncoderFolder read_modules(const std::filesystem::path& folder) {
   return result;
 }
 
+[[noreturn]] void throw_no_adapters() {
+  throw_error(ErrorCode::kInvalidArgument, "this embedder's family takes no adapter");
+}
+
 }  // namespace
+
+const std::vector<CausalLm::LinearSlot>& TextEncoder::linear_slots() const {
+  static const std::vector<CausalLm::LinearSlot> kNone;
+  return kNone;
+}
+
+std::vector<float> TextEncoder::encode_with(const LoraAdapter&,
+                                            const std::vector<std::string>&) const {
+  throw_no_adapters();
+}
+
+void TextEncoder::accumulate_gradients(const LoraAdapter&, const std::vector<std::string>&,
+                                       const float*, LoraGradients&) const {
+  throw_no_adapters();
+}
 
 LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision precision) {
   const ModelLocation location = resolve_model(model);

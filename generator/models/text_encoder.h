@@ -7,6 +7,7 @@
 
 #include "data/text/tokenizer.h"
 #include "generator/kernels/matmul.h"
+#include "generator/models/causal_lm.h"
 
 namespace quarry {
 
@@ -22,6 +23,20 @@ class TextEncoder {
   // [texts.size(), dim] row-major unit vectors. Batches by length inside; the vector of a text does
   // not depend on the others.
   virtual std::vector<float> encode(const std::vector<std::string>& texts) const = 0;
+
+  // Every Linear that an adapter can target, by the path that it has in Hugging Face's bare model:
+  // "encoder.layer.0.attention.self.query". None for an encoder that takes no adapter, of which the
+  // next two throw kInvalidArgument.
+  virtual const std::vector<CausalLm::LinearSlot>& linear_slots() const;
+  // encode() with an adapter made for linear_slots().
+  virtual std::vector<float> encode_with(const LoraAdapter& adapter,
+                                         const std::vector<std::string>& texts) const;
+  // Adds the gradient of sum_i <vector_gradients[i], encode_with(adapter, texts)[i]> with respect
+  // to the adapter's matrices to `gradients`, which were made for it. vector_gradients
+  // [texts.size(), dim]. Only LoRA pairs learn, no whole parameters.
+  virtual void accumulate_gradients(const LoraAdapter& adapter,
+                                    const std::vector<std::string>& texts,
+                                    const float* vector_gradients, LoraGradients& gradients) const;
 };
 
 struct LoadedEncoder {

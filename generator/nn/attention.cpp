@@ -6,6 +6,7 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/attention.h"
+#include "generator/kernels/attention_backward.h"
 #include "generator/kernels/tree_attention_bfloat16.h"
 #include "generator/nn/autograd.h"
 
@@ -123,7 +124,19 @@ Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
       kernels::attention(shape, row, row + width, row + 2 * width, mutable_row_data(out, first));
     }
   });
-  return out;
+  if (!needs_gradient(qkv)) return out;
+  const SavedActivation saved(qkv, workspace);
+  return record(out, {qkv}, [saved, heads, starts, &workspace](const Tensor& gradient) {
+    const Tensor input = saved.restore(workspace);
+    Tensor dqkv = workspace.empty(input.size(0), input.size(1));
+    kernels::BidirectionalShape shape;
+    shape.num_heads = heads.num_heads;
+    shape.head_dim = heads.head_dim;
+    shape.scale = base_shape(heads).scale;
+    kernels::bidirectional_attention_backward(shape, starts, input.data_ptr<float>(),
+                                              gradient.data_ptr<float>(), dqkv.data_ptr<float>());
+    return std::vector<Tensor>{dqkv};
+  });
 }
 
 }  // namespace quarry::nn

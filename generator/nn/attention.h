@@ -41,7 +41,7 @@ Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
                       const std::vector<kernels::TreeSegment>& segments, Workspace& workspace);
 
 // Bidirectional attention inside each text; text i is rows [starts[i], starts[i + 1]).
-//   qkv [T, 3 H D]  ->  [T, H D].   REQUIRES: K == H.
+//   qkv [T, 3 H D]  ->  [T, H D].   Differentiable.   REQUIRES: K == H.
 Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
                                const std::vector<int64_t>& starts, Workspace& workspace);
 

@@ -32,15 +32,26 @@ Tensor add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& wei
                       const Tensor& bias, float epsilon, Workspace& workspace) {
   QUARRY_DCHECK(residual.numel() == x.numel());
   Tensor out = workspace.empty(x.size(0), x.size(1));
+  const bool learns = needs_gradient(x) || needs_gradient(residual);
+  Tensor sum = learns ? workspace.empty(x.size(0), x.size(1)) : out;
   parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      float* y = mutable_row_data(out, row);
+      float* y = mutable_row_data(sum, row);
       kernels::add(row_data(x, row), row_data(residual, row), x.size(1), y);
       kernels::layer_norm(y, weight.data_ptr<float>(), bias.data_ptr<float>(), epsilon, 1,
-                          x.size(1), y);
+                          x.size(1), mutable_row_data(out, row));
     }
   });
-  return out;
+  if (!learns) return out;
+  const SavedActivation saved(sum, workspace);
+  return record(out, {x, residual}, [saved, weight, epsilon, &workspace](const Tensor& gradient) {
+    const Tensor input = saved.restore(workspace);
+    Tensor dx = workspace.empty(input.size(0), input.size(1));
+    kernels::layer_norm_backward(input.data_ptr<float>(), weight.data_ptr<float>(), epsilon,
+                                 gradient.data_ptr<float>(), input.size(0), input.size(1),
+                                 dx.data_ptr<float>());
+    return std::vector<Tensor>{dx, dx};
+  });
 }
 
 Tensor add(const Tensor& a, const Tensor& b, Workspace& workspace) {

@@ -8,9 +8,8 @@
 namespace quarry::nn {
 
 // Row-wise functions over float32 [T, width] tensors, computed by kernels/elementwise. Inputs are
-// not changed; each returns a tensor of the workspace. add, scale, swiglu, split_heads and
-// select_rows are differentiable with respect to their activations (autograd.h); the others are for
-// inference.
+// not changed; each returns a tensor of the workspace. All but layer_norm and add_row, which are
+// for inference, are differentiable with respect to their activations (autograd.h).
 
 // weight, bias [width].
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,

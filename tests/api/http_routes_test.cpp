@@ -167,6 +167,55 @@ TEST(HttpRoutes, RetrievalOptionsReachTheSearch) {
   EXPECT_EQ(rig.post("/v1/chat/completions", body).json()["retrieval"]["answered"], false);
 }
 
+TEST(HttpRoutes, LatentPassagesAreWeighedInTheRetrievalObject) {
+  HttpRigOptions options;
+  options.next = cited_answer;
+  HttpRig rig(options);
+  Json body = chat_body("who built the engine?");
+  for (const std::string decode : {"rag-sequence", "rag-token"}) {
+    body["retrieval"] = {{"decode", decode}, {"prior_temperature", 0.1}};
+    const HttpRig::Reply reply = rig.post("/v1/chat/completions", body);
+    ASSERT_EQ(reply.status, 200) << reply.body;
+    const Json found = reply.json();
+    EXPECT_EQ(found["choices"][0]["message"]["content"], kCitedAnswer);
+    EXPECT_EQ(found["choices"][0]["finish_reason"], "stop");
+    EXPECT_EQ(found["retrieval"]["citations"].size(), 2u);
+    const Json& passages = found["retrieval"]["passages"];
+    ASSERT_EQ(passages.size(), 2u);
+    EXPECT_EQ(passages[1]["number"], 2);
+    // Cosines of 0.9 and 0.8.
+    EXPECT_NEAR(passages[0]["prior"].get<double>(), 1.0 / (1.0 + std::exp(-1.0)), 1e-6);
+    EXPECT_NEAR(passages[0]["posterior"].get<double>() + passages[1]["posterior"].get<double>(),
+                1.0, 1e-6);
+    EXPECT_EQ(passages[0].contains("answer"), decode == "rag-sequence");
+  }
+  body["stream"] = true;
+  const std::vector<Json> events = parse_events(rig.post("/v1/chat/completions", body).body);
+  bool told = false;
+  std::string text;
+  for (const Json& event : events) {
+    if (!event.is_object()) continue;
+    told = told || (event.contains("retrieval") && event["retrieval"].contains("passages"));
+    text += event["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_TRUE(told);
+  EXPECT_EQ(text, kCitedAnswer);
+}
+
+TEST(HttpRoutes, LatentDecodingIsRefusedWithTheReason) {
+  HttpRig rig;
+  Json body = chat_body("who built the engine?");
+  body["retrieval"] = {{"decode", "fusion"}};
+  HttpRig::Reply reply = rig.post("/v1/chat/completions", body);
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_THAT(reply.body, HasSubstr("use concat, rag-sequence or rag-token"));
+  body["retrieval"] = {{"decode", "rag-token"}};
+  body["temperature"] = 1.0;
+  reply = rig.post("/v1/chat/completions", body);
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_THAT(reply.body, HasSubstr("is greedy: temperature is 1"));
+}
+
 TEST(HttpRoutes, ServerWithoutIndexChatsWithoutRetrieval) {
   HttpRigOptions options;
   options.with_retriever = false;

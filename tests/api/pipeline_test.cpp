@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <mutex>
 #include <thread>
@@ -238,6 +239,74 @@ TEST(Pipeline, AnswersFromGivenPassagesWithoutASearch) {
   ASSERT_EQ(answer.citations.size(), 1u);
   EXPECT_EQ(answer.citations[0].hit.passage.text, "Zebras have stripes.");
   EXPECT_EQ(rig.retriever->asked, "");
+}
+
+TEST(Pipeline, LatentPassagesHaveAPromptOfTheirOwnAndAreWeighed) {
+  Rig rig;
+  const std::vector<ChatMessage> messages = {{"user", "Who built the steam engine?"}};
+  AskOptions options;
+  options.decode = Decoding::kRagSequence;
+  options.prior_temperature = 0.5;
+  const Pipeline::Prepared prepared = rig.pipeline->prepare(messages, options);
+  EXPECT_TRUE(prepared.prompt.empty());
+  ASSERT_EQ(prepared.passage_prompts.size(), 3u);
+  const std::string second = fake::ByteTokenizer().decode(prepared.passage_prompts[1]);
+  EXPECT_THAT(second, HasSubstr("[1] Engines\nSteam is water vapour."));
+  EXPECT_THAT(second, Not(HasSubstr("Watt")));
+
+  std::string shown;
+  const Answer answer = rig.pipeline->ask(messages, options, [&](const std::string& text) {
+    shown += text;
+    return true;
+  });
+  EXPECT_EQ(answer.text, "42.");
+  EXPECT_EQ(shown, "42.");
+  EXPECT_TRUE(answer.answered);
+  ASSERT_EQ(answer.citations.size(), 3u);
+  EXPECT_EQ(answer.citations[2].index, 3);
+  ASSERT_EQ(answer.latent.size(), 3u);
+  const double total = std::exp(0.8 / 0.5) + std::exp(0.5 / 0.5) + std::exp(0.1 / 0.5);
+  EXPECT_NEAR(answer.latent[0].prior, std::exp(0.8 / 0.5) / total, 1e-9);
+  double posterior = 0.0;
+  for (const LatentPassage& passage : answer.latent) {
+    EXPECT_EQ(passage.text, "42.");
+    posterior += passage.posterior;
+  }
+  EXPECT_NEAR(posterior, 1.0, 1e-9);
+  EXPECT_EQ(answer.latent[1].hit.passage.text, "Steam is water vapour.");
+  int64_t prompt_tokens = 0;
+  for (const auto& prompt : prepared.passage_prompts) {
+    prompt_tokens += static_cast<int64_t>(prompt.size());
+  }
+  EXPECT_EQ(answer.generation.prompt_tokens, prompt_tokens);
+
+  options.decode = Decoding::kRagToken;
+  const Answer mixed = rig.pipeline->ask(messages, options, nullptr);
+  EXPECT_EQ(mixed.text, "42.");
+  ASSERT_EQ(mixed.latent.size(), 3u);
+  EXPECT_EQ(mixed.latent[0].text, "");
+  EXPECT_EQ(rig.pipeline->answer_from(rig.retriever->hits, messages, options, nullptr).text, "42.");
+}
+
+TEST(Pipeline, LatentDecodingRefusesWhatItCannotHonourAndCanBeCancelled) {
+  Rig rig;
+  const std::vector<ChatMessage> messages = {{"user", "Who built the steam engine?"}};
+  AskOptions options;
+  options.decode = Decoding::kRagToken;
+  const auto ask = [&] { rig.pipeline->ask(messages, options, nullptr); };
+  options.sampling.temperature = 0.7;
+  expect_error(ask, ErrorCode::kInvalidArgument, "is greedy: temperature is 0.7");
+  options.sampling.temperature = 0.0;
+  options.stop = {"x"};
+  expect_error(ask, ErrorCode::kInvalidArgument, "stop is \"x\", wanted none");
+  options.stop.clear();
+  const Answer cancelled =
+      rig.pipeline->ask(messages, options, [](const std::string&) { return false; });
+  EXPECT_EQ(cancelled.generation.finish_reason, FinishReason::kCancelled);
+  rig.retriever->hits[1].dense_score.reset();
+  expect_error(ask, ErrorCode::kInvalidArgument, "has no dense score");
+  expect_error([] { parse_decoding("fid"); }, ErrorCode::kInvalidArgument,
+               "decoding \"fid\" is unknown: use concat, rag-sequence or rag-token");
 }
 
 TEST(Pipeline, TheRelevanceThresholdIsTheCallers) {

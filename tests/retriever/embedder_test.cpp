@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include "data/core/error.h"
+#include "generator/nn/lora_config.h"
+#include "generator/nn/lora_save.h"
+#include "generator/nn/lora_training.h"
 #include "tests/retriever/index_fixture.h"
+#include "tests/support/tiny_llama_gguf.h"
 
 namespace quarry {
 namespace {
@@ -54,6 +59,46 @@ TEST(Embedder, PromptsOfTheModelFolderComeFirst) {
   EXPECT_EQ(prefixes.passage, "text: ");
   write_bytes(folder / "config_sentence_transformers.json", R"({"prompts": {"sts": "x"}})");
   EXPECT_EQ(embedder_prefixes("plain", folder.path().string()).query, "");
+}
+
+// Saves an adapter whose B is not 0 for the encoder of `model`; its notes name `base_hash`.
+void save_some_adapter(const std::filesystem::path& folder, const std::filesystem::path& model,
+                       const std::string& base_hash) {
+  const LoadedEncoder encoder = load_text_encoder(model.string(), kernels::Precision::kFast);
+  LoraSettings settings;
+  settings.target_all_linear = true;
+  settings.task_type = "FEATURE_EXTRACTION";
+  const LoraConfig config = LoraConfig::from_settings(settings);
+  const auto adapter = create_adapter(config, encoder.model->linear_slots(), "false", 3);
+  SaveAdapterOptions options;
+  options.notes.base_content_hash = base_hash.empty() ? encoder.content_hash : base_hash;
+  options.notes.base_name = "some-bert";
+  save_adapter(folder, config, *adapter, options);
+}
+
+TEST(Embedder, AQueryAdapterChangesQueriesAlone) {
+  const TemporaryFolder folder;
+  const auto model = write_tiny_bert_folder(folder.path() / "bert", 3);
+  save_some_adapter(folder.path() / "adapter", model, "");
+  const auto plain = Embedder::load(model.string());
+  const auto tuned = Embedder::load(model.string(), folder.path() / "adapter");
+  EXPECT_EQ(tuned->content_hash(), plain->content_hash());
+  EXPECT_EQ(tuned->embed_passages({"the sea"}), plain->embed_passages({"the sea"}));
+  EXPECT_NE(tuned->embed_query("the sea"), plain->embed_query("the sea"));
+  EXPECT_EQ(tuned->embed_queries({"the sea"}), tuned->embed_query("the sea"));
+}
+
+TEST(Embedder, AQueryAdapterOfAnotherModelIsRefused) {
+  const TemporaryFolder folder;
+  const auto model = write_tiny_bert_folder(folder.path() / "bert", 3);
+  save_some_adapter(folder.path() / "adapter", model, std::string(64, 'a'));
+  try {
+    Embedder::load(model.string(), folder.path() / "adapter");
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("was trained on 'some-bert'"), std::string::npos)
+        << error.what();
+  }
 }
 
 }  // namespace

@@ -1,0 +1,231 @@
+#include "finetune/recipes/rag_trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "data/core/error.h"
+#include "finetune/packer.h"
+
+namespace quarry {
+namespace {
+
+// Sequences whose targets weigh less than this in the loss have no backward pass: what they would
+// add is below the rounding of the others in bfloat16, and after some training most passages of a
+// question are among them.
+constexpr double kNegligibleWeight = 1e-4;
+
+// Every sequence of the batch, example after example.
+std::vector<TrainingSequence> all_sequences(const std::vector<RagExample>& batch) {
+  std::vector<TrainingSequence> sequences;
+  for (const RagExample& example : batch) {
+    sequences.insert(sequences.end(), example.sequences.begin(), example.sequences.end());
+  }
+  return sequences;
+}
+
+size_t count_targets(const TrainingSequence& sequence) {
+  return static_cast<size_t>(std::count_if(sequence.is_target.begin(), sequence.is_target.end(),
+                                           [](uint8_t target) { return target != 0; }));
+}
+
+double total_variation(const std::vector<double>& p, const std::vector<double>& q) {
+  double total = 0.0;
+  for (size_t i = 0; i < p.size(); ++i) total += 0.5 * std::fabs(p[i] - q[i]);
+  return total;
+}
+
+}  // namespace
+
+struct RagTrainer::Pass {
+  std::vector<MarginalLoss> losses;  // of each example
+  double total = 0.0;                // of the losses
+  int64_t targets = 0;               // tokens, each counted once for all passages
+  int64_t rows = 0;                  // computed
+};
+
+namespace {
+
+std::vector<std::pair<std::string, double>> make_figures(const std::vector<RagExample>& batch,
+                                                         const std::vector<MarginalLoss>& losses) {
+  const auto count = static_cast<double>(batch.size());
+  double prior = 0.0, posterior = 0.0, shift = 0.0, recall = 0.0, passages = 0.0;
+  std::set<int64_t> distinct;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    prior += entropy(losses[i].prior) / count;
+    posterior += entropy(losses[i].posterior) / count;
+    shift += total_variation(losses[i].prior, losses[i].posterior) / count;
+    recall += batch[i].holds_answer ? 1.0 / count : 0.0;
+    passages += static_cast<double>(batch[i].passage_ids.size());
+    distinct.insert(batch[i].passage_ids.begin(), batch[i].passage_ids.end());
+  }
+  return {{"prior_entropy", prior},
+          {"posterior_entropy", posterior},
+          {"posterior_shift", shift},
+          {"answer_recall", recall},
+          {"distinct_passages", static_cast<double>(distinct.size()) / passages}};
+}
+
+}  // namespace
+
+RagTrainer::RagTrainer(const RagTrainerParts& parts, const RagTrainerOptions& options)
+    : parts_(parts), options_(options) {
+  QUARRY_DCHECK(parts.generator != nullptr || parts.query_encoder != nullptr);
+  keep_freed_pages();
+  if (parts_.generator != nullptr) parts_.adapter = &parts_.generator->adapter();
+}
+
+std::vector<ParameterView> RagTrainer::parameters() const {
+  std::vector<ParameterView> views;
+  for (TrainedAdapter* trained : {parts_.generator, parts_.query_encoder}) {
+    if (trained == nullptr) continue;
+    const std::vector<ParameterView> own = trained->parameters();
+    views.insert(views.end(), own.begin(), own.end());
+  }
+  return views;
+}
+
+void RagTrainer::pack() const {
+  for (TrainedAdapter* trained : {parts_.generator, parts_.query_encoder}) {
+    if (trained != nullptr) trained->pack();
+  }
+}
+
+void RagTrainer::zero_gradients() const {
+  for (TrainedAdapter* trained : {parts_.generator, parts_.query_encoder}) {
+    if (trained != nullptr) trained->gradients().zero();
+  }
+}
+
+RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch) const {
+  QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "a batch without a question");
+  Pass pass;
+  std::vector<double> flat;  // losses of the targets, sequence after sequence
+  for (const TokenTree& tree :
+       pack_sequences(all_sequences(batch), options_.trainer.micro_batch_tokens,
+                      options_.trainer.packing, 1.0f)) {
+    pass.rows += static_cast<int64_t>(tree.tokens.size());
+    const std::vector<float> losses = parts_.model->target_losses(tree, parts_.adapter);
+    flat.insert(flat.end(), losses.begin(), losses.end());
+  }
+  auto next = flat.begin();
+  for (const RagExample& example : batch) {
+    MarginalInputs inputs;
+    inputs.scores = example.scores;
+    inputs.temperature = options_.temperature;
+    for (const TrainingSequence& sequence : example.sequences) {
+      const auto end = next + static_cast<std::ptrdiff_t>(count_targets(sequence));
+      inputs.token_losses.emplace_back(next, end);
+      next = end;
+    }
+    pass.losses.push_back(options_.loss(inputs));
+    pass.total += pass.losses.back().loss;
+    pass.targets += static_cast<int64_t>(inputs.token_losses.front().size());
+  }
+  return pass;
+}
+
+// Every target weighs its derivative times `scale`.
+void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pass& pass,
+                                 double scale, StepResult& result) const {
+  std::vector<TrainingSequence> sequences;
+  std::vector<float> weights;  // of their targets, one after the other
+  for (size_t i = 0; i < batch.size(); ++i) {
+    for (size_t z = 0; z < batch[i].sequences.size(); ++z) {
+      const std::vector<double>& of_tokens = pass.losses[i].token_weights[z];
+      if (*std::max_element(of_tokens.begin(), of_tokens.end()) < kNegligibleWeight) continue;
+      sequences.push_back(batch[i].sequences[z]);
+      for (const double weight : of_tokens) weights.push_back(static_cast<float>(weight * scale));
+    }
+  }
+  LoraGradients& gradients = parts_.generator->gradients();
+  const TrainerOptions& options = options_.trainer;
+  uint64_t number = 0;
+  size_t next = 0;
+  for (TokenTree& tree :
+       pack_sequences(sequences, options.micro_batch_tokens, options.packing, 1.0f)) {
+    for (TokenTree::Target& target : tree.targets) target.weight = weights[next++];
+    gradients.set_dropout(options.lora_dropout,
+                          options.seed + static_cast<uint64_t>(result.step) * 1000003 + number++);
+    result.rows += static_cast<int64_t>(tree.tokens.size());
+    parts_.model->accumulate_gradients(tree, *parts_.adapter, options.gradient, gradients);
+  }
+}
+
+// With score_z = <q, d_z> the gradient with respect to the question's vector q is
+// sum_z dloss/dscore_z d_z.
+void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const Pass& pass,
+                                     double scale) const {
+  const auto dim = static_cast<size_t>(parts_.embedder->dim());
+  std::vector<std::string> questions;
+  std::vector<float> vector_gradients(batch.size() * dim);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    questions.push_back(batch[i].question);
+    float* out = vector_gradients.data() + i * dim;
+    for (size_t z = 0; z < batch[i].scores.size(); ++z) {
+      const auto factor = static_cast<float>(pass.losses[i].score_gradients[z] * scale);
+      const float* passage = batch[i].passage_vectors.data() + z * dim;
+      for (size_t d = 0; d < dim; ++d) out[d] += factor * passage[d];
+    }
+  }
+  parts_.embedder->accumulate_query_gradients(questions, vector_gradients.data(),
+                                              parts_.query_encoder->gradients());
+}
+
+StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learning_rate) {
+  const Pass pass = run_first_pass(batch);
+  StepResult result;
+  result.step = steps_taken_ + 1;
+  result.learning_rate = learning_rate;
+  result.targets = pass.targets;
+  result.rows = pass.rows;
+  for (const RagExample& example : batch) {
+    result.sequences += static_cast<int64_t>(example.sequences.size());
+    for (const TrainingSequence& sequence : example.sequences) {
+      result.tokens += static_cast<int64_t>(sequence.tokens.size());
+    }
+  }
+  const double scale = 1.0 / static_cast<double>(pass.targets);
+  result.loss = pass.total * scale;
+  result.figures = make_figures(batch, pass.losses);
+  zero_gradients();
+  if (parts_.generator != nullptr) learn_generator(batch, pass, scale, result);
+  if (parts_.query_encoder != nullptr) learn_query_encoder(batch, pass, scale);
+  update(result);
+  return result;
+}
+
+void RagTrainer::update(StepResult& result) {
+  double query_norm = 0.0;
+  if (parts_.generator != nullptr) {
+    result.gradient_norm =
+        clip_gradients(parts_.generator->gradient_views(), options_.trainer.max_grad_norm);
+  }
+  if (parts_.query_encoder != nullptr) {
+    query_norm =
+        clip_gradients(parts_.query_encoder->gradient_views(), options_.trainer.max_grad_norm);
+    result.figures.emplace_back("query_gradient_norm", query_norm);
+  }
+  QUARRY_CHECK(std::isfinite(result.loss) && std::isfinite(result.gradient_norm) &&
+                   std::isfinite(query_norm),
+               ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
+               " and the gradients' norms ", result.gradient_norm, " and ", query_norm,
+               "; the adapters are as step ", steps_taken_, " left them");
+  const bool is_first = steps_taken_ == 0;
+  const uint64_t before = is_first ? hash_of_values(parameters()) : 0;
+  parts_.optimizer->step(parameters(), result.learning_rate);
+  pack();
+  ++steps_taken_;
+  QUARRY_CHECK(!is_first || hash_of_values(parameters()) != before, ErrorCode::kInternal,
+               "after the first step the adapters are as they were before: they learn nothing (is "
+               "the learning rate 0?)");
+}
+
+double RagTrainer::evaluate(const std::vector<RagExample>& examples,
+                            std::vector<std::pair<std::string, double>>& figures) const {
+  const Pass pass = run_first_pass(examples);
+  figures = make_figures(examples, pass.losses);
+  return pass.total / static_cast<double>(pass.targets);
+}
+
+}  // namespace quarry

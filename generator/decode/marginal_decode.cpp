@@ -1,0 +1,269 @@
+#include "generator/decode/marginal_decode.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "data/core/error.h"
+#include "data/core/log_sum_exp.h"
+#include "generator/kernels/elementwise.h"
+#include "generator/kernels/elementwise_backward.h"
+#include "generator/nn/kv_cache.h"
+
+namespace quarry {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A distribution over the vocabulary.
+class TokenDistribution {
+ public:
+  TokenDistribution(const float* logits, int64_t vocab_size,
+                    const GenerateRequest::FirstTokenBias& bias)
+      : p_(logits, logits + vocab_size) {
+    if (bias.token >= 0 && bias.token < vocab_size)
+      p_[static_cast<size_t>(bias.token)] += bias.bias;
+    kernels::softmax(p_.data(), vocab_size);
+  }
+  const std::vector<float>& p() const { return p_; }
+  double log_p(int32_t token) const { return std::log(double{p_[static_cast<size_t>(token)]}); }
+  double p_of_any(const std::vector<int32_t>& tokens) const {
+    double total = 0.0;
+    for (const int32_t token : tokens) {
+      if (static_cast<size_t>(token) < p_.size()) total += double{p_[static_cast<size_t>(token)]};
+    }
+    return total;
+  }
+  int32_t likeliest() const {
+    return static_cast<int32_t>(kernels::argmax(p_.data(), static_cast<int64_t>(p_.size())));
+  }
+
+ private:
+  std::vector<float> p_;
+};
+
+class Decoder {
+ public:
+  Decoder(const CausalLm& model, const MarginalRequest& request, const RunOnModel& run,
+          const std::function<bool()>& keep_going)
+      : model_(model),
+        request_(request),
+        run_(run),
+        keep_going_(keep_going),
+        vocab_size_(model.config().vocab_size) {
+    QUARRY_CHECK(!request.prompts.empty() && request.log_prior.size() == request.prompts.size(),
+                 ErrorCode::kInvalidArgument, "decoding over ", request.prompts.size(),
+                 " prompts with ", request.log_prior.size(),
+                 " priors, wanted one of each for at least one passage");
+    for (const std::vector<int32_t>& prompt : request.prompts) {
+      QUARRY_CHECK(!prompt.empty(), ErrorCode::kInvalidArgument, "decoding of an empty prompt");
+    }
+  }
+
+  MarginalResult decode(Marginal marginal) {
+    const auto start = Clock::now();
+    MarginalResult result;
+    if (!prefill()) {
+      result.finish_reason = FinishReason::kCancelled;
+      return result;
+    }
+    result.prefill_seconds = seconds_since(start);
+    const auto decode_start = Clock::now();
+    if (marginal == Marginal::kSequence) {
+      decode_sequence(result);
+    } else {
+      decode_token(result);
+    }
+    result.decode_seconds = seconds_since(decode_start);
+    return result;
+  }
+
+ private:
+  size_t num_passages() const { return request_.prompts.size(); }
+  bool keep_going() const { return !keep_going_ || keep_going_(); }
+  bool is_stop(int32_t token) const {
+    const auto& stops = request_.stop_tokens;
+    return std::find(stops.begin(), stops.end(), token) != stops.end();
+  }
+
+  SequenceChunk chunk_of(size_t z, const int32_t* tokens, size_t count) const {
+    SequenceChunk chunk;
+    chunk.tokens = tokens;
+    chunk.num_tokens = static_cast<int64_t>(count);
+    chunk.cache = caches_[z].get();
+    chunk.adapter = request_.adapter;
+    return chunk;
+  }
+
+  // Distributions of the rows of logits that `chunks` give.
+  std::vector<TokenDistribution> forward(const std::vector<SequenceChunk>& chunks,
+                                         const GenerateRequest::FirstTokenBias& bias = {}) const {
+    std::vector<float> logits;
+    run_([&] { logits = model_.forward(chunks); });
+    std::vector<TokenDistribution> rows;
+    for (size_t at = 0; at < logits.size(); at += static_cast<size_t>(vocab_size_)) {
+      rows.emplace_back(logits.data() + at, vocab_size_, bias);
+    }
+    return rows;
+  }
+
+  bool prefill() {
+    const auto most = static_cast<size_t>(std::max<int64_t>(1, request_.prefill_chunk_tokens));
+    for (size_t z = 0; z < num_passages(); ++z) {
+      const std::vector<int32_t>& prompt = request_.prompts[z];
+      caches_.push_back(model_.make_cache());
+      for (size_t begin = 0; begin < prompt.size();) {
+        if (!keep_going()) return false;
+        const size_t count = std::min(most, prompt.size() - begin);
+        std::vector<TokenDistribution> rows =
+            forward({chunk_of(z, prompt.data() + begin, count)}, request_.first_token_bias);
+        begin += count;
+        if (begin == prompt.size()) first_.push_back(std::move(rows.front()));
+      }
+    }
+    return true;
+  }
+
+  // Sets finish_reason when it is kCancelled.
+  void decode_sequence(MarginalResult& result) {
+    result.passage_tokens.resize(num_passages());
+    std::vector<bool> ended(num_passages(), false);
+    if (!answer_each(result.passage_tokens, ended)) {
+      result.finish_reason = FinishReason::kCancelled;
+      return;
+    }
+    double best = -std::numeric_limits<double>::infinity();
+    std::vector<std::vector<int32_t>> scored;
+    for (size_t writer = 0; writer < num_passages(); ++writer) {
+      const std::vector<int32_t>& answer = result.passage_tokens[writer];
+      if (std::find(scored.begin(), scored.end(), answer) != scored.end()) continue;
+      if (!keep_going()) {
+        result.finish_reason = FinishReason::kCancelled;
+        return;
+      }
+      scored.push_back(answer);
+      std::vector<double> joint = request_.log_prior;
+      for (size_t z = 0; z < num_passages(); ++z) joint[z] += log_p(answer, ended[writer], z);
+      const double total = log_sum_exp(joint);
+      if (scored.size() > 1 && !(total > best)) continue;
+      best = total;
+      result.tokens = answer;
+      result.finish_reason = ended[writer] ? FinishReason::kStop : FinishReason::kLength;
+      result.log_likelihood = total;
+      result.posterior.clear();
+      for (const double value : log_softmax(joint)) result.posterior.push_back(std::exp(value));
+    }
+  }
+
+  // Greedy answers of all passages, side by side. False when cancelled.
+  bool answer_each(std::vector<std::vector<int32_t>>& answers, std::vector<bool>& ended) {
+    std::vector<int32_t> next(num_passages());
+    std::vector<size_t> active;
+    const auto choose = [&](size_t z, const TokenDistribution& distribution) {
+      next[z] = distribution.likeliest();
+      ended[z] = is_stop(next[z]);
+      if (ended[z]) return;
+      answers[z].push_back(next[z]);
+      if (static_cast<int64_t>(answers[z].size()) < request_.max_tokens) active.push_back(z);
+    };
+    for (size_t z = 0; z < num_passages(); ++z) choose(z, first_[z]);
+    while (!active.empty()) {
+      if (!keep_going()) return false;
+      const std::vector<size_t> running = std::move(active);
+      active.clear();
+      std::vector<SequenceChunk> chunks;
+      for (const size_t z : running) chunks.push_back(chunk_of(z, &next[z], 1));
+      const std::vector<TokenDistribution> rows = forward(chunks);
+      for (size_t i = 0; i < running.size(); ++i) choose(running[i], rows[i]);
+    }
+    return true;
+  }
+
+  // log p(answer|x,z), with the stop behind it when it ended. The cache is then as after prefill.
+  double log_p(const std::vector<int32_t>& answer, bool ended, size_t z) {
+    const auto prompt_tokens = static_cast<int64_t>(request_.prompts[z].size());
+    caches_[z]->truncate(prompt_tokens);
+    // Row i predicts what follows the first i tokens.
+    std::vector<TokenDistribution> rows;
+    const size_t fed = ended || answer.empty() ? answer.size() : answer.size() - 1;
+    if (fed > 0) {
+      SequenceChunk chunk = chunk_of(z, answer.data(), fed);
+      chunk.all_logits = true;
+      rows = forward({chunk});
+      caches_[z]->truncate(prompt_tokens);
+    }
+    const auto row = [&](size_t i) -> const TokenDistribution& {
+      return i == 0 ? first_[z] : rows[i - 1];
+    };
+    double total = 0.0;
+    for (size_t i = 0; i < answer.size(); ++i) total += row(i).log_p(answer[i]);
+    if (ended) total += std::log(row(answer.size()).p_of_any(request_.stop_tokens));
+    return total;
+  }
+
+  void decode_token(MarginalResult& result) {
+    std::vector<TokenDistribution> rows = first_;
+    std::vector<double> posterior_sum(num_passages(), 0.0);
+    std::vector<double> prior;
+    for (const double value : request_.log_prior) prior.push_back(std::exp(value));
+    double steps = 0.0;
+    result.finish_reason = FinishReason::kLength;
+    while (true) {
+      std::vector<float> mixed(static_cast<size_t>(vocab_size_), 0.0f);
+      for (size_t z = 0; z < num_passages(); ++z) {
+        kernels::add_scaled(rows[z].p().data(), static_cast<float>(prior[z]), vocab_size_,
+                            mixed.data());
+      }
+      const auto token = static_cast<int32_t>(kernels::argmax(mixed.data(), vocab_size_));
+      const bool ends = is_stop(token);
+      std::vector<double> joint = prior;
+      double total = 0.0;
+      for (size_t z = 0; z < num_passages(); ++z) {
+        joint[z] *= ends ? rows[z].p_of_any(request_.stop_tokens)
+                         : double{rows[z].p()[static_cast<size_t>(token)]};
+        total += joint[z];
+      }
+      for (size_t z = 0; z < num_passages(); ++z) posterior_sum[z] += joint[z] / total;
+      result.log_likelihood += std::log(total);
+      steps += 1.0;
+      if (ends) {
+        result.finish_reason = FinishReason::kStop;
+        break;
+      }
+      result.tokens.push_back(token);
+      if (static_cast<int64_t>(result.tokens.size()) >= request_.max_tokens) break;
+      if (!keep_going()) {
+        result.finish_reason = FinishReason::kCancelled;
+        break;
+      }
+      std::vector<SequenceChunk> chunks;
+      for (size_t z = 0; z < num_passages(); ++z) chunks.push_back(chunk_of(z, &token, 1));
+      rows = forward(chunks);
+    }
+    for (const double sum : posterior_sum) result.posterior.push_back(sum / steps);
+  }
+
+  const CausalLm& model_;
+  const MarginalRequest& request_;
+  const RunOnModel& run_;
+  const std::function<bool()>& keep_going_;
+  const int64_t vocab_size_;
+  std::vector<std::unique_ptr<KvCache>> caches_;
+  std::vector<TokenDistribution> first_;  // of the first token after each prompt
+};
+
+}  // namespace
+
+MarginalResult decode_marginal(const CausalLm& model, Marginal marginal,
+                               const MarginalRequest& request, const RunOnModel& run,
+                               const std::function<bool()>& keep_going) {
+  return Decoder(model, request, run, keep_going).decode(marginal);
+}
+
+}  // namespace quarry

@@ -1,0 +1,200 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+
+#include "data/core/error.h"
+#include "data/store/passage_store.h"
+#include "finetune/run.h"
+#include "generator/nn/lora.h"
+#include "retriever/embedder.h"
+#include "retriever/vector_sync.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_llama_gguf.h"
+
+namespace quarry {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kPlaces = 12;
+
+std::string read(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+class RagRunTest : public ::testing::Test {
+ protected:
+  RagRunTest()
+      : model_(write_tiny_llama_gguf(folder_.path(), 3)),
+        bert_(write_tiny_bert_folder(folder_.path() / "bert", 4)) {
+    std::ofstream rows(folder_.path() / "rows.jsonl");
+    for (int i = 0; i < kPlaces; ++i) {
+      rows << R"({"id": "r)" << i << R"(", "question": "What is place )" << i
+           << R"( called?", "answer": "name )" << i * 7 << "\"}\n";
+    }
+    build_index();
+  }
+
+  void build_index() {
+    const auto embedder = Embedder::load(bert_.string());
+    StoreManifest manifest;
+    manifest.embedder_name = bert_.string();
+    manifest.embedder_hash = embedder->content_hash();
+    manifest.dim = embedder->dim();
+    std::filesystem::create_directories(folder_.path() / "index");
+    const auto store = PassageStore::create(folder_.path() / "index" / kStoreFileName, manifest);
+    store->begin();
+    for (int i = 0; i < kPlaces; ++i) {
+      Document document;
+      document.uri = concat("/places/", i);
+      document.title = concat("Place ", i);
+      document.text = concat("Place ", i, " is called name ", i * 7, " by all.");
+      Passage passage;
+      passage.title = document.title;
+      passage.text = document.text;
+      passage.end = static_cast<int64_t>(document.text.size());
+      store->put_document(document, {passage}, embedder->embed_passages({passage.text}).data());
+    }
+    store->commit();
+  }
+
+  FinetuneConfig config(const std::string& recipe, const std::string& out) const {
+    FinetuneConfig config;
+    config.recipe = recipe;
+    config.model.path = model_.string();
+    config.data.train = {(folder_.path() / "rows.jsonl").string()};
+    config.passages.index = (folder_.path() / "index").string();
+    config.passages.top_k = 3;
+    config.adapter.r = 4;
+    config.adapter.lora_dropout = 0.1;
+    config.query_encoder.r = 4;
+    config.training.max_seq_len = 512;
+    config.training.micro_batch_tokens = 512;
+    config.training.batch_size = 5;
+    config.training.max_steps = 6;
+    config.training.save_every = 2;
+    config.output_dir = (folder_.path() / out).string();
+    return config;
+  }
+
+  std::string weights(const std::string& adapter) const {
+    return read(folder_.path() / adapter / "adapter_model.safetensors");
+  }
+  std::string error_of(const FinetuneConfig& config, const FinetuneEvents& events = {}) const {
+    try {
+      FinetuneRun(config).train(false, events);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  test::TemporaryFolder folder_;
+  std::filesystem::path model_;
+  std::filesystem::path bert_;
+};
+
+TEST_F(RagRunTest, BothAdaptersAreLeftAndServe) {
+  for (const std::string recipe : {"rag-sequence", "rag-token"}) {
+    FinetuneConfig with_eval = config(recipe, recipe);
+    with_eval.data.eval = with_eval.data.train;
+    with_eval.training.eval_every = 3;
+    const FinetuneOutcome outcome = FinetuneRun(with_eval).train(false, {});
+    EXPECT_EQ(outcome.steps, 6);
+    EXPECT_EQ(outcome.last_query_adapter, folder_.path() / recipe / "last-query-encoder");
+    EXPECT_EQ(outcome.best_query_adapter, folder_.path() / recipe / "best-query-encoder");
+    const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
+    EXPECT_EQ(LoraAdapter::load(outcome.best_adapter, *loaded.model)->weights().size(), 14u);
+    const auto tuned = Embedder::load(bert_.string(), outcome.best_query_adapter);
+    EXPECT_NE(tuned->embed_query("What?"), Embedder::load(bert_.string())->embed_query("What?"));
+    const std::string metrics = read(folder_.path() / recipe / "metrics.jsonl");
+    for (const char* figure : {"posterior_entropy", "distinct_passages", "answer_recall",
+                               "query_gradient_norm", "\"phase\":\"eval\""}) {
+      EXPECT_THAT(metrics, HasSubstr(figure));
+    }
+  }
+}
+
+TEST_F(RagRunTest, AResumedRunIsBitEqual) {
+  FinetuneRun(config("rag-sequence", "whole")).train(false, {});
+  CancelFlag cancel;
+  FinetuneEvents events;
+  events.cancel = &cancel;
+  events.on_step = [&](const StepResult& result, int64_t, double) {
+    if (result.step == 3) cancel.cancel();
+  };
+  EXPECT_THAT(error_of(config("rag-sequence", "cut"), events), HasSubstr("training: cancelled"));
+  EXPECT_EQ(FinetuneRun(config("rag-sequence", "cut")).train(true, {}).steps, 6);
+  for (const std::string adapter : {"last", "last-query-encoder"}) {
+    EXPECT_EQ(weights("cut/" + adapter), weights("whole/" + adapter)) << adapter;
+    EXPECT_NE(weights("cut/" + adapter), "");
+  }
+}
+
+TEST_F(RagRunTest, OneSideLearnsAlone) {
+  FinetuneConfig generator = config("rag-token", "generator");
+  generator.rag.train = "generator";
+  FinetuneOutcome outcome = FinetuneRun(generator).train(false, {});
+  EXPECT_FALSE(outcome.last_adapter.empty());
+  EXPECT_TRUE(outcome.last_query_adapter.empty());
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "generator/last-query-encoder"));
+  FinetuneConfig encoder = config("replug-lsr", "encoder");
+  encoder.rag.train = "query-encoder";
+  outcome = FinetuneRun(encoder).train(false, {});
+  EXPECT_TRUE(outcome.last_adapter.empty());
+  EXPECT_FALSE(outcome.last_query_adapter.empty());
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "encoder/last"));
+  // What one run left is where the next goes on.
+  FinetuneConfig next = config("rag-sequence", "next");
+  next.query_encoder.start_from = outcome.last_query_adapter.string();
+  next.adapter.start_from = (folder_.path() / "generator/last").string();
+  EXPECT_EQ(FinetuneRun(next).train(false, {}).steps, 6);
+}
+
+TEST_F(RagRunTest, EpochsEndTheRun) {
+  FinetuneConfig by_epochs = config("rag-sequence", "epochs");
+  by_epochs.training.max_steps = 0;
+  by_epochs.training.epochs = 2;
+  EXPECT_EQ(FinetuneRun(by_epochs).train(false, {}).steps, 5);  // 24 questions, 5 a step
+}
+
+TEST_F(RagRunTest, CollapsedRetrievalIsReported) {
+  std::ofstream rows(folder_.path() / "rows.jsonl");
+  for (int i = 0; i < kPlaces; ++i) {
+    rows << R"({"id": "r)" << i << R"(", "question": "What?", "answer": "name )" << i << "\"}\n";
+  }
+  rows.close();
+  FinetuneConfig same = config("rag-sequence", "same");
+  same.passages.top_k = 1;
+  std::string notes;
+  FinetuneEvents events;
+  events.note = [&](const std::string& line) { notes += line + "\n"; };
+  FinetuneRun(same).train(false, events);
+  EXPECT_THAT(notes, HasSubstr("warning: step 1: retrieval collapses: only 1 different passages "
+                               "among the 5"));
+}
+
+TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
+  FinetuneConfig wrong = config("rag-sequence", "wrong");
+  wrong.passages.index = "";
+  EXPECT_THAT(error_of(wrong), HasSubstr("recipe is rag-sequence and passages.index is empty"));
+  wrong = config("replug-lsr", "wrong");
+  EXPECT_THAT(error_of(wrong), HasSubstr("recipe is replug-lsr and rag.train both"));
+  std::ofstream(folder_.path() / "rows.jsonl") << R"({"prompt": "Hello", "completion": "World"})"
+                                               << "\n";
+  EXPECT_THAT(error_of(config("rag-token", "wrong")), HasSubstr("is no question with an answer"));
+}
+
+TEST_F(RagRunTest, DryRunTellsOfBothAdapters) {
+  const std::string text = FinetuneRun(config("rag-sequence", "dry")).describe();
+  // Of the generator's 2 layers 4 (2 (64 + 64) + 2 (64 + 32) + 3 (64 + 128)) each, of the encoder's
+  // 4 (4 (64 + 64) + 2 (64 + 128)).
+  EXPECT_THAT(text, HasSubstr("trainable params: 15,360 || "));
+  EXPECT_THAT(text, HasSubstr("«"));
+}
+
+}  // namespace
+}  // namespace quarry

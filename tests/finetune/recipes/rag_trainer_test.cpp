@@ -1,0 +1,296 @@
+#include "finetune/recipes/rag_trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "data/core/error.h"
+#include "generator/nn/lora_config.h"
+#include "generator/nn/lora_training.h"
+#include "tests/support/random_values.h"
+
+namespace quarry {
+namespace {
+
+std::string golden(const std::string& name) {
+  return std::string(QUARRY_SOURCE_DIR) + "/tests/golden/" + name;
+}
+
+LoraConfig some_config(const std::string& task_type) {
+  LoraSettings settings;
+  settings.r = 4;
+  settings.lora_alpha = 8;
+  settings.target_all_linear = true;
+  settings.task_type = task_type;
+  return LoraConfig::from_settings(settings);
+}
+
+// Leaves the gradients to be looked at.
+class NoOptimizer final : public Optimizer {
+ public:
+  void step(const std::vector<ParameterView>&, double) override {}
+  int64_t num_steps() const override { return 0; }
+  int64_t state_bytes(const std::vector<ParameterView>&) const override { return 0; }
+  std::vector<StateTensor> save() const override { return {}; }
+  void load(const std::vector<StateTensor>&) override {}
+};
+
+constexpr size_t kPassages = 3;
+
+class RagTrainerTest : public testing::Test {
+ protected:
+  RagTrainerTest() : loaded_(load_generator(golden("models/llama"), kernels::Precision::kExact)) {
+    // B away from 0, so that A has a gradient too.
+    adapter_ = create_adapter(config_, loaded_.model->linear_slots(), "false", 3);
+    LoadedEncoder encoder = load_text_encoder(golden("models/bert"), kernels::Precision::kExact);
+    query_adapter_ = create_adapter(query_config_, encoder.model->linear_slots(), "false", 4);
+    embedder_ = std::make_unique<Embedder>(std::move(encoder), query_adapter_);
+    options_.trainer.gradient.compute = GradientOptions::Compute::kFloat32;
+    options_.trainer.max_grad_norm = 0.0;
+    options_.temperature = 0.5;
+    generator_ = std::make_unique<TrainedAdapter>(config_, *adapter_);
+    query_encoder_ = std::make_unique<TrainedAdapter>(query_config_, *query_adapter_, "query.");
+  }
+
+  // Questions whose k sequences end in one answer.
+  std::vector<RagExample> some_examples(size_t count, size_t k) const {
+    std::vector<RagExample> examples;
+    uint32_t state = 5;
+    const auto token = [&state] {
+      state = state * 1664525u + 1013904223u;
+      return static_cast<int32_t>((state >> 8) % 288);
+    };
+    const auto dim = static_cast<size_t>(embedder_->dim());
+    for (size_t i = 0; i < count; ++i) {
+      RagExample example;
+      example.question = concat("Where is river ", i, " going?");
+      std::vector<int32_t> answer;
+      for (size_t t = 0; t < 2 + i % 3; ++t) answer.push_back(token());
+      example.passage_vectors =
+          test::RandomValues(10 + i).normal(static_cast<int64_t>(k * dim), 0.0, 0.3);
+      for (size_t z = 0; z < k; ++z) {
+        TrainingSequence sequence;
+        sequence.id = concat("q", i, "#", z);
+        for (size_t t = 0; t < 9 + z; ++t) sequence.tokens.push_back(token());
+        sequence.is_target.assign(sequence.tokens.size(), 0);
+        sequence.tokens.insert(sequence.tokens.end(), answer.begin(), answer.end());
+        sequence.is_target.resize(sequence.tokens.size(), 1);
+        example.sequences.push_back(std::move(sequence));
+        example.passage_ids.push_back(static_cast<int64_t>(10 * i + z));
+      }
+      examples.push_back(std::move(example));
+    }
+    refresh_scores(examples);
+    return examples;
+  }
+
+  // With the query encoder as it is.
+  void refresh_scores(std::vector<RagExample>& examples) const {
+    const auto dim = static_cast<size_t>(embedder_->dim());
+    for (RagExample& example : examples) {
+      const std::vector<float> query = embedder_->embed_query(example.question);
+      example.scores.clear();
+      for (size_t z = 0; z < example.sequences.size(); ++z) {
+        const float* passage = example.passage_vectors.data() + z * dim;
+        example.scores.push_back(std::inner_product(query.begin(), query.end(), passage, 0.0));
+      }
+    }
+  }
+
+  RagTrainerParts parts(TrainedAdapter* generator, TrainedAdapter* query_encoder,
+                        Optimizer& optimizer) const {
+    RagTrainerParts parts;
+    parts.model = loaded_.model.get();
+    parts.adapter = adapter_.get();
+    parts.generator = generator;
+    parts.embedder = embedder_.get();
+    parts.query_encoder = query_encoder;
+    parts.optimizer = &optimizer;
+    return parts;
+  }
+
+  // Moves an adapter by h times its gradient, whose elements change their sign as `signs` says, and
+  // compares how the loss moves with what the gradient promises.
+  void expect_gradient(RagTrainer& trainer, TrainedAdapter& trained, uint32_t signs,
+                       std::vector<RagExample> examples) const {
+    std::vector<std::vector<float>> start;
+    std::vector<std::vector<float>> direction;
+    double promised = 0.0;
+    double squares = 0.0;
+    for (const ParameterView& view : trained.parameters()) {
+      start.emplace_back(view.value, view.value + view.size);
+      direction.emplace_back();
+      for (int64_t i = 0; i < view.size; ++i) {
+        signs = signs * 1664525u + 1013904223u;
+        const double g = view.gradient[i];
+        const double d = signs % 3 == 0 ? -g : g;
+        direction.back().push_back(static_cast<float>(d));
+        promised += g * d;
+        squares += g * g;
+      }
+    }
+    ASSERT_GT(squares, 0.0);
+    const auto loss_at = [&](double step) {
+      size_t tensor = 0;
+      for (const ParameterView& view : trained.parameters()) {
+        for (int64_t i = 0; i < view.size; ++i) {
+          const auto at = static_cast<size_t>(i);
+          view.value[i] = static_cast<float>(start[tensor][at] + step * direction[tensor][at]);
+        }
+        ++tensor;
+      }
+      trained.pack();
+      refresh_scores(examples);
+      std::vector<std::pair<std::string, double>> figures;
+      return trainer.evaluate(examples, figures);
+    };
+    const double step = 0.005 / std::sqrt(squares);
+    const double moved = (loss_at(step) - loss_at(-step)) / (2.0 * step);
+    loss_at(0.0);
+    EXPECT_NEAR(moved, promised, 1e-3 * squares);
+  }
+
+  LoadedGenerator loaded_;
+  LoraConfig config_ = some_config("CAUSAL_LM");
+  LoraConfig query_config_ = some_config("FEATURE_EXTRACTION");
+  std::unique_ptr<LoraAdapter> adapter_;
+  std::shared_ptr<LoraAdapter> query_adapter_;
+  std::unique_ptr<Embedder> embedder_;
+  std::unique_ptr<TrainedAdapter> generator_;
+  std::unique_ptr<TrainedAdapter> query_encoder_;
+  RagTrainerOptions options_;
+};
+
+// The whole way: passages' losses, posterior, the weighted backward pass through the generator, and
+// through scores, normalization, pooling and layers of the query encoder.
+TEST_F(RagTrainerTest, GradientsEqualFiniteDifferencesOfTheMarginalLoss) {
+  NoOptimizer none;
+  for (const MarginalLossFunction loss : {rag_sequence_loss, rag_token_loss}) {
+    options_.loss = loss;
+    RagTrainer trainer(parts(generator_.get(), query_encoder_.get(), none), options_);
+    trainer.set_steps_taken(1);  // a first step must move something
+    const std::vector<RagExample> examples = some_examples(4, kPassages);
+    const StepResult result = trainer.step(examples, 1e-3);
+    std::vector<std::pair<std::string, double>> figures;
+    EXPECT_NEAR(result.loss, trainer.evaluate(examples, figures), 1e-6);
+    for (const uint32_t signs : {1u, 2u}) {
+      expect_gradient(trainer, *generator_, signs, examples);
+      expect_gradient(trainer, *query_encoder_, signs, examples);
+    }
+  }
+}
+
+TEST_F(RagTrainerTest, ReplugGradientEqualsFiniteDifferences) {
+  NoOptimizer none;
+  options_.loss = replug_lsr_loss;
+  RagTrainer trainer(parts(nullptr, query_encoder_.get(), none), options_);
+  trainer.set_steps_taken(1);
+  const std::vector<RagExample> examples = some_examples(4, kPassages);
+  trainer.step(examples, 1e-3);
+  expect_gradient(trainer, *query_encoder_, 1, examples);
+}
+
+TEST_F(RagTrainerTest, WithOnePassageAStepIsTheSupervisedOne) {
+  const std::vector<RagExample> examples = some_examples(5, 1);
+  std::vector<TrainingSequence> sequences;
+  for (const RagExample& example : examples) sequences.push_back(example.sequences.front());
+  const auto other = create_adapter(config_, loaded_.model->linear_slots(), "false", 3);
+  const auto plain_optimizer = make_optimizer(OptimizerKind::kAdamW);
+  Trainer plain(*loaded_.model, config_, *other, *plain_optimizer, options_.trainer);
+  const auto optimizer = make_optimizer(OptimizerKind::kAdamW);
+  RagTrainer trainer(parts(generator_.get(), nullptr, *optimizer), options_);
+  for (int step = 0; step < 3; ++step) {
+    const StepResult found = trainer.step(examples, 1e-2);
+    const StepResult wanted = plain.step(sequences, 1e-2);
+    EXPECT_NEAR(found.loss, wanted.loss, 1e-6);
+    EXPECT_EQ(found.gradient_norm, wanted.gradient_norm);
+    EXPECT_EQ(found.targets, wanted.targets);
+  }
+  for (const auto& [path, weights] : adapter_->weights()) {
+    EXPECT_EQ(weights.a, other->find(path)->a);
+    EXPECT_EQ(weights.b, other->find(path)->b);
+  }
+}
+
+TEST_F(RagTrainerTest, GradientsDoNotDependOnHowManyPassagesAPassHolds) {
+  NoOptimizer none;
+  const std::vector<RagExample> examples = some_examples(3, kPassages);
+  std::vector<float> together;
+  for (const int64_t rows : {1000, 16}) {
+    options_.trainer.micro_batch_tokens = rows;
+    RagTrainer trainer(parts(generator_.get(), nullptr, none), options_);
+    trainer.set_steps_taken(1);
+    trainer.step(examples, 1e-3);
+    size_t at = 0;
+    for (const ParameterView& view : generator_->parameters()) {
+      for (int64_t i = 0; i < view.size; ++i) {
+        if (rows == 1000) {
+          together.push_back(view.gradient[i]);
+        } else {
+          ASSERT_NEAR(view.gradient[i], together[at++], 1e-5) << view.name;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(RagTrainerTest, EachSideLearnsAloneAndTheOtherStaysAsItIs) {
+  std::vector<RagExample> examples = some_examples(4, kPassages);
+  const auto values = [](TrainedAdapter& trained) { return hash_of_values(trained.parameters()); };
+  for (const bool generator_learns : {true, false}) {
+    const auto optimizer = make_optimizer(OptimizerKind::kAdamW);
+    TrainedAdapter& learns = generator_learns ? *generator_ : *query_encoder_;
+    TrainedAdapter& frozen = generator_learns ? *query_encoder_ : *generator_;
+    const uint64_t before = values(frozen);
+    RagTrainer trainer(parts(generator_learns ? generator_.get() : nullptr,
+                             generator_learns ? nullptr : query_encoder_.get(), *optimizer),
+                       options_);
+    refresh_scores(examples);
+    const double first = trainer.step(examples, 5e-3).loss;
+    double last = first;
+    for (int step = 0; step < 15; ++step) {
+      refresh_scores(examples);
+      last = trainer.step(examples, 5e-3).loss;
+    }
+    EXPECT_LT(last, first - 0.02) << (generator_learns ? "generator" : "query encoder");
+    EXPECT_EQ(values(frozen), before);
+    EXPECT_EQ(trainer.parameters().size(), learns.parameters().size());
+  }
+}
+
+TEST_F(RagTrainerTest, FiguresTellWhatWasFound) {
+  NoOptimizer none;
+  RagTrainer trainer(parts(generator_.get(), query_encoder_.get(), none), options_);
+  std::vector<RagExample> examples = some_examples(2, 2);
+  examples[1].passage_ids = examples[0].passage_ids;
+  examples[1].holds_answer = true;
+  std::vector<std::pair<std::string, double>> figures;
+  trainer.evaluate(examples, figures);
+  const std::map<std::string, double> named(figures.begin(), figures.end());
+  EXPECT_EQ(named.at("distinct_passages"), 0.5);
+  EXPECT_EQ(named.at("answer_recall"), 0.5);
+  EXPECT_GT(named.at("prior_entropy"), 0.0);
+  EXPECT_LE(named.at("prior_entropy"), std::log(2.0) + 1e-12);
+  EXPECT_GT(named.at("posterior_shift"), 0.0);
+}
+
+TEST_F(RagTrainerTest, ALossThatIsNotFiniteLeavesTheAdaptersAlone) {
+  const auto optimizer = make_optimizer(OptimizerKind::kAdamW);
+  RagTrainer trainer(parts(generator_.get(), query_encoder_.get(), *optimizer), options_);
+  std::vector<RagExample> examples = some_examples(2, 2);
+  examples[0].scores[0] = std::nan("");
+  const uint64_t before = hash_of_values(trainer.parameters());
+  try {
+    trainer.step(examples, 1e-3);
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("the adapters are as step 0 left them"));
+  }
+  EXPECT_EQ(hash_of_values(trainer.parameters()), before);
+  EXPECT_EQ(trainer.steps_taken(), 0);
+}
+
+}  // namespace
+}  // namespace quarry
