@@ -269,13 +269,29 @@ class LlamaTrainingRounded : public LlamaTraining {
   GradientOptions rounded_;
 };
 
+// |found - wanted| / |wanted|
+double relative_distance(const std::vector<float>& found, const std::vector<float>& wanted) {
+  double apart = 0.0;
+  double size = 0.0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    apart += std::pow(double{found[i]} - wanted[i], 2);
+    size += std::pow(double{wanted[i]}, 2);
+  }
+  return std::sqrt(apart / size);
+}
+
+// In a model of 32 columns little averages out.
 TEST_F(LlamaTrainingRounded, StaysNearTheExactGradient) {
   const SharedPair pair;
   const std::vector<float> losses = learn(pair.tree, exact_, gradients_);
   LoraGradients near(*adapter_);
   const std::vector<float> found = learn(pair.tree, rounded_, near);
   for (size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(found[i], losses[i], 0.02 * losses[i]);
-  expect_equal(near, gradients_, 0.1);  // gradients in 8 bits, and 32 of them a row
+  for (auto& [path, pair] : gradients_.pairs()) {
+    const LoraGradients::Pair& other = near.at(path);
+    EXPECT_LT(relative_distance(other.a, pair.a), 0.12) << path;
+    EXPECT_LT(relative_distance(other.b, pair.b), 0.12) << path;
+  }
 }
 
 TEST_F(LlamaTrainingRounded, SharedBeginningsDoNotChangeTheLoss) {
