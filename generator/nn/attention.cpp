@@ -7,6 +7,7 @@
 #include "data/core/parallel_for.h"
 #include "generator/kernels/attention.h"
 #include "generator/kernels/attention_backward.h"
+#include "generator/kernels/gemm_bfloat16.h"
 #include "generator/kernels/tree_attention_bfloat16.h"
 #include "generator/nn/autograd.h"
 
@@ -80,12 +81,13 @@ Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
   QUARRY_DCHECK(qkv.size(1) == (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim);
   QUARRY_DCHECK(!segments.empty() && segments.back().end == qkv.size(0));
   Tensor out = workspace.empty(qkv.size(0), heads.num_heads * heads.head_dim);
-  // A pass that rounds does so here as well, but for windows and linear biases; also where
-  // checkpointing keeps nothing of it.
+  // A pass that rounds does so here as well, but for windows and linear biases, and where the CPU
+  // multiplies bfloat16; also where checkpointing keeps nothing of it.
   SavedActivation saved;
   const bool rounds = workspace.activation_bits() == kernels::ActivationBits::k8 &&
                       workspace.saved_precision() == SavedPrecision::kBFloat16 &&
-                      heads.window == 0 && heads.alibi_slopes == nullptr;
+                      kernels::multiplies_bfloat16() && heads.window == 0 &&
+                      heads.alibi_slopes == nullptr;
   if (rounds || needs_gradient(qkv)) saved = SavedActivation(qkv, workspace);
   if (rounds) {
     kernels::tree_attention_bfloat16(shape, segments, saved.bfloat16_rows(), out.data_ptr<float>());
