@@ -104,6 +104,11 @@ void check_latent(const AskOptions& options) {
   QUARRY_CHECK(options.stop.empty(), ErrorCode::kInvalidArgument,
                "decoding over latent passages ends with the model's own end of turn: stop is \"",
                options.stop.front(), "\", wanted none");
+  QUARRY_CHECK(
+      options.beams.num_beams == 1 && options.top_logprobs < 0, ErrorCode::kInvalidArgument,
+      "decoding over latent passages has neither beams nor log-probabilities of tokens: "
+      "num_beams is ",
+      options.beams.num_beams, " and top_logprobs ", options.top_logprobs, ", wanted 1 and none");
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -189,9 +194,12 @@ Answer Pipeline::answer(Prepared prepared, const AskOptions& options,
     request.first_token_bias = prepared.first_token_bias;
     request.max_tokens = options.max_tokens;
     request.stop = options.stop;
+    request.top_logprobs = options.top_logprobs;
     request.sampling = options.sampling;
     request.served = prepared.adapter;
-    answer.generation = engine_->submit(std::move(request), on_text).result.get();
+    answer.generation = options.beams.num_beams > 1
+                            ? beam_search(*engine_, std::move(request), options.beams, on_text)
+                            : engine_->submit(std::move(request), on_text).result.get();
     QUARRY_CHECK(answer.generation.finish_reason != FinishReason::kError, ErrorCode::kInternal,
                  "the generator failed: ", answer.generation.error);
   } else {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/types.h"
+#include "generator/decode/beam_search.h"
 #include "generator/decode/engine.h"
 #include "retriever/passage_prior.h"
 #include "retriever/search.h"
@@ -28,7 +29,9 @@ struct AskOptions {
   double prior_temperature = kPriorTemperature;  // of p(z|x), for the other two
   int64_t max_tokens = 256;
   SamplingOptions sampling;
+  BeamSearchOptions beams;
   std::vector<std::string> stop;
+  int64_t top_logprobs = -1;    // GenerateRequest::top_logprobs
   std::string adapter;          // name in Engine::adapters(); empty: base model
   double min_relevance = -1.0;  // < 0: the pipeline's calibrated default; 0: never abstain
   // Nats added to the adapter's own (ServedAdapter::refusal_bias): above 0 "not in the documents"

@@ -3,6 +3,7 @@
 
 #include "api/cli/command.h"
 #include "api/cli/options.h"
+#include "api/logprobs_json.h"
 #include "data/core/error.h"
 
 namespace quarry::cli {
@@ -20,6 +21,8 @@ struct AskArguments {
   DecodeFlags decode;
   std::string query_adapter;
   double refusal_bias = 0.0;
+  BeamSearchOptions beams;
+  int64_t top_logprobs = -1;
   bool as_json = false;
 };
 
@@ -42,11 +45,13 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   options.refusal_bias = arguments.refusal_bias;
   options.min_relevance = arguments.min_relevance;
   set_decoding(arguments.decode, options);
+  options.beams = arguments.beams;
+  options.top_logprobs = arguments.top_logprobs;
 
   const OpenedIndex opened =
       open_index(arguments.index, arguments.embedder, true, arguments.query_adapter);
-  const auto engine =
-      std::make_shared<Engine>(load_generator(arguments.generator), EngineOptions{});
+  const auto engine = std::make_shared<Engine>(load_generator(arguments.generator),
+                                               to_engine_options(arguments.generator));
   options.adapter = load_adapter(arguments.adapter, *engine);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine);
   const bool stream = !arguments.as_json;
@@ -61,6 +66,9 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   if (arguments.as_json) {
     OrderedJson json = to_json(answer);
     json["question"] = arguments.question;
+    if (options.top_logprobs >= 0) {
+      json["logprobs"] = logprobs_json(*engine->generator()->tokenizer, answer.generation.logprobs);
+    }
     print_json(json);
   } else {
     std::cout << "\n";
@@ -90,6 +98,8 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
   add_refusal_bias_flag(*command, arguments->refusal_bias);
   command->add_option("--embedder", arguments->embedder,
                       "Embedder to use (default: the one the index was made with)");
+  add_beam_flags(*command, arguments->beams);
+  add_top_logprobs_flag(*command, arguments->top_logprobs);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(
       "Examples\n"

@@ -91,8 +91,8 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
       use_gold ? read_gold_passages(arguments) : std::map<std::string, Hit>();
   const OpenedIndex opened =
       use_gold ? OpenedIndex() : open_index(arguments.index, "", true, arguments.query_adapter);
-  const auto engine =
-      std::make_shared<Engine>(load_generator(arguments.generator), EngineOptions{});
+  const auto engine = std::make_shared<Engine>(load_generator(arguments.generator),
+                                               to_engine_options(arguments.generator));
   options.adapter = load_adapter(arguments.adapter, *engine);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine);
 

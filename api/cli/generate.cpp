@@ -4,6 +4,7 @@
 
 #include "api/cli/command.h"
 #include "api/cli/options.h"
+#include "api/logprobs_json.h"
 #include "data/core/error.h"
 #include "generator/prompt.h"
 
@@ -15,6 +16,8 @@ struct GenerateArguments {
   std::string system;
   std::string adapter;
   bool raw = false;
+  BeamSearchOptions beams;
+  int64_t top_logprobs = -1;
   bool as_json = false;
   GeneratorFlags generator;
   SamplingFlags sampling;
@@ -36,21 +39,23 @@ void generate(GenerateArguments arguments, CommandContext& context) {
     arguments.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   }
   const auto generator = load_generator(arguments.generator);
-  Engine engine(generator, EngineOptions{});
+  Engine engine(generator, to_engine_options(arguments.generator));
   GenerateRequest request;
   request.prompt = encode_prompt(*generator, arguments);
   request.max_tokens = arguments.sampling.max_tokens;
   request.sampling = arguments.sampling.sampling;
   request.stop = arguments.sampling.stop;
+  request.top_logprobs = arguments.top_logprobs;
   if (!arguments.adapter.empty()) request.adapter = load_adapter(arguments.adapter, engine);
   const bool stream = !arguments.as_json;
-  const GenerateResult result = engine
-                                    .submit(std::move(request),
-                                            [&](const std::string& text) {
-                                              if (stream) std::cout << text << std::flush;
-                                              return !context.cancel->cancelled();
-                                            })
-                                    .result.get();
+  const auto on_text = [&](const std::string& text) {
+    if (stream) std::cout << text << std::flush;
+    return !context.cancel->cancelled();
+  };
+  const GenerateResult result =
+      arguments.beams.num_beams > 1
+          ? beam_search(engine, std::move(request), arguments.beams, on_text)
+          : engine.submit(std::move(request), on_text).result.get();
   context.cancel->check("generation");
   QUARRY_CHECK(result.finish_reason != FinishReason::kError, ErrorCode::kInternal,
                "generation failed: ", result.error);
@@ -64,6 +69,9 @@ void generate(GenerateArguments arguments, CommandContext& context) {
   json["usage"] = {{"prompt_tokens", result.prompt_tokens},
                    {"completion_tokens", result.completion_tokens}};
   json["seconds"] = {{"prefill", result.prefill_seconds}, {"decode", result.decode_seconds}};
+  if (arguments.top_logprobs >= 0) {
+    json["logprobs"] = logprobs_json(*generator->tokenizer, result.logprobs);
+  }
   print_json(json);
 }
 
@@ -81,6 +89,8 @@ void add_generate_command(CLI::App& app, CommandContext& context) {
                       "(default: none)");
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
+  add_beam_flags(*command, arguments->beams);
+  add_top_logprobs_flag(*command, arguments->top_logprobs);
   command->add_flag("--json", arguments->as_json, "Print JSON when done");
   command->footer(
       "Examples\n"

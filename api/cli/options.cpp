@@ -29,6 +29,10 @@ void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
                   "usual); 0: activations keep 16 bits")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command.add_flag(
+      "--no-prompt-lookup", flags.no_prompt_lookup,
+      "Generate one token a step even where the text so far suggests several (the text "
+      "is the same)");
 }
 
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags) {
@@ -38,6 +42,12 @@ std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flag
   options.weights.load_in = parse_load_in(flags.load_in);
   options.weights.llm_int8_threshold = flags.llm_int8_threshold;
   return std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, options));
+}
+
+EngineOptions to_engine_options(const GeneratorFlags& flags) {
+  EngineOptions options;
+  options.prompt_lookup = !flags.no_prompt_lookup;
+  return options;
 }
 
 void add_adapter_flag(CLI::App& command, std::string& adapter) {
@@ -89,6 +99,26 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--stop", flags.stop, "End the text before this string (repeatable)")
       ->take_all()
       ->expected(1);
+}
+
+void add_beam_flags(CLI::App& command, BeamSearchOptions& beams) {
+  command
+      .add_option("--num-beams", beams.num_beams,
+                  "Beam search over so many texts, shown when it ends; 1: greedy")
+      ->check(CLI::Range(int64_t{1}, kMostBeams))
+      ->capture_default_str();
+  command
+      .add_option("--length-penalty", beams.length_penalty,
+                  "Beams: a text's log-probability is divided by its number of tokens to this "
+                  "power; above 0 favours long ones")
+      ->capture_default_str();
+}
+
+void add_top_logprobs_flag(CLI::App& command, int64_t& top_logprobs) {
+  command
+      .add_option("--top-logprobs", top_logprobs,
+                  "With --json: the log-probability of each token and of so many of the likeliest")
+      ->check(CLI::Range(int64_t{0}, kMostTopLogprobs));
 }
 
 void add_search_flags(CLI::App& command, SearchFlags& flags) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/pipeline.h"
+#include "generator/decode/beam_search.h"
 #include "generator/decode/engine.h"
 #include "generator/weights/model_catalog.h"
 #include "retriever/search.h"
@@ -19,9 +20,11 @@ struct GeneratorFlags {
   std::string precision = "fast";
   std::string load_in = "as-is";
   float llm_int8_threshold = 0.0f;
+  bool no_prompt_lookup = false;
 };
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags);
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags);
+EngineOptions to_engine_options(const GeneratorFlags& flags);
 
 // "--adapter" of commands that answer with one adapter: a name, a folder, or kNoAdapter.
 void add_adapter_flag(CLI::App& command, std::string& adapter);
@@ -36,6 +39,9 @@ struct SamplingFlags {
   std::vector<std::string> stop;
 };
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
+void add_beam_flags(CLI::App& command, BeamSearchOptions& beams);
+// GenerateRequest::top_logprobs.
+void add_top_logprobs_flag(CLI::App& command, int64_t& top_logprobs);
 
 struct SearchFlags {
   int64_t top_k = 10;

@@ -21,6 +21,7 @@ struct ServeArguments {
   std::string adapter_root;
   ServerOptions server;
   EngineOptions engine;
+  int64_t prefix_cache_mb = EngineOptions().prefix_cache_bytes >> 20;
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
@@ -95,6 +96,8 @@ void serve(ServeArguments arguments, CommandContext& context) {
 
   const OpenedIndex opened =
       open_index(arguments.index, arguments.embedder, true, arguments.query_adapter);
+  arguments.engine.prefix_cache_bytes = arguments.prefix_cache_mb << 20;
+  arguments.engine.prompt_lookup = !arguments.generator.no_prompt_lookup;
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), arguments.engine);
   options.ask.adapter = load_adapters(arguments.adapters, *engine);
@@ -146,6 +149,12 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
       ->add_option("--max-sequences", arguments->engine.max_batch_sequences,
                    "Answers generated at once; more wait")
       ->check(CLI::Range(int64_t{1}, int64_t{1024}))
+      ->capture_default_str();
+  command
+      ->add_option("--prefix-cache-mb", arguments->prefix_cache_mb,
+                   "Memory for keys and values of earlier prompts and answers, so that what begins "
+                   "alike is not read again; 0: off")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
   command
       ->add_option("--drain-seconds", arguments->server.drain_timeout_seconds,

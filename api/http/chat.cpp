@@ -7,6 +7,7 @@
 #include "api/http/generation.h"
 #include "api/http/sources.h"
 #include "api/http/sse.h"
+#include "api/logprobs_json.h"
 #include "generator/prompt.h"
 
 namespace quarry::http {
@@ -27,6 +28,8 @@ struct ChatPlan {
   std::string model;
   bool retrieve = true;
   bool include_usage = false;
+  bool with_logprobs = false;
+  const Tokenizer* tokenizer = nullptr;
   Pipeline::Prepared prepared;
   std::unique_ptr<Generation> generation;  // null: the documents hold no answer, or `latent` is set
   // Set where decoding is over latent passages: the answer is made on the connection's thread.
@@ -38,8 +41,7 @@ struct ChatResult {
   std::string text;
   bool answered = true;  // false: the text says that the documents do not hold the answer
   const char* finish_reason = "stop";
-  int64_t prompt_tokens = 0;
-  int64_t completion_tokens = 0;
+  GenerateResult generated;  // empty when nothing was
 };
 
 std::string read_content(const Json& message, const std::string& where) {
@@ -87,8 +89,6 @@ void refuse_unsupported(const Fields& fields) {
   const std::string no_tools = "this server does not call tools";
   fields.only_empty("tools", no_tools);
   fields.only_empty("functions", no_tools);
-  fields.only_false("logprobs");
-  fields.only_zero("top_logprobs");
   const Json* choice = fields.find("tool_choice");
   if (choice != nullptr && *choice != "none" && *choice != "auto") {
     fields.fail("tool_choice", "none: " + no_tools);
@@ -97,6 +97,16 @@ void refuse_unsupported(const Fields& fields) {
   if (format != nullptr && !(format->is_object() && format->value("type", Json()) == "text")) {
     fields.fail("response_format", "{\"type\": \"text\"}");
   }
+}
+
+// -1 unless `logprobs` is true.
+int64_t read_top_logprobs(const Fields& fields) {
+  const bool with_logprobs = fields.boolean("logprobs").value_or(false);
+  const std::optional<int64_t> top = fields.integer("top_logprobs", 0, kMostTopLogprobs);
+  if (!with_logprobs && top.value_or(0) > 0) {
+    fields.fail("top_logprobs", "nothing unless 'logprobs' is true");
+  }
+  return with_logprobs ? top.value_or(0) : -1;
 }
 
 // `retrieval`: true, false or {"enabled", "top_k", "mode", "filter", "min_relevance", ...}.
@@ -145,6 +155,7 @@ ChatRequest read_chat_request(const ServerContext& context, const Json& body) {
   chat.ask.max_tokens = chat.parameters.max_tokens;
   chat.ask.sampling = chat.parameters.sampling;
   chat.ask.stop = chat.parameters.stop;
+  chat.ask.top_logprobs = read_top_logprobs(fields);
   chat.ask.adapter = adapter;
   return chat;
 }
@@ -175,6 +186,8 @@ std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
   plan->model = chat.model;
   plan->retrieve = chat.retrieve;
   plan->include_usage = chat.parameters.include_usage;
+  plan->with_logprobs = chat.ask.top_logprobs >= 0;
+  plan->tokenizer = context.pipeline.engine().generator()->tokenizer.get();
   plan->prepared = prepare(context, chat);
   if (!plan->prepared.relevant) return plan;
   if (!plan->prepared.passage_prompts.empty()) {
@@ -197,6 +210,7 @@ std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
   request.max_tokens = chat.parameters.max_tokens;
   request.stop = chat.parameters.stop;
   request.sampling = chat.parameters.sampling;
+  request.top_logprobs = chat.ask.top_logprobs;
   request.served = plan->prepared.adapter;
   plan->generation = std::make_unique<Generation>(context, exchange, std::move(request));
   return plan;
@@ -220,8 +234,13 @@ OrderedJson annotations_of(const ChatPlan& plan, const ChatResult& result) {
                          : OrderedJson::array();
 }
 
+OrderedJson choice_logprobs_json(const ChatPlan& plan, const std::vector<TokenLogprobs>& logprobs) {
+  if (!plan.with_logprobs) return nullptr;
+  return {{"content", logprobs_json(*plan.tokenizer, logprobs)}, {"refusal", nullptr}};
+}
+
 // `on_idle` is called as often as while waiting for the engine, so that a stream stays open.
-ChatResult run_latent(ChatPlan& plan, const std::function<void(const std::string&)>& on_text,
+ChatResult run_latent(ChatPlan& plan, const std::function<void(const TextPiece&)>& on_text,
                       const std::function<void()>& on_idle) {
   constexpr double kIdleSeconds = 5.0;
   using Clock = std::chrono::steady_clock;
@@ -229,7 +248,7 @@ ChatResult run_latent(ChatPlan& plan, const std::function<void(const std::string
   Answer answer = plan.latent([&](const std::string& text) {
     const Clock::time_point now = Clock::now();
     if (!text.empty()) {
-      if (on_text) on_text(text);
+      if (on_text) on_text({text, {}});
     } else if (on_idle &&
                std::chrono::duration<double>(now - last_sign_of_life).count() > kIdleSeconds) {
       on_idle();
@@ -242,27 +261,24 @@ ChatResult run_latent(ChatPlan& plan, const std::function<void(const std::string
   result.text = std::move(answer.text);
   result.answered = answer.answered;
   result.finish_reason = openai_finish_reason(answer.generation.finish_reason);
-  result.prompt_tokens = answer.generation.prompt_tokens;
-  result.completion_tokens = answer.generation.completion_tokens;
+  result.generated = std::move(answer.generation);
   return result;
 }
 
-ChatResult run(ChatPlan& plan, const std::function<void(const std::string&)>& on_text,
+ChatResult run(ChatPlan& plan, const std::function<void(const TextPiece&)>& on_text,
                const std::function<void()>& on_idle) {
   if (plan.latent) return run_latent(plan, on_text, on_idle);
   ChatResult result;
   if (plan.generation == nullptr) {
     result.text = plan.prepared.adapter->not_in_documents;
     result.answered = false;
-    if (on_text) on_text(result.text);
+    if (on_text) on_text({result.text, {}});
     return result;
   }
-  GenerateResult generated = plan.generation->wait(on_text, on_idle);
-  result.text = std::move(generated.text);
+  result.generated = plan.generation->wait(on_text, on_idle);
+  result.text = result.generated.text;
   result.answered = !plan.retrieve || !says_not_in_documents(result.text, *plan.prepared.adapter);
-  result.finish_reason = openai_finish_reason(generated.finish_reason);
-  result.prompt_tokens = generated.prompt_tokens;
-  result.completion_tokens = generated.completion_tokens;
+  result.finish_reason = openai_finish_reason(result.generated.finish_reason);
   return result;
 }
 
@@ -289,8 +305,10 @@ void stream_chat(ChatPlan& plan, SseWriter& writer) {
   writer.event(first);
   const ChatResult result = run(
       plan,
-      [&](const std::string& text) {
-        writer.event(chunk_json(plan, {{"content", text}}, nullptr));
+      [&](const TextPiece& piece) {
+        OrderedJson chunk = chunk_json(plan, {{"content", piece.text}}, nullptr);
+        chunk["choices"][0]["logprobs"] = choice_logprobs_json(plan, piece.logprobs);
+        writer.event(chunk);
       },
       [&] { writer.ping(); });
   if (plan.retrieve) {
@@ -305,7 +323,7 @@ void stream_chat(ChatPlan& plan, SseWriter& writer) {
   if (plan.include_usage) {
     OrderedJson last = chunk_json(plan, OrderedJson::object(), nullptr);
     last["choices"] = OrderedJson::array();
-    last["usage"] = usage_json(result.prompt_tokens, result.completion_tokens);
+    last["usage"] = usage_json(result.generated);
     writer.event(last);
   }
   writer.done();
@@ -320,7 +338,7 @@ OrderedJson completion_json(const ChatPlan& plan, const ChatResult& result) {
   OrderedJson choice;
   choice["index"] = 0;
   choice["message"] = std::move(message);
-  choice["logprobs"] = nullptr;
+  choice["logprobs"] = choice_logprobs_json(plan, result.generated.logprobs);
   choice["finish_reason"] = result.finish_reason;
   OrderedJson body;
   body["id"] = plan.id;
@@ -329,7 +347,7 @@ OrderedJson completion_json(const ChatPlan& plan, const ChatResult& result) {
   body["model"] = plan.model;
   body["adapter"] = adapter_json(*plan.prepared.adapter);
   body["choices"] = OrderedJson::array({std::move(choice)});
-  body["usage"] = usage_json(result.prompt_tokens, result.completion_tokens);
+  body["usage"] = usage_json(result.generated);
   body["retrieval"] = retrieval_json(plan, result.answered);
   return body;
 }

@@ -3,11 +3,14 @@
 
 #include "api/http/generation.h"
 #include "api/http/sse.h"
+#include "api/logprobs_json.h"
+#include "data/text/utf8.h"
 
 namespace quarry::http {
 namespace {
 
 constexpr int64_t kDefaultMaxTokens = 16;  // OpenAI's
+constexpr int64_t kMostLogprobs = 5;       // OpenAI's
 
 struct CompletionPlan {
   std::string id = make_id("cmpl-");
@@ -15,6 +18,9 @@ struct CompletionPlan {
   std::string model;
   OrderedJson adapter;
   bool include_usage = false;
+  bool with_logprobs = false;
+  int64_t text_offset = 0;  // of the next token, in code points
+  const Tokenizer* tokenizer = nullptr;
   std::unique_ptr<Generation> generation;
 };
 
@@ -58,12 +64,34 @@ std::vector<int32_t> read_prompt(const Fields& fields, const Tokenizer& tokenize
   return tokenizer.encode(text, Tokenizer::SpecialTokens::kAdd);
 }
 
-OrderedJson completion_json(const CompletionPlan& plan, const std::string& text,
+// OpenAI's older form: one list for each property.
+OrderedJson token_lists_json(CompletionPlan& plan, const std::vector<TokenLogprobs>& logprobs) {
+  if (!plan.with_logprobs) return nullptr;
+  OrderedJson lists;
+  for (const char* name : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+    lists[name] = OrderedJson::array();
+  }
+  for (const TokenLogprobs& token : logprobs) {
+    const std::string text = token_text(*plan.tokenizer, token.token);
+    lists["tokens"].push_back(text);
+    lists["token_logprobs"].push_back(finite_logprob(token.logprob));
+    OrderedJson top = OrderedJson::object();
+    for (const TokenLogprobs::Alternative& other : token.top) {
+      top[token_text(*plan.tokenizer, other.token)] = finite_logprob(other.logprob);
+    }
+    lists["top_logprobs"].push_back(std::move(top));
+    lists["text_offset"].push_back(plan.text_offset);
+    plan.text_offset += count_code_points(text);
+  }
+  return lists;
+}
+
+OrderedJson completion_json(CompletionPlan& plan, const TextPiece& piece,
                             const OrderedJson& finish_reason) {
   OrderedJson choice;
-  choice["text"] = text;
+  choice["text"] = piece.text;
   choice["index"] = 0;
-  choice["logprobs"] = nullptr;
+  choice["logprobs"] = token_lists_json(plan, piece.logprobs);
   choice["finish_reason"] = finish_reason;
   OrderedJson body;
   body["id"] = plan.id;
@@ -76,18 +104,18 @@ OrderedJson completion_json(const CompletionPlan& plan, const std::string& text,
 }
 
 void stream_completion(CompletionPlan& plan, SseWriter& writer) {
-  const auto send = [&](const std::string& text, const OrderedJson& finish_reason) {
-    OrderedJson chunk = completion_json(plan, text, finish_reason);
+  const auto send = [&](const TextPiece& piece, const OrderedJson& finish_reason) {
+    OrderedJson chunk = completion_json(plan, piece, finish_reason);
     if (plan.include_usage) chunk["usage"] = nullptr;
     writer.event(chunk);
   };
   const GenerateResult result = plan.generation->wait(
-      [&](const std::string& text) { send(text, nullptr); }, [&] { writer.ping(); });
-  send("", openai_finish_reason(result.finish_reason));
+      [&](const TextPiece& piece) { send(piece, nullptr); }, [&] { writer.ping(); });
+  send({}, openai_finish_reason(result.finish_reason));
   if (plan.include_usage) {
-    OrderedJson last = completion_json(plan, "", nullptr);
+    OrderedJson last = completion_json(plan, {}, nullptr);
     last["choices"] = OrderedJson::array();
-    last["usage"] = usage_json(result.prompt_tokens, result.completion_tokens);
+    last["usage"] = usage_json(result);
     writer.event(last);
   }
   writer.done();
@@ -105,12 +133,15 @@ void handle_completion(ServerContext& context, Exchange& exchange, const httplib
   const std::string adapter = context.adapter_of(plan->model);
   if (plan->model.empty()) plan->model = context.model_of(adapter);
   fields.only_false("echo");
-  fields.only_zero("logprobs");
+  const std::optional<int64_t> logprobs = fields.integer("logprobs", 0, kMostLogprobs);
   fields.only_empty("suffix", "this server does not fill in the middle");
   const GenerationParameters parameters =
       read_generation_parameters(fields, context.options.ask, kDefaultMaxTokens);
   plan->include_usage = parameters.include_usage;
-  generate.prompt = read_prompt(fields, *context.pipeline.engine().generator()->tokenizer);
+  plan->with_logprobs = logprobs.has_value();
+  plan->tokenizer = context.pipeline.engine().generator()->tokenizer.get();
+  generate.top_logprobs = logprobs.value_or(-1);
+  generate.prompt = read_prompt(fields, *plan->tokenizer);
   check_context_length(context, "prompt", static_cast<int64_t>(generate.prompt.size()));
   generate.max_tokens = parameters.max_tokens;
   generate.stop = parameters.stop;
@@ -124,9 +155,9 @@ void handle_completion(ServerContext& context, Exchange& exchange, const httplib
     return;
   }
   const GenerateResult result = plan->generation->wait(nullptr, nullptr);
-  OrderedJson answer =
-      completion_json(*plan, result.text, openai_finish_reason(result.finish_reason));
-  answer["usage"] = usage_json(result.prompt_tokens, result.completion_tokens);
+  OrderedJson answer = completion_json(*plan, {result.text, result.logprobs},
+                                       openai_finish_reason(result.finish_reason));
+  answer["usage"] = usage_json(result);
   write_json(answer, response);
 }
 

@@ -79,10 +79,16 @@ Generation::Generation(ServerContext& context, Exchange& exchange, GenerateReque
   const auto on_text = [queue = queue_](const std::string& text) {
     const std::lock_guard<std::mutex> lock(queue->mutex);
     queue->started = true;
-    queue->text += text;
+    queue->piece.text += text;
     queue->changed.notify_one();
     return true;
   };
+  if (request.top_logprobs >= 0) {
+    request.on_logprobs = [queue = queue_](const TokenLogprobs& logprobs) {
+      const std::lock_guard<std::mutex> lock(queue->mutex);
+      queue->piece.logprobs.push_back(logprobs);
+    };
+  }
   try {
     submitted_ = context_.pipeline.engine().submit(std::move(request), on_text);
   } catch (const Error& error) {
@@ -97,26 +103,30 @@ Generation::~Generation() {
   if (!ended_) context_.pipeline.engine().cancel(submitted_.id);
 }
 
-std::string Generation::take_text(std::chrono::milliseconds patience) {
+// Logprobs of tokens whose text is held back stay for the piece in which it comes; with no patience
+// everything is taken.
+TextPiece Generation::take_piece(std::chrono::milliseconds patience) {
   std::unique_lock<std::mutex> lock(queue_->mutex);
-  queue_->changed.wait_for(lock, patience, [&] { return !queue_->text.empty(); });
+  queue_->changed.wait_for(lock, patience, [&] { return !queue_->piece.text.empty(); });
   if (queue_->started && !first_token_seen_) {
     first_token_seen_ = true;
     context_.metrics.observe_first_token(exchange_.seconds());
   }
-  return std::exchange(queue_->text, std::string());
+  const bool is_last = patience == std::chrono::milliseconds(0);
+  if (queue_->piece.text.empty() && !is_last) return {};
+  return std::exchange(queue_->piece, TextPiece());
 }
 
-GenerateResult Generation::wait(const std::function<void(const std::string&)>& on_text,
+GenerateResult Generation::wait(const std::function<void(const TextPiece&)>& on_text,
                                 const std::function<void()>& on_idle) {
   auto last_sign_of_life = std::chrono::steady_clock::now();
   while (true) {
     const bool ready =
         submitted_.result.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-    const std::string text = take_text(ready ? std::chrono::milliseconds(0) : kPollInterval);
+    const TextPiece piece = take_piece(ready ? std::chrono::milliseconds(0) : kPollInterval);
     const auto now = std::chrono::steady_clock::now();
-    if (!text.empty()) {
-      if (on_text) on_text(text);
+    if (!piece.text.empty() || !piece.logprobs.empty()) {
+      if (on_text) on_text(piece);
       last_sign_of_life = now;
     } else if (ready) {
       return finish();
@@ -140,11 +150,12 @@ GenerateResult Generation::finish() {
   return result;
 }
 
-OrderedJson usage_json(int64_t prompt_tokens, int64_t completion_tokens) {
+OrderedJson usage_json(const GenerateResult& result) {
   OrderedJson usage;
-  usage["prompt_tokens"] = prompt_tokens;
-  usage["completion_tokens"] = completion_tokens;
-  usage["total_tokens"] = prompt_tokens + completion_tokens;
+  usage["prompt_tokens"] = result.prompt_tokens;
+  usage["completion_tokens"] = result.completion_tokens;
+  usage["total_tokens"] = result.prompt_tokens + result.completion_tokens;
+  usage["prompt_tokens_details"] = {{"cached_tokens", result.cached_tokens}};
   return usage;
 }
 

@@ -20,6 +20,12 @@ struct GenerationParameters {
   bool stream = false;
   bool include_usage = false;
 };
+
+// Text and, when they were asked for, what the model held of its tokens.
+struct TextPiece {
+  std::string text;
+  std::vector<TokenLogprobs> logprobs;
+};
 GenerationParameters read_generation_parameters(const Fields& fields, const AskOptions& defaults,
                                                 int64_t default_max_tokens);
 
@@ -36,11 +42,12 @@ class Generation {
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
 
-  // Waits for the end and returns it. `on_text` gets each piece of text, `on_idle` is called every
+  // Waits for the end and returns it. `on_text` gets each piece of text, which is not
+  // empty but for logprobs that come after the last text; `on_idle` is called every
   // few seconds without text; both on this thread, both may be empty and may throw.
   // Throws ClientGone soon after the client left (the request is cancelled), 503 when the server
   // shuts down first, 500 when the model fails.
-  GenerateResult wait(const std::function<void(const std::string&)>& on_text,
+  GenerateResult wait(const std::function<void(const TextPiece&)>& on_text,
                       const std::function<void()>& on_idle);
 
  private:
@@ -48,11 +55,11 @@ class Generation {
   struct TextQueue {
     std::mutex mutex;
     std::condition_variable changed;
-    std::string text;
+    TextPiece piece;
     bool started = false;
   };
 
-  std::string take_text(std::chrono::milliseconds patience);
+  TextPiece take_piece(std::chrono::milliseconds patience);
   GenerateResult finish();
 
   ServerContext& context_;
@@ -63,7 +70,7 @@ class Generation {
   bool first_token_seen_ = false;
 };
 
-OrderedJson usage_json(int64_t prompt_tokens, int64_t completion_tokens);
+OrderedJson usage_json(const GenerateResult& result);
 // "stop" or "length", OpenAI's words.
 const char* openai_finish_reason(FinishReason reason);
 

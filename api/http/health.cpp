@@ -28,6 +28,15 @@ void write_engine(const EngineStats& stats, std::string& out) {
   sample("quarry_generations_cancelled_total", "counter", "Requests cancelled before their end",
          stats.cancelled_total);
   sample("quarry_prompt_tokens_total", "counter", "Prompt tokens read", stats.prompt_tokens_total);
+  sample("quarry_prompt_tokens_cached_total", "counter",
+         "Prompt tokens that the prefix cache held, of quarry_prompt_tokens_total",
+         stats.cached_tokens_total);
+  sample("quarry_prefix_cache_bytes", "gauge", "Memory of the prefix cache",
+         stats.prefix_cache_bytes);
+  sample("quarry_draft_tokens_total", "counter", "Tokens guessed by prompt lookup and checked",
+         stats.draft_tokens_total);
+  sample("quarry_draft_tokens_accepted_total", "counter", "Of those, the ones that came true",
+         stats.accepted_draft_tokens_total);
   sample("quarry_completion_tokens_total", "counter", "Tokens generated",
          stats.completion_tokens_total);
 }

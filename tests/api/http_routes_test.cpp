@@ -345,6 +345,61 @@ TEST(HttpRoutes, DocumentsAreOnlyThoseOfTheIndex) {
   }
 }
 
+TEST(HttpRoutes, ChatLogprobsListEachTokenAndTheLikeliest) {
+  HttpRigOptions options;
+  options.next = cited_answer;
+  HttpRig rig(options);
+  Json body = chat_body("who built the engine?");
+  EXPECT_TRUE(rig.post("/v1/chat/completions", body).json()["choices"][0]["logprobs"].is_null());
+  body["logprobs"] = true;
+  body["top_logprobs"] = 2;
+  const Json choice = rig.post("/v1/chat/completions", body).json()["choices"][0];
+  const Json& content = choice["logprobs"]["content"];
+  std::string text;
+  for (const Json& token : content) {
+    text += token["token"].get<std::string>();
+    EXPECT_EQ(token["bytes"], Json::array({static_cast<unsigned char>(text.back())}));
+    EXPECT_LT(token["logprob"].get<double>(), 0.0);
+    ASSERT_EQ(token["top_logprobs"].size(), 2u);
+    EXPECT_EQ(token["top_logprobs"][0]["token"], token["token"]);
+    EXPECT_GE(token["top_logprobs"][0]["logprob"], token["top_logprobs"][1]["logprob"]);
+  }
+  EXPECT_EQ(text, choice["message"]["content"]);
+  body.erase("top_logprobs");
+  EXPECT_EQ(rig.post("/v1/chat/completions", body)
+                .json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"],
+            Json::array());
+}
+
+TEST(HttpRoutes, CompletionLogprobsAreLists) {
+  HttpRigOptions options;
+  options.next = fake::scripted(4, {'a', fake::kHello, fake::kHalfEuro, 0xAC, 'z'});
+  HttpRig rig(options);
+  const Json choice =
+      rig.post("/v1/completions", Json{{"prompt", "Once"}, {"max_tokens", 8}, {"logprobs", 1}})
+          .json()["choices"][0];
+  const Json& lists = choice["logprobs"];
+  EXPECT_EQ(lists["tokens"], (Json{"a", "hello", "\xEF\xBF\xBD", "\xEF\xBF\xBD", "z"}));
+  EXPECT_EQ(lists["text_offset"], (Json{0, 1, 6, 7, 8}));
+  ASSERT_EQ(lists["token_logprobs"].size(), 5u);
+  ASSERT_EQ(lists["top_logprobs"].size(), 5u);
+  EXPECT_EQ(lists["top_logprobs"][1]["hello"], lists["token_logprobs"][1]);
+}
+
+TEST(HttpRoutes, UsageTellsWhatThePrefixCacheHeld) {
+  HttpRig rig;
+  const std::string prompt(100, 'p');
+  const Json body{{"prompt", prompt}, {"max_tokens", 4}};
+  Json usage = rig.post("/v1/completions", body).json()["usage"];
+  EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], 0);
+  usage = rig.post("/v1/completions", body).json()["usage"];
+  EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], 99);
+  EXPECT_EQ(usage["prompt_tokens"], 100);
+  const std::string metrics = rig.get("/metrics").body;
+  EXPECT_THAT(metrics, HasSubstr("\nquarry_prompt_tokens_total 200\n"));
+  EXPECT_THAT(metrics, HasSubstr("\nquarry_prompt_tokens_cached_total 99\n"));
+}
+
 TEST(HttpRoutes, HealthReadyAndMetrics) {
   HttpRig rig;
   EXPECT_EQ(rig.get("/healthz").json(), (Json{{"status", "ok"}}));

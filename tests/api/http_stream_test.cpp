@@ -65,7 +65,11 @@ TEST(HttpStream, ChatStreamHasRoleDeltasAnnotationsFinishUsageAndDone) {
   EXPECT_EQ(delta(n - 3), Json::object());
   EXPECT_EQ(events[n - 3]["choices"][0]["finish_reason"], "stop");
   EXPECT_EQ(events[n - 2]["choices"], Json::array());
-  EXPECT_EQ(events[n - 2]["usage"], whole["usage"]);
+  Json usage = events[n - 2]["usage"];
+  // The same prompt came before: all but its last token was known.
+  EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"].get<int>() - 1);
+  usage["prompt_tokens_details"]["cached_tokens"] = 0;
+  EXPECT_EQ(usage, whole["usage"]);
   EXPECT_EQ(events[n - 1], "[DONE]");
   for (size_t i = 0; i + 1 < n; ++i) {
     EXPECT_EQ(events[i]["object"], "chat.completion.chunk");
@@ -76,6 +80,25 @@ TEST(HttpStream, ChatStreamHasRoleDeltasAnnotationsFinishUsageAndDone) {
       EXPECT_EQ(events[i]["choices"][0]["finish_reason"].is_null(), i != n - 3);
     }
   }
+}
+
+TEST(HttpStream, StreamedLogprobsAreThoseOfTheWhole) {
+  HttpRigOptions options;
+  options.next = cited_answer;
+  HttpRig rig(options);
+  Json body = chat_body("who built the engine?");
+  body["logprobs"] = true;
+  body["top_logprobs"] = 1;
+  body["stop"] = "coal burns";  // held back, so that tokens and texts come apart
+  const Json whole = rig.post("/v1/chat/completions", body).json();
+  body["stream"] = true;
+  Json content = Json::array();
+  for (const Json& event : parse_events(rig.post("/v1/chat/completions", body).body)) {
+    if (!event.is_object() || event["choices"][0]["logprobs"].is_null()) continue;
+    for (const Json& token : event["choices"][0]["logprobs"]["content"]) content.push_back(token);
+  }
+  EXPECT_GT(content.size(), 10u);
+  EXPECT_EQ(content, whole["choices"][0]["logprobs"]["content"]);
 }
 
 TEST(HttpStream, ErrorsBeforeTheFirstEventKeepTheirStatus) {
