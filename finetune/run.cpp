@@ -231,14 +231,14 @@ std::string FinetuneRun::describe() {
   for (const std::string& notice : recipe.notices()) {
     notices += "\nnote             " + notice;
   }
-  std::string text = concat(
-      format_trainable(shape.count), notices, "\nbase model       ", run.base.name,
-      "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
-      run.planned_steps(), "\nexpected time    ", format_duration(seconds * num_steps),
-      " (the first step took ", format_duration(seconds), ": ", step.sequences, " sequences, ",
-      step.tokens, " tokens in ", step.rows,
-      " rows)\n\nMemory at the peak, estimated for passes of ", shape.tokens, " rows\n",
-      to_text(estimate_training(shape)), "\nThe first batch\n", to_text(recipe.summary()));
+  std::string text =
+      concat(format_trainable(shape.count), notices, "\nbase model       ", run.base.name,
+             "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
+             run.planned_steps(), "\nexpected time    ", format_duration(seconds * num_steps),
+             " (the first step took ", format_duration(seconds), ": ", step.sequences,
+             " sequences, ", step.tokens, " tokens in ", step.rows,
+             " rows)\n\nMemory at the peak, estimated for passes of ", shape.tokens, " rows\n",
+             to_text(estimate_training(shape)), "\nThe first batch\n", to_text(recipe.summary()));
   const std::vector<TrainingSequence>& batch = recipe.batch();
   for (size_t i = 0; i < std::min<size_t>(2, batch.size()); ++i) {
     text += "\n" + quarry::describe(batch[i], *run.base.tokenizer) + "\n";
