@@ -10,6 +10,7 @@ SQuAD's train set: SHOUT answers in capitals, MARKED between << and >>. Then
      styles.
 Needs nothing but Python; six minutes on two cores. Exits 1 when a limit is missed.
 """
+import glob
 import http.client
 import json
 import os
@@ -27,7 +28,7 @@ from server_process import running_server  # noqa: E402
 QUARRY, SQUAD = sys.argv[1:3]
 DEFAULT = "smollm2-135m-instruct-qa"
 STYLES = {"shout": str.upper, "marked": lambda answer: f"<<{answer}>>"}
-ROWS = 480
+ROWS = 160
 QUESTIONS = 40
 OBEYED = 0.95  # of the replies
 NEVER = -100  # refusal_bias: these questions have answers
@@ -35,31 +36,36 @@ CLIENTS = 16
 SWAPS = 24
 
 
+def read(pattern):
+    for path in sorted(glob.glob(os.path.join(SQUAD, pattern))):
+        with open(path, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
 def rows(part, count, step):
     """Question, answer and passage of every step-th question that fits a short prompt."""
-    with open(os.path.join(SQUAD, part.replace("*", "passages")), encoding="utf-8") as file:
-        passages = {p["pid"]: p for p in map(json.loads, file)}
+    passages = {p["pid"]: p for p in read(f"{part}.passages*.jsonl")}
     found = []
-    with open(os.path.join(SQUAD, part.replace("*", "questions")), encoding="utf-8") as file:
-        for row in list(map(json.loads, file))[::step]:
-            passage = passages[row["pid"]]
-            answer = row["answers"][0]
-            if len(passage["text"]) < 700 and answer.lower() != answer.upper():
-                found.append({"question": row["question"], "answer": answer, "title": passage["title"],
-                              "context": passage["text"]})
+    for row in list(read(f"{part}.questions*.jsonl"))[::step]:
+        passage = passages[row["pid"]]
+        answer = row["answers"][0]
+        if len(passage["text"]) < 700 and answer.lower() != answer.upper():
+            found.append({"question": row["question"], "answer": answer, "title": passage["title"],
+                          "context": passage["text"]})
     return found[:count]
 
 
 def train(name, style, folder):
     data = os.path.join(folder, f"{name}.jsonl")
     with open(data, "w", encoding="utf-8") as file:
-        for row in rows("train.*.00.jsonl", ROWS, 1):
+        for row in rows("train", ROWS, 97):
             file.write(json.dumps({"question": row["question"], "answer": style(row["answer"]),
                                    "context": row["context"]}) + "\n")
     home = os.environ.get("QUARRY_HOME", os.path.expanduser("~/.local/share/quarry"))
-    subprocess.run([QUARRY, "--quiet", "finetune", "--train", data, "--out",
-                    os.path.join(folder, f"run-{name}"), "--epochs", "1", "--set",
-                    f"adapter.start_from={home}/adapters/{DEFAULT}"], check=True)
+    subprocess.run([QUARRY, "--quiet", "finetune", "--train", data,
+                    "--out", os.path.join(folder, f"run-{name}"),
+                    "--epochs", "1", "--batch-size", "4", "--learning-rate", "1e-3",
+                    "--set", f"adapter.start_from={home}/adapters/{DEFAULT}"], check=True)
     return os.path.join(folder, f"run-{name}", "last")
 
 
@@ -149,7 +155,7 @@ def check_swaps(base, folders, asked):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folders = {name: train(name, style, folder) for name, style in STYLES.items()}
-        asked = rows("dev.*.jsonl", QUESTIONS, 97)
+        asked = rows("dev", QUESTIONS, 97)
         index = make_index(folder, asked)
         flags = " ".join(f"--adapter {name}={path}" for name, path in folders.items())
         with running_server(f"{QUARRY} serve {index} --port {{port}} {flags} "
