@@ -173,7 +173,9 @@ std::string gguf_sentencepiece_model(const GgufTokenizerData& data) {
   bool byte_fallback = false;
   int32_t unknown_id = data.unknown_id;
   for (size_t id = 0; id < data.tokens.size(); ++id) {
-    const int32_t type = type_of(data, id);
+    // Some converters mark <unk> as a control token; its id says what it is.
+    const bool is_unknown = static_cast<int64_t>(id) == data.unknown_id;
+    const int32_t type = is_unknown ? kUnknownToken : type_of(data, id);
     std::string piece;
     put_bytes(piece, 1, data.tokens[id]);
     put_float(piece, 2, data.scores[id]);

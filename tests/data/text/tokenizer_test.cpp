@@ -6,6 +6,7 @@
 
 #include "data/core/json.h"
 #include "data/core/paths.h"
+#include "data/text/pre_tokenizer.h"
 #include "tests/support/temporary_folder.h"
 
 namespace quarry {
@@ -132,6 +133,39 @@ TEST(IncrementalDecoder, HoldsBackUnfinishedCharacters) {
     joined += decoder.finish();
     EXPECT_EQ(joined, tokenizer->decode(ids));
   }
+}
+
+// As in GGUF files of Gemma 3, whose converter gives <unk> the type of a control token.
+TEST(GgufTokenizer, TheUnknownTokenIsKnownByItsId) {
+  GgufTokenizerData data;
+  data.model = "llama";
+  data.tokens = {"<pad>", "</s>", "<s>", "<unk>", "a", "b", "ab"};
+  data.scores = {0, 0, 0, 0, -2, -3, -1};
+  data.token_types = {3, 3, 3, 3, 1, 1, 1};
+  data.bos_id = 2;
+  data.eos_id = 1;
+  data.unknown_id = 3;
+  data.add_bos = true;
+  data.add_space_prefix = false;
+  const auto tokenizer = make_gguf_tokenizer(data);
+  EXPECT_EQ(tokenizer->encode("aabz", Tokenizer::SpecialTokens::kAdd),
+            (std::vector<int32_t>{2, 4, 6, 3}));
+}
+
+// The pattern of BLOOM's tokenizer.json; pieces from tokenizers 0.23.3.
+TEST(PreTokenizer, ASetInsideASetAddsToIt) {
+  const Json config = {
+      {"type", "Split"},
+      {"pattern", {{"Regex", " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"}}},
+      {"behavior", "Isolated"},
+      {"invert", false}};
+  const std::string input = "Hello, (big) world. 12 tests!  ok|so [x]";
+  PreTokenized text;
+  text.pieces = {input};
+  make_pre_tokenizer(config, "tokenizer.json")->split(text);
+  EXPECT_EQ(std::vector<std::string>(text.pieces.begin(), text.pieces.end()),
+            (std::vector<std::string>{"Hello", ", (", "big", ")", " world", ".", " 12", " tests",
+                                      "! ", " ok", "|", "so", " [x]"}));
 }
 
 }  // namespace
