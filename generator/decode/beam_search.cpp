@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "data/core/error.h"
+#include "data/core/log_sum_exp.h"
 #include "generator/decode/stop_matcher.h"
 #include "generator/nn/kv_cache.h"
 
@@ -73,16 +74,6 @@ class BeamSearch {
   double prefill_seconds_ = 0.0;
 };
 
-std::vector<double> log_softmax(const float* logits, int64_t size) {
-  const double largest = *std::max_element(logits, logits + size);
-  double sum = 0.0;
-  for (int64_t i = 0; i < size; ++i) sum += std::exp(logits[i] - largest);
-  const double normalizer = largest + std::log(sum);
-  std::vector<double> result(logits, logits + size);
-  for (double& value : result) value -= normalizer;
-  return result;
-}
-
 BeamSearch::BeamSearch(const LoadedGenerator& generator, const GenerateRequest& request,
                        const BeamSearchOptions& options)
     : generator_(generator),
@@ -130,7 +121,7 @@ bool BeamSearch::read_prompt(const std::function<bool()>& keep_going) {
     std::vector<float> logits = generator_.model->forward({chunk});
     const auto [token, bias] = request_.first_token_bias;
     if (token >= 0) logits.at(static_cast<size_t>(token)) += bias;
-    beam.next = log_softmax(logits.data(), static_cast<int64_t>(logits.size()));
+    beam.next = log_softmax({logits.begin(), logits.end()});
   }
   prefill_seconds_ = seconds_since(start);
   return true;
@@ -149,7 +140,8 @@ void BeamSearch::forward_beams() {
   }
   const std::vector<float> logits = generator_.model->forward(chunks);
   for (size_t i = 0; i < beams_.size(); ++i) {
-    beams_[i].next = log_softmax(logits.data() + static_cast<int64_t>(i) * vocab_size, vocab_size);
+    const auto row = logits.begin() + static_cast<std::ptrdiff_t>(i) * vocab_size;
+    beams_[i].next = log_softmax({row, row + vocab_size});
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "data/core/error.h"
+#include "data/core/log_sum_exp.h"
 #include "generator/nn/kv_cache.h"
 
 namespace quarry {
@@ -11,13 +12,6 @@ namespace {
 
 // Rows of logits that exist at once.
 constexpr int64_t kRowsAtOnce = 64;
-
-double log_sum_exp(const float* x, int64_t count) {
-  const double largest = *std::max_element(x, x + count);
-  double sum = 0.0;
-  for (int64_t i = 0; i < count; ++i) sum += std::exp(x[i] - largest);
-  return largest + std::log(sum);
-}
 
 // Sums over predictions.
 struct Sums {
@@ -31,8 +25,8 @@ struct Sums {
 
 void add_prediction(const float* p, const float* q, int64_t vocab_size, int32_t target,
                     Sums& sums) {
-  const double log_p_sum = log_sum_exp(p, vocab_size);
-  const double log_q_sum = log_sum_exp(q, vocab_size);
+  const double log_p_sum = log_sum_exp(p, static_cast<size_t>(vocab_size));
+  const double log_q_sum = log_sum_exp(q, static_cast<size_t>(vocab_size));
   double kl = 0.0;
   for (int64_t i = 0; i < vocab_size; ++i) {
     const double log_p = p[i] - log_p_sum;

@@ -1,17 +1,15 @@
 #include "generator/decode/logprobs.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
+
+#include "data/core/log_sum_exp.h"
 
 namespace quarry {
 
 TokenLogprobs token_logprobs(const float* logits, int64_t vocab_size, int32_t token,
                              int64_t num_top) {
-  const float largest = *std::max_element(logits, logits + vocab_size);
-  double sum = 0.0;
-  for (int64_t i = 0; i < vocab_size; ++i) sum += std::exp(double{logits[i]} - largest);
-  const double normalizer = largest + std::log(sum);
+  const double normalizer = log_sum_exp(logits, static_cast<size_t>(vocab_size));
   const auto logprob = [&](int32_t id) { return static_cast<float>(logits[id] - normalizer); };
   TokenLogprobs result;
   result.token = token;
