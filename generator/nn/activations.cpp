@@ -1,8 +1,11 @@
 #include "generator/nn/activations.h"
 
+#include <vector>
+
 #include "data/core/parallel_for.h"
 #include "generator/kernels/activations.h"
 #include "generator/kernels/elementwise.h"
+#include "generator/kernels/elementwise_backward.h"
 #include "generator/nn/autograd.h"
 
 namespace quarry::nn {
@@ -33,6 +36,36 @@ Tensor apply(Function function, Gradient backward, const Tensor& x, Workspace& w
   });
 }
 
+using GatedFunction = void (*)(const float* gate, const float* up, int64_t count, float* out);
+using GatedGradient = void (*)(const float* gate, const float* up, const float* gradient,
+                               int64_t count, float* gate_out, float* up_out);
+
+Tensor apply_gated(GatedFunction function, GatedGradient backward, const Tensor& gate_up,
+                   Workspace& workspace) {
+  const int64_t width = gate_up.size(1) / 2;
+  Tensor out = workspace.empty(gate_up.size(0), width);
+  parallel_for(gate_up.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* gate = row_data(gate_up, row);
+      function(gate, gate + width, width, mutable_row_data(out, row));
+    }
+  });
+  if (!needs_gradient(gate_up)) return out;
+  const SavedActivation saved(gate_up, workspace);
+  return record(out, {gate_up}, [saved, backward, width, &workspace](const Tensor& gradient) {
+    Tensor dx = workspace.empty(gradient.size(0), 2 * width);
+    parallel_for(gradient.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+      std::vector<float> buffer(static_cast<size_t>(2 * width));
+      for (int64_t row = begin; row < end; ++row) {
+        const float* gate = saved.row(row, buffer.data());
+        float* target = mutable_row_data(dx, row);
+        backward(gate, gate + width, row_data(gradient, row), width, target, target + width);
+      }
+    });
+    return std::vector<Tensor>{dx};
+  });
+}
+
 }  // namespace
 
 Tensor gelu(const Tensor& x, Workspace& workspace) {
@@ -47,30 +80,12 @@ Tensor relu(const Tensor& x, Workspace& workspace) {
   return apply(kernels::relu, kernels::relu_backward, x, workspace);
 }
 
+Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {
+  return apply_gated(kernels::silu_mul, kernels::silu_mul_backward, gate_up, workspace);
+}
+
 Tensor geglu_tanh(const Tensor& gate_up, Workspace& workspace) {
-  const int64_t width = gate_up.size(1) / 2;
-  Tensor out = workspace.empty(gate_up.size(0), width);
-  parallel_for(gate_up.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* gate = row_data(gate_up, row);
-      kernels::gelu_tanh_mul(gate, gate + width, width, mutable_row_data(out, row));
-    }
-  });
-  if (!needs_gradient(gate_up)) return out;
-  const SavedActivation saved(gate_up, workspace);
-  return record(out, {gate_up}, [saved, width, &workspace](const Tensor& gradient) {
-    const Tensor input = saved.restore(workspace);
-    Tensor dx = workspace.empty(input.size(0), 2 * width);
-    parallel_for(input.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const float* gate = row_data(input, row);
-        float* target = mutable_row_data(dx, row);
-        kernels::gelu_tanh_mul_backward(gate, gate + width, row_data(gradient, row), width, target,
-                                        target + width);
-      }
-    });
-    return std::vector<Tensor>{dx};
-  });
+  return apply_gated(kernels::gelu_tanh_mul, kernels::gelu_tanh_mul_backward, gate_up, workspace);
 }
 
 }  // namespace quarry::nn

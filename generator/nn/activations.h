@@ -12,7 +12,9 @@ Tensor gelu(const Tensor& x, Workspace& workspace);
 // Its approximation with tanh.
 Tensor gelu_tanh(const Tensor& x, Workspace& workspace);
 Tensor relu(const Tensor& x, Workspace& workspace);
-// gate_up [T, 2 F] holds gate in its first F columns  ->  gelu_tanh(gate) * up  [T, F].
+// gate_up [T, 2 F] holds gate in its first F columns  ->  silu(gate) * up  [T, F].
+Tensor swiglu(const Tensor& gate_up, Workspace& workspace);
+// The same with gelu_tanh.
 Tensor geglu_tanh(const Tensor& gate_up, Workspace& workspace);
 
 }  // namespace quarry::nn

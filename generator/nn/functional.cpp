@@ -17,17 +17,6 @@ constexpr int64_t kRowGrain = 32;
 
 }  // namespace
 
-Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
-                  Workspace& workspace) {
-  QUARRY_DCHECK(weight.numel() == x.size(1) && bias.numel() == x.size(1));
-  Tensor out = workspace.empty(x.size(0), x.size(1));
-  parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::layer_norm(row_data(x, begin), weight.data_ptr<float>(), bias.data_ptr<float>(),
-                        epsilon, end - begin, x.size(1), mutable_row_data(out, begin));
-  });
-  return out;
-}
-
 Tensor add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
                       const Tensor& bias, float epsilon, Workspace& workspace) {
   QUARRY_DCHECK(residual.numel() == x.numel());
@@ -74,32 +63,6 @@ Tensor add_row(const Tensor& x, const Tensor& row, Workspace& workspace) {
     kernels::add(row_data(x, i), row.data_ptr<float>(), x.size(1), mutable_row_data(out, i));
   }
   return out;
-}
-
-Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {
-  const int64_t width = gate_up.size(1) / 2;
-  Tensor out = workspace.empty(gate_up.size(0), width);
-  parallel_for(gate_up.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* gate = row_data(gate_up, row);
-      kernels::silu_mul(gate, gate + width, width, mutable_row_data(out, row));
-    }
-  });
-  if (!needs_gradient(gate_up)) return out;
-  const SavedActivation saved(gate_up, workspace);
-  return record(out, {gate_up}, [saved, width, &workspace](const Tensor& gradient) {
-    Tensor dx = workspace.empty(gradient.size(0), 2 * width);
-    parallel_for(gradient.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-      std::vector<float> buffer(static_cast<size_t>(2 * width));
-      for (int64_t row = begin; row < end; ++row) {
-        const float* gate = saved.row(row, buffer.data());
-        float* target = mutable_row_data(dx, row);
-        kernels::silu_mul_backward(gate, gate + width, row_data(gradient, row), width, target,
-                                   target + width);
-      }
-    });
-    return std::vector<Tensor>{dx};
-  });
 }
 
 Tensor scale(const Tensor& x, float factor, Workspace& workspace) {
