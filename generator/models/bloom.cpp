@@ -151,18 +151,7 @@ class Bloom final : public Decoder {
   const nn::LayerNorm* final_norm_;
 };
 
-std::unique_ptr<CausalLm> make_bloom(const CausalLmSource& source, kernels::Precision precision) {
-  const CausalLmConfig config = read_config(source);
-  const ModelLayout layout = make_layout(source, config);
-  DecoderLoader load(source, layout, precision);
-  return std::make_unique<Bloom>(config, load);
-}
-
-ModelLayout bloom_layout(const CausalLmSource& source) {
-  return make_layout(source, read_config(source));
-}
-
-OrderedJson bloom_config_from_gguf(const GgufFile& file) {
+OrderedJson config_from_gguf(const GgufFile& file) {
   const CausalLmConfig config = read_config(gguf_source(file));
   OrderedJson json;
   json["architectures"] = {"BloomForCausalLM"};
@@ -181,7 +170,8 @@ OrderedJson bloom_config_from_gguf(const GgufFile& file) {
 }  // namespace
 
 CausalLmFamily bloom_family() {
-  return {"bloom", "BloomForCausalLM", make_bloom, bloom_layout, bloom_config_from_gguf};
+  return decoder_family<Bloom, read_config, make_layout>("bloom", "BloomForCausalLM",
+                                                         config_from_gguf);
 }
 
 }  // namespace quarry

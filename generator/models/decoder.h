@@ -6,6 +6,7 @@
 
 #include "generator/models/decoder_loader.h"
 #include "generator/models/decoder_pass.h"
+#include "generator/models/families.h"
 #include "generator/nn/attention.h"
 #include "generator/nn/workspace.h"
 
@@ -62,5 +63,29 @@ class Decoder : public CausalLm {
 
   std::shared_ptr<const DecoderModules> modules_;
 };
+
+// The row of the registry for a family whose file has
+//   Plan read_plan(const CausalLmSource& source)                         what it reads of the
+//   configuration ModelLayout make_layout(const CausalLmSource& source, const Plan& plan)
+//   Model(const Plan& plan, DecoderLoader& load)
+template <typename Model, auto read_plan, auto make_layout>
+CausalLmFamily decoder_family(const char* gguf_architecture, const char* hf_class,
+                              OrderedJson (*config_from_gguf)(const GgufFile& file)) {
+  CausalLmFamily family;
+  family.gguf_architecture = gguf_architecture;
+  family.hf_class = hf_class;
+  family.make = [](const CausalLmSource& source,
+                   kernels::Precision precision) -> std::unique_ptr<CausalLm> {
+    const auto plan = read_plan(source);
+    const ModelLayout layout = make_layout(source, plan);
+    DecoderLoader load(source, layout, precision);
+    return std::make_unique<Model>(plan, load);
+  };
+  family.layout = [](const CausalLmSource& source) {
+    return make_layout(source, read_plan(source));
+  };
+  family.config_from_gguf = config_from_gguf;
+  return family;
+}
 
 }  // namespace quarry

@@ -46,7 +46,7 @@ void check_rotary_dim(int64_t rotary_dim, int64_t head_dim, const std::string& s
                " rotary values of a head, wanted an even number up to the head size ", head_dim);
 }
 
-CausalLmConfig read_hf_config(const ConfigValues& values) {
+CausalLmConfig read_hf_config(const ConfigValues& values, int64_t default_head_dim) {
   CausalLmConfig config;
   config.architecture = values.text_or("model_type", "");
   config.hidden_size = values.size("hidden_size");
@@ -54,7 +54,8 @@ CausalLmConfig read_hf_config(const ConfigValues& values) {
   config.num_layers = values.size("num_hidden_layers");
   config.num_heads = values.size("num_attention_heads");
   config.num_kv_heads = values.size_or("num_key_value_heads", config.num_heads);
-  config.head_dim = values.size_or("head_dim", config.hidden_size / config.num_heads);
+  config.head_dim = values.size_or(
+      "head_dim", default_head_dim > 0 ? default_head_dim : config.hidden_size / config.num_heads);
   config.vocab_size = values.size("vocab_size");
   config.max_seq_len = values.size_or("max_position_embeddings", 2048);
   config.norm_epsilon = values.number_or("rms_norm_eps", 1e-6);

@@ -22,7 +22,9 @@ struct RopeSettings {
 };
 
 // Of config.json with the names that llama gave to the sizes: hidden_size, num_hidden_layers ...
-CausalLmConfig read_hf_config(const ConfigValues& values);
+// Without head_dim heads are default_head_dim wide, or, where that is 0, together as wide as the
+// layers.
+CausalLmConfig read_hf_config(const ConfigValues& values, int64_t default_head_dim = 0);
 // Of GGUF metadata: "<architecture>.block_count" ... norm_epsilon is left to the family.
 CausalLmConfig read_gguf_config(const GgufFile& file, const std::string& architecture);
 // Heads that can be cut and shared, and a bound on the layers.

@@ -51,10 +51,8 @@ void read_gguf(const GgufFile& file, Gemma3Plan& plan) {
 
 void read_json(const ConfigValues& values, Gemma3Plan& plan) {
   CausalLmConfig& config = plan.config;
-  config = read_hf_config(values);
-  config.head_dim = values.size_or("head_dim", 256);
+  config = read_hf_config(values, 256);
   config.tied_head = values.flag_or("tie_word_embeddings", true);
-  check_config(config, values.source());
   values.require_text("hidden_activation", "gelu_pytorch_tanh");
   for (const char* key : {"final_logit_softcapping", "attn_logit_softcapping"}) {
     values.require_absent(key);
@@ -92,7 +90,8 @@ Gemma3Plan read_plan(const CausalLmSource& source) {
   return plan;
 }
 
-ModelLayout make_layout(const CausalLmSource& source, const CausalLmConfig& config) {
+ModelLayout make_layout(const CausalLmSource& source, const Gemma3Plan& plan) {
+  const CausalLmConfig& config = plan.config;
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   const int64_t q_width = config.num_heads * config.head_dim;
@@ -207,18 +206,7 @@ class Gemma3 final : public Decoder {
   mutable nn::RopeTable local_rope_;
 };
 
-std::unique_ptr<CausalLm> make_gemma3(const CausalLmSource& source, kernels::Precision precision) {
-  const Gemma3Plan plan = read_plan(source);
-  const ModelLayout layout = make_layout(source, plan.config);
-  DecoderLoader load(source, layout, precision);
-  return std::make_unique<Gemma3>(plan, load);
-}
-
-ModelLayout gemma3_layout(const CausalLmSource& source) {
-  return make_layout(source, read_plan(source).config);
-}
-
-OrderedJson gemma3_config_from_gguf(const GgufFile& file) {
+OrderedJson config_from_gguf(const GgufFile& file) {
   const Gemma3Plan plan = read_plan(gguf_source(file));
   OrderedJson json = hf_config_json("Gemma3ForCausalLM", "gemma3_text", plan.config);
   json["hidden_activation"] = "gelu_pytorch_tanh";
@@ -237,7 +225,8 @@ OrderedJson gemma3_config_from_gguf(const GgufFile& file) {
 }  // namespace
 
 CausalLmFamily gemma3_family() {
-  return {"gemma3", "Gemma3ForCausalLM", make_gemma3, gemma3_layout, gemma3_config_from_gguf};
+  return decoder_family<Gemma3, read_plan, make_layout>("gemma3", "Gemma3ForCausalLM",
+                                                        config_from_gguf);
 }
 
 }  // namespace quarry

@@ -47,7 +47,8 @@ Gpt2Plan read_plan(const CausalLmSource& source) {
   return plan;
 }
 
-ModelLayout make_layout(const CausalLmSource& source, const CausalLmConfig& config) {
+ModelLayout make_layout(const CausalLmSource& source, const Gpt2Plan& plan) {
+  const CausalLmConfig& config = plan.config;
   const int64_t hidden = config.hidden_size;
   LayoutBuilder::LinearOptions conv1d;
   conv1d.bias = BiasUse::kRequired;
@@ -130,18 +131,7 @@ class Gpt2 final : public Decoder {
   const nn::LayerNorm* final_norm_;
 };
 
-std::unique_ptr<CausalLm> make_gpt2(const CausalLmSource& source, kernels::Precision precision) {
-  const Gpt2Plan plan = read_plan(source);
-  const ModelLayout layout = make_layout(source, plan.config);
-  DecoderLoader load(source, layout, precision);
-  return std::make_unique<Gpt2>(plan, load);
-}
-
-ModelLayout gpt2_layout(const CausalLmSource& source) {
-  return make_layout(source, read_plan(source).config);
-}
-
-OrderedJson gpt2_config_from_gguf(const GgufFile& file) {
+OrderedJson config_from_gguf(const GgufFile& file) {
   const CausalLmConfig config = read_plan(gguf_source(file)).config;
   OrderedJson json;
   json["architectures"] = {"GPT2LMHeadModel"};
@@ -161,7 +151,7 @@ OrderedJson gpt2_config_from_gguf(const GgufFile& file) {
 }  // namespace
 
 CausalLmFamily gpt2_family() {
-  return {"gpt2", "GPT2LMHeadModel", make_gpt2, gpt2_layout, gpt2_config_from_gguf};
+  return decoder_family<Gpt2, read_plan, make_layout>("gpt2", "GPT2LMHeadModel", config_from_gguf);
 }
 
 }  // namespace quarry

@@ -54,7 +54,8 @@ GptNeoxPlan read_plan(const CausalLmSource& source) {
   return plan;
 }
 
-ModelLayout make_layout(const CausalLmSource& source, const CausalLmConfig& config) {
+ModelLayout make_layout(const CausalLmSource& source, const GptNeoxPlan& plan) {
+  const CausalLmConfig& config = plan.config;
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   LayoutBuilder::LinearOptions qkv;
@@ -140,19 +141,7 @@ class GptNeox final : public Decoder {
   mutable nn::RopeTable rope_;  // used by the one thread that runs forward()
 };
 
-std::unique_ptr<CausalLm> make_gpt_neox(const CausalLmSource& source,
-                                        kernels::Precision precision) {
-  const GptNeoxPlan plan = read_plan(source);
-  const ModelLayout layout = make_layout(source, plan.config);
-  DecoderLoader load(source, layout, precision);
-  return std::make_unique<GptNeox>(plan, load);
-}
-
-ModelLayout gpt_neox_layout(const CausalLmSource& source) {
-  return make_layout(source, read_plan(source).config);
-}
-
-OrderedJson gpt_neox_config_from_gguf(const GgufFile& file) {
+OrderedJson config_from_gguf(const GgufFile& file) {
   const GptNeoxPlan plan = read_plan(gguf_source(file));
   OrderedJson json = hf_config_json("GPTNeoXForCausalLM", "gpt_neox", plan.config);
   json.erase("rms_norm_eps");
@@ -170,8 +159,8 @@ OrderedJson gpt_neox_config_from_gguf(const GgufFile& file) {
 }  // namespace
 
 CausalLmFamily gpt_neox_family() {
-  return {"gptneox", "GPTNeoXForCausalLM", make_gpt_neox, gpt_neox_layout,
-          gpt_neox_config_from_gguf};
+  return decoder_family<GptNeox, read_plan, make_layout>("gptneox", "GPTNeoXForCausalLM",
+                                                         config_from_gguf);
 }
 
 }  // namespace quarry

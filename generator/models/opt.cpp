@@ -162,19 +162,10 @@ class Opt final : public Decoder {
   std::vector<OptLayer> layers_;
 };
 
-std::unique_ptr<CausalLm> make_opt(const CausalLmSource& source, kernels::Precision precision) {
-  const OptPlan plan = read_plan(source);
-  const ModelLayout layout = make_layout(source, plan);
-  DecoderLoader load(source, layout, precision);
-  return std::make_unique<Opt>(plan, load);
-}
-
-ModelLayout opt_layout(const CausalLmSource& source) {
-  return make_layout(source, read_plan(source));
-}
-
 }  // namespace
 
-CausalLmFamily opt_family() { return {nullptr, "OPTForCausalLM", make_opt, opt_layout, nullptr}; }
+CausalLmFamily opt_family() {
+  return decoder_family<Opt, read_plan, make_layout>(nullptr, "OPTForCausalLM", nullptr);
+}
 
 }  // namespace quarry

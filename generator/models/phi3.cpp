@@ -3,21 +3,15 @@
 #include <utility>
 
 #include "data/core/error.h"
-#include "generator/models/decoder.h"
-#include "generator/models/decoder_config.h"
 #include "generator/models/families.h"
-#include "generator/models/gated_layer.h"
-#include "generator/nn/functional.h"
-#include "generator/nn/rope_table.h"
+#include "generator/models/gated_decoder.h"
 
 namespace quarry {
 namespace {
 
-struct Phi3Plan {
-  CausalLmConfig config;
-  RopeSettings rope;
+struct Phi3Plan : GatedPlan {
   int64_t rotary_dim = 0;
-  int64_t window = 0;  // 0: none
+  int64_t window = 0;  // of all layers, 0: none
 };
 
 void read_gguf(const GgufFile& file, Phi3Plan& plan) {
@@ -45,21 +39,24 @@ void read_json(const ConfigValues& values, Phi3Plan& plan) {
 
 Phi3Plan read_plan(const CausalLmSource& source) {
   Phi3Plan plan;
+  RopeSettings rope;
   if (source.gguf != nullptr) {
     read_gguf(*source.gguf, plan);
     check_rotary_dim(plan.rotary_dim, plan.config.head_dim, source.description);
-    plan.rope = read_gguf_rope(*source.gguf, "phi3", plan.rotary_dim);
+    rope = read_gguf_rope(*source.gguf, "phi3", plan.rotary_dim);
   } else {
     const ConfigValues values(*source.config, source.description);
     read_json(values, plan);
     check_rotary_dim(plan.rotary_dim, plan.config.head_dim, source.description);
-    plan.rope = read_hf_rope(values, 10000.0, plan.rotary_dim);
+    rope = read_hf_rope(values, 10000.0, plan.rotary_dim);
   }
-  plan.config.rope_theta = plan.rope.theta;
+  static_cast<GatedPlan&>(plan) = make_gated_plan(plan.config, std::move(rope));
+  plan.windows.assign(plan.windows.size(), plan.window);
   return plan;
 }
 
-ModelLayout make_layout(const CausalLmSource& source, const CausalLmConfig& config) {
+ModelLayout make_layout(const CausalLmSource& source, const Phi3Plan& plan) {
+  const CausalLmConfig& config = plan.config;
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   const int64_t q_width = config.num_heads * config.head_dim;
@@ -84,66 +81,22 @@ ModelLayout make_layout(const CausalLmSource& source, const CausalLmConfig& conf
   return layout.take();
 }
 
-class Phi3 final : public Decoder {
+GatedLayer load_layer(DecoderLoader& load, int64_t number, double epsilon) {
+  const std::string path = hf_layer(number);
+  return {load.rms_norm(path + "input_layernorm", epsilon),
+          load.linear({path + "self_attn.qkv_proj"}),
+          load.linear({path + "self_attn.o_proj"}),
+          load.rms_norm(path + "post_attention_layernorm", epsilon),
+          load.linear({path + "mlp.gate_up_proj"}),
+          load.linear({path + "mlp.down_proj"})};
+}
+
+class Phi3 final : public GatedDecoder {
  public:
-  Phi3(const Phi3Plan& plan, DecoderLoader& load)
-      : Decoder(plan.config, load),
-        heads_{config_.num_heads, config_.num_kv_heads, config_.head_dim},
-        rope_(plan.rope.inv_freq) {
-    heads_.window = plan.window;
-    const double epsilon = config_.norm_epsilon;
-    for (int64_t number = 0; number < config_.num_layers; ++number) {
-      const std::string path = hf_layer(number);
-      layers_.push_back(
-          {load.rms_norm(path + "input_layernorm", epsilon),
-           load.linear({path + "self_attn.qkv_proj"}), load.linear({path + "self_attn.o_proj"}),
-           load.rms_norm(path + "post_attention_layernorm", epsilon),
-           load.linear({path + "mlp.gate_up_proj"}), load.linear({path + "mlp.down_proj"})});
-    }
-    final_norm_ = &load.rms_norm("model.norm", epsilon);
-  }
-
- protected:
-  Tensor run_layer(int64_t number, const DecoderPass& pass, Tensor x) const override {
-    const GatedLayer& layer = layers_[static_cast<size_t>(number)];
-    Tensor h = layer.attention_norm.forward(x, pass.adapters, workspace_);
-    Tensor qkv = layer.qkv.forward(h, pass.adapters, workspace_);
-    qkv = rope_.apply(qkv, pass.positions, heads_.num_heads + heads_.num_kv_heads, heads_.head_dim);
-    h = attend(qkv, heads_, number, pass);
-    const Spans& adapters = keep_logit_rows(number, pass, h, x);
-    h = layer.o.forward(h, adapters, workspace_);
-    x = nn::add(x, h, workspace_);
-
-    h = layer.mlp_norm.forward(x, adapters, workspace_);
-    h = layer.gate_up.forward(h, adapters, workspace_);
-    h = nn::swiglu(h, workspace_);
-    h = layer.down.forward(h, adapters, workspace_);
-    return nn::add(x, h, workspace_);
-  }
-
-  Tensor finish(const DecoderPass& pass, Tensor x) const override {
-    return final_norm_->forward(x, pass.logit_adapters, workspace_);
-  }
-
- private:
-  nn::AttentionHeads heads_;
-  std::vector<GatedLayer> layers_;
-  const nn::RmsNorm* final_norm_;
-  mutable nn::RopeTable rope_;  // used by the one thread that runs forward()
+  Phi3(const Phi3Plan& plan, DecoderLoader& load) : GatedDecoder(plan, load, load_layer) {}
 };
 
-std::unique_ptr<CausalLm> make_phi3(const CausalLmSource& source, kernels::Precision precision) {
-  const Phi3Plan plan = read_plan(source);
-  const ModelLayout layout = make_layout(source, plan.config);
-  DecoderLoader load(source, layout, precision);
-  return std::make_unique<Phi3>(plan, load);
-}
-
-ModelLayout phi3_layout(const CausalLmSource& source) {
-  return make_layout(source, read_plan(source).config);
-}
-
-OrderedJson phi3_config_from_gguf(const GgufFile& file) {
+OrderedJson config_from_gguf(const GgufFile& file) {
   const Phi3Plan plan = read_plan(gguf_source(file));
   OrderedJson json = hf_config_json("Phi3ForCausalLM", "phi3", plan.config);
   json["hidden_act"] = "silu";
@@ -162,7 +115,7 @@ OrderedJson phi3_config_from_gguf(const GgufFile& file) {
 }  // namespace
 
 CausalLmFamily phi3_family() {
-  return {"phi3", "Phi3ForCausalLM", make_phi3, phi3_layout, phi3_config_from_gguf};
+  return decoder_family<Phi3, read_plan, make_layout>("phi3", "Phi3ForCausalLM", config_from_gguf);
 }
 
 }  // namespace quarry

@@ -1,112 +1,31 @@
 // Qwen2 and 2.5 (Yang et al. 2024, arXiv:2407.10671): llama with biases of q, k and v, and in some
 // configurations a sliding window in the upper layers.
-#include <utility>
-
-#include "generator/models/decoder.h"
-#include "generator/models/decoder_config.h"
 #include "generator/models/families.h"
-#include "generator/models/gated_layer.h"
-#include "generator/nn/functional.h"
-#include "generator/nn/rope_table.h"
+#include "generator/models/gated_decoder.h"
 
 namespace quarry {
 namespace {
 
-struct Qwen2Plan {
-  CausalLmConfig config;
-  RopeSettings rope;
-  std::vector<int64_t> windows;  // of the layers, 0: none
-};
-
-Qwen2Plan read_plan(const CausalLmSource& source) {
-  Qwen2Plan plan;
-  if (source.gguf != nullptr) {
-    plan.config = read_gguf_config(*source.gguf, "qwen2");
-    plan.config.norm_epsilon = source.gguf->get_float("qwen2.attention.layer_norm_rms_epsilon");
-    plan.rope = read_gguf_rope(*source.gguf, "qwen2", plan.config.head_dim);
-    plan.windows.resize(static_cast<size_t>(plan.config.num_layers), 0);
-  } else {
-    const ConfigValues values(*source.config, source.description);
-    plan.config = read_hf_config(values);
-    values.require_text("hidden_act", "silu");
-    const bool slides = values.flag_or("use_sliding_window", false);
-    const int64_t first = values.size_or("max_window_layers", 28);
-    plan.windows = read_layer_windows(values, plan.config.num_layers,
-                                      slides ? values.size_or("sliding_window", 0) : 0,
-                                      [first](int64_t layer) { return layer >= first; });
-    plan.rope = read_hf_rope(values, 10000.0, plan.config.head_dim);
+GatedPlan read_plan(const CausalLmSource& source) {
+  GatedPlan plan = read_gated_plan(source, "qwen2");
+  if (source.config != nullptr) {
+    plan.windows = read_upper_windows(ConfigValues(*source.config, source.description),
+                                      plan.config.num_layers);
   }
-  plan.config.rope_theta = plan.rope.theta;
   return plan;
 }
 
-ModelLayout make_layout(const CausalLmSource& source, const CausalLmConfig& config) {
+ModelLayout make_layout(const CausalLmSource& source, const GatedPlan& plan) {
   LayoutBuilder layout(source.folder(), "model.");
   GatedLayerOptions options;
   options.qkv_bias = BiasUse::kRequired;
   options.other_bias = BiasUse::kNone;
-  add_gated_layers(layout, config, options);
+  add_gated_layers(layout, plan.config, options);
   return layout.take();
 }
 
-class Qwen2 final : public Decoder {
- public:
-  Qwen2(const Qwen2Plan& plan, DecoderLoader& load)
-      : Decoder(plan.config, load),
-        heads_{config_.num_heads, config_.num_kv_heads, config_.head_dim},
-        windows_(plan.windows),
-        rope_(plan.rope.inv_freq) {
-    for (int64_t number = 0; number < config_.num_layers; ++number) {
-      layers_.push_back(load_gated_layer(load, number, config_.norm_epsilon));
-    }
-    final_norm_ = &load.rms_norm("model.norm", config_.norm_epsilon);
-  }
-
- protected:
-  Tensor run_layer(int64_t number, const DecoderPass& pass, Tensor x) const override {
-    const GatedLayer& layer = layers_[static_cast<size_t>(number)];
-    Tensor h = layer.attention_norm.forward(x, pass.adapters, workspace_);
-    Tensor qkv = layer.qkv.forward(h, pass.adapters, workspace_);
-    qkv = rope_.apply(qkv, pass.positions, heads_.num_heads + heads_.num_kv_heads, heads_.head_dim);
-    nn::AttentionHeads heads = heads_;
-    heads.window = windows_[static_cast<size_t>(number)];
-    h = attend(qkv, heads, number, pass);
-    const Spans& adapters = keep_logit_rows(number, pass, h, x);
-    h = layer.o.forward(h, adapters, workspace_);
-    x = nn::add(x, h, workspace_);
-
-    h = layer.mlp_norm.forward(x, adapters, workspace_);
-    h = layer.gate_up.forward(h, adapters, workspace_);
-    h = nn::swiglu(h, workspace_);
-    h = layer.down.forward(h, adapters, workspace_);
-    return nn::add(x, h, workspace_);
-  }
-
-  Tensor finish(const DecoderPass& pass, Tensor x) const override {
-    return final_norm_->forward(x, pass.logit_adapters, workspace_);
-  }
-
- private:
-  nn::AttentionHeads heads_;
-  std::vector<int64_t> windows_;
-  std::vector<GatedLayer> layers_;
-  const nn::RmsNorm* final_norm_;
-  mutable nn::RopeTable rope_;  // used by the one thread that runs forward()
-};
-
-std::unique_ptr<CausalLm> make_qwen2(const CausalLmSource& source, kernels::Precision precision) {
-  const Qwen2Plan plan = read_plan(source);
-  const ModelLayout layout = make_layout(source, plan.config);
-  DecoderLoader load(source, layout, precision);
-  return std::make_unique<Qwen2>(plan, load);
-}
-
-ModelLayout qwen2_layout(const CausalLmSource& source) {
-  return make_layout(source, read_plan(source).config);
-}
-
-OrderedJson qwen2_config_from_gguf(const GgufFile& file) {
-  const Qwen2Plan plan = read_plan(gguf_source(file));
+OrderedJson config_from_gguf(const GgufFile& file) {
+  const GatedPlan plan = read_plan(gguf_source(file));
   OrderedJson json = hf_config_json("Qwen2ForCausalLM", "qwen2", plan.config);
   json["hidden_act"] = "silu";
   json["use_sliding_window"] = false;
@@ -117,7 +36,8 @@ OrderedJson qwen2_config_from_gguf(const GgufFile& file) {
 }  // namespace
 
 CausalLmFamily qwen2_family() {
-  return {"qwen2", "Qwen2ForCausalLM", make_qwen2, qwen2_layout, qwen2_config_from_gguf};
+  return decoder_family<GatedDecoder, read_plan, make_layout>("qwen2", "Qwen2ForCausalLM",
+                                                              config_from_gguf);
 }
 
 }  // namespace quarry
