@@ -8,6 +8,7 @@
 #include "finetune/recipe.h"
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
+#include "finetune/recipes/recipe_state.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "generator/nn/lora_save.h"
@@ -117,10 +118,12 @@ class RagRecipe final : public Recipe {
   std::optional<double> evaluate(std::vector<std::pair<std::string, double>>& figures) override {
     const DataOptions& data = inputs_.config.data;
     if (data.eval.empty()) return std::nullopt;
-    TrainingSet set = read_set(data, data.eval);
-    limit_rows(data.max_eval_examples, 1, set);
+    if (!eval_set_) {
+      eval_set_ = read_set(data, data.eval);
+      limit_rows(data.max_eval_examples, 1, *eval_set_);
+    }
     // With the passages that the query encoder finds now.
-    const auto stream = make_stream(set);
+    const auto stream = make_stream(*eval_set_);
     const std::vector<RagExample> examples = stream->next(stream->num_rows());
     if (examples.empty()) return std::nullopt;
     return trainer_->evaluate(examples, figures);
@@ -157,20 +160,10 @@ class RagRecipe final : public Recipe {
     return saved;
   }
   void save(Checkpoint& checkpoint) override {
-    checkpoint.step = trainer_->steps_taken();
-    checkpoint.epoch = stream_->state().epoch;
-    checkpoint.data_position = stream_->state().position;
-    checkpoint.parameters = save_parameters(trainer_->parameters(), generator_.adapter.get());
-    checkpoint.optimizer = optimizer_->save();
-    checkpoint.extra["data"] = to_json(stream_->state());
+    save_state(*trainer_, generator_.adapter.get(), *optimizer_, *stream_, checkpoint);
   }
   void restore(const Checkpoint& checkpoint, const std::string& source) override {
-    restore_parameters(checkpoint.parameters, source, trainer_->parameters(),
-                       generator_.adapter.get());
-    trainer_->pack();
-    optimizer_->load(checkpoint.optimizer);
-    trainer_->set_steps_taken(checkpoint.step);
-    stream_->restore(data_state_from_json(checkpoint.extra.at("data"), source));
+    restore_state(checkpoint, source, *trainer_, generator_.adapter.get(), *optimizer_, *stream_);
   }
 
  private:
@@ -279,6 +272,7 @@ class RagRecipe final : public Recipe {
   DataState before_;  // of the batch that was taken
   std::vector<RagExample> examples_;
   std::vector<TrainingSequence> batch_;
+  std::optional<TrainingSet> eval_set_;  // once it has been read
   bool warned_of_collapse_ = false;
   bool warned_of_ignored_ = false;
 };

@@ -6,6 +6,7 @@
 #include "data/store/passage_store.h"
 #include "finetune/data/group_stream.h"
 #include "finetune/recipe.h"
+#include "finetune/recipes/recipe_state.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "retriever/embedder.h"
@@ -93,20 +94,10 @@ class SftRecipe final : public Recipe {
     return {folder, {}};
   }
   void save(Checkpoint& checkpoint) override {
-    checkpoint.step = trainer_->steps_taken();
-    checkpoint.epoch = stream_->state().epoch;
-    checkpoint.data_position = stream_->state().position;
-    checkpoint.parameters = save_parameters(trainer_->parameters(), trained_.adapter.get());
-    checkpoint.optimizer = optimizer_->save();
-    checkpoint.extra["data"] = to_json(stream_->state());
+    save_state(*trainer_, trained_.adapter.get(), *optimizer_, *stream_, checkpoint);
   }
   void restore(const Checkpoint& checkpoint, const std::string& source) override {
-    restore_parameters(checkpoint.parameters, source, trainer_->parameters(),
-                       trained_.adapter.get());
-    trainer_->pack();
-    optimizer_->load(checkpoint.optimizer);
-    trainer_->set_steps_taken(checkpoint.step);
-    stream_->restore(data_state_from_json(checkpoint.extra.at("data"), source));
+    restore_state(checkpoint, source, *trainer_, trained_.adapter.get(), *optimizer_, *stream_);
   }
 
  private:
