@@ -22,7 +22,7 @@ void parallel_for(int64_t n, int64_t grain, const Body& body) {
   const int64_t pieces_by_grain = (n + grain - 1) / grain;
   const int64_t threads = num_threads();
   // Little work is cut once per thread: handing out costs more than waiting.
-  constexpr int64_t kPiecesPerThread = 4;
+  constexpr int64_t kPiecesPerThread = 8;
   const bool is_large = pieces_by_grain >= kPiecesPerThread * threads;
   const int64_t most = is_large ? kPiecesPerThread * threads : threads;
   const int64_t pieces = threads == 1 ? 1 : (pieces_by_grain < most ? pieces_by_grain : most);

@@ -23,6 +23,14 @@ struct PairsPortable {
   static PairsPortable set1(BFloat16Pair pair) {
     return {VecPortable::set1(widen(pair.even)), VecPortable::set1(widen(pair.odd))};
   }
+  static PairsPortable set1(const BFloat16Quad& quad) {
+    PairsPortable pairs = {};
+    for (int i = 0; i < VecPortable::kWidth; ++i) {
+      pairs.even.lane[i] = widen(quad.pairs[i % 2].even);
+      pairs.odd.lane[i] = widen(quad.pairs[i % 2].odd);
+    }
+    return pairs;
+  }
   static PairsPortable load(const BFloat16Pair* p) { return load_first(p, VecPortable::kWidth); }
   static PairsPortable load_first(const BFloat16Pair* p, int64_t count) {
     PairsPortable pairs = {VecPortable::zero(), VecPortable::zero()};
@@ -45,6 +53,11 @@ void gemm_bfloat16_serial(const GemmShape& shape, const BFloat16Pair* a, const B
   gemm_body<VecPortable, PairsPortable, 2, 2>(shape, a, b, c);
 }
 
+void gemm_bfloat16_quads_serial(const GemmShape& shape, const BFloat16Quad* a,
+                                const BFloat16Pair* b, float* c) {
+  gemm_body<VecPortable, PairsPortable, 2, 2>(shape, a, b, c);
+}
+
 }  // namespace quarry::kernels::portable
 
 namespace quarry::kernels {
@@ -54,6 +67,13 @@ void gemm_bfloat16_serial(const GemmShape& shape, const BFloat16Pair* a, const B
   if (shape.m <= 0 || shape.n <= 0) return;
   choose(portable::gemm_bfloat16_serial, portable::gemm_bfloat16_serial,
          avx512::gemm_bfloat16_serial)(shape, a, b, c);
+}
+
+void gemm_bfloat16_quads_serial(const GemmShape& shape, const BFloat16Quad* a,
+                                const BFloat16Pair* b, float* c) {
+  if (shape.m <= 0 || shape.n <= 0) return;
+  choose(portable::gemm_bfloat16_quads_serial, portable::gemm_bfloat16_quads_serial,
+         avx512::gemm_bfloat16_quads_serial)(shape, a, b, c);
 }
 
 bool multiplies_bfloat16() { return choose(false, false, true); }

@@ -18,6 +18,17 @@ struct BFloat16Pair {
 void gemm_bfloat16_serial(const GemmShape& shape, const BFloat16Pair* a, const BFloat16Pair* b,
                           float* c);
 
+// Two pairs that lie next to each other along k.
+struct BFloat16Quad {
+  BFloat16Pair pairs[2];
+};
+
+// For a C of few columns, two of which make one sum: A [m, k] holds quads (k and the strides of A
+// count them), whose first pairs meet the even columns of B [k, n], their second pairs the odd
+// ones.
+void gemm_bfloat16_quads_serial(const GemmShape& shape, const BFloat16Quad* a,
+                                const BFloat16Pair* b, float* c);
+
 // Whether this CPU multiplies pairs; elsewhere gemm_bfloat16_serial is plain code, and float32 the
 // faster choice.
 bool multiplies_bfloat16();

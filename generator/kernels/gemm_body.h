@@ -2,15 +2,15 @@
 
 #include "generator/kernels/gemm_twins.h"
 
-// gemm_serial on a vector type V of vec_*.h, and on operands of another type W (gemm_bfloat16.h).
-// Included once by each gemm*.cpp.
+// gemm_serial on a vector type V of vec_*.h, and on operands that a vector type W multiplies
+// (gemm_bfloat16.h). Included once by each gemm*.cpp.
 namespace quarry::kernels {
 namespace {
 
 // kRows x (kVectors * V::kWidth) elements of C at row `row`, column `column`. `tail` < V::kWidth
 // columns of the last vector are real (0: all).
-template <typename V, typename W, int kRows, int kVectors, typename T>
-inline void gemm_tile(const GemmShape& s, const T* a, const T* b, float* c, int64_t tail) {
+template <typename V, typename W, int kRows, int kVectors, typename A, typename B>
+inline void gemm_tile(const GemmShape& s, const A* a, const B* b, float* c, int64_t tail) {
   const auto is_partial = [tail](int i) { return tail != 0 && i == kVectors - 1; };
   V total[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
@@ -23,7 +23,7 @@ inline void gemm_tile(const GemmShape& s, const T* a, const T* b, float* c, int6
   for (int64_t p = 0; p < s.k; ++p) {
     W values[kVectors];
     for (int i = 0; i < kVectors; ++i) {
-      const T* from = b + p * s.ldb + i * V::kWidth;
+      const B* from = b + p * s.ldb + i * V::kWidth;
       values[i] = is_partial(i) ? W::load_first(from, tail) : W::load(from);
     }
     for (int r = 0; r < kRows; ++r) {
@@ -43,8 +43,8 @@ inline void gemm_tile(const GemmShape& s, const T* a, const T* b, float* c, int6
   }
 }
 
-template <typename V, typename W, int kRows, int kVectors, typename T>
-void gemm_columns(const GemmShape& s, const T* a, const T* b, float* c, int64_t tail) {
+template <typename V, typename W, int kRows, int kVectors, typename A, typename B>
+void gemm_columns(const GemmShape& s, const A* a, const B* b, float* c, int64_t tail) {
   int64_t row = 0;
   const auto at = [&](int64_t r) { return a + r * s.a_row_stride; };
   for (; row + kRows <= s.m; row += kRows) {
@@ -57,8 +57,8 @@ void gemm_columns(const GemmShape& s, const T* a, const T* b, float* c, int64_t 
 }
 
 // kRows x kVectors: the register tile.
-template <typename V, typename W, int kRows, int kVectors, typename T>
-void gemm_body(const GemmShape& s, const T* a, const T* b, float* c) {
+template <typename V, typename W, int kRows, int kVectors, typename A, typename B>
+void gemm_body(const GemmShape& s, const A* a, const B* b, float* c) {
   constexpr int64_t kColumns = kVectors * V::kWidth;
   int64_t column = 0;
   for (; column + kColumns <= s.n; column += kColumns) {

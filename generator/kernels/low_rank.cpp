@@ -1,6 +1,7 @@
 #include "generator/kernels/low_rank.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "data/core/parallel_for.h"
@@ -15,6 +16,8 @@ constexpr int64_t kRowBlock = 12;
 // What of x stands in pairs of rows at a time: 64 x 128 elements stay in L1.
 constexpr int64_t kOuterRows = 64;
 constexpr int64_t kOuterColumns = 128;
+// Up to this rank a row's sum over k is cut in two, so that it fills the vector of 16 columns.
+constexpr int64_t kHalvedRank = 8;
 // Products that are worth a thread of their own.
 constexpr int64_t kGrainProducts = 512 * 1024;
 
@@ -40,14 +43,38 @@ void pair_rows(const uint16_t* rows, int64_t stride, int64_t count, int64_t widt
   for (int64_t j = 0; j < width; ++j) out[row / 2 * width + j] = {rows[row * stride + j], 0};
 }
 
-}  // namespace
+// u = x weights^T by quads of x: columns 2 r and 2 r + 1 of a product with two columns a rank.
+void project_quads(const BFloat16Rows& x, const uint16_t* weights, int64_t rank, float* u) {
+  const int64_t quads = x.width / 4;
+  std::vector<BFloat16Pair> by_column(static_cast<size_t>(quads * 2 * rank));
+  for (int64_t q = 0; q < quads; ++q) {
+    for (int64_t r = 0; r < rank; ++r) {
+      std::memcpy(by_column.data() + 2 * (q * rank + r), weights + r * x.width + 4 * q,
+                  sizeof(BFloat16Quad));
+    }
+  }
+  parallel_for(x.count, grain(x.width * rank), [&](int64_t begin, int64_t end) {
+    float halves[kRowBlock * 2 * kHalvedRank];
+    GemmShape shape;
+    shape.n = shape.ldb = shape.ldc = 2 * rank;
+    shape.k = quads;
+    shape.a_row_stride = x.stride / 4;
+    for (int64_t row = begin; row < end; row += kRowBlock) {
+      shape.m = std::min(kRowBlock, end - row);
+      gemm_bfloat16_quads_serial(shape,
+                                 reinterpret_cast<const BFloat16Quad*>(x.data + row * x.stride),
+                                 by_column.data(), halves);
+      for (int64_t i = 0; i < shape.m * rank; ++i)
+        u[row * rank + i] = halves[2 * i] + halves[2 * i + 1];
+    }
+  });
+}
 
-void low_rank_project(const BFloat16Rows& x, const float* weights, int64_t rank, float* u) {
-  const std::vector<uint16_t> rounded = round_all(weights, rank * x.width);
+void project_pairs(const BFloat16Rows& x, const uint16_t* weights, int64_t rank, float* u) {
   std::vector<BFloat16Pair> by_column(static_cast<size_t>(x.width / 2 * rank));
   for (int64_t p = 0; p < x.width / 2; ++p) {
     for (int64_t r = 0; r < rank; ++r) {
-      const uint16_t* pair = rounded.data() + r * x.width + 2 * p;
+      const uint16_t* pair = weights + r * x.width + 2 * p;
       by_column[static_cast<size_t>(p * rank + r)] = {pair[0], pair[1]};
     }
   }
@@ -61,6 +88,17 @@ void low_rank_project(const BFloat16Rows& x, const float* weights, int64_t rank,
     gemm_bfloat16_serial(shape, reinterpret_cast<const BFloat16Pair*>(x.data + begin * x.stride),
                          by_column.data(), u + begin * rank);
   });
+}
+
+}  // namespace
+
+void low_rank_project(const BFloat16Rows& x, const float* weights, int64_t rank, float* u) {
+  const std::vector<uint16_t> rounded = round_all(weights, rank * x.width);
+  if (rank <= kHalvedRank && x.width % 4 == 0 && x.stride % 4 == 0) {
+    project_quads(x, rounded.data(), rank, u);
+  } else {
+    project_pairs(x, rounded.data(), rank, u);
+  }
 }
 
 void low_rank_expand(const float* u, int64_t count, int64_t rank, const float* weights,

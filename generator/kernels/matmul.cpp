@@ -359,7 +359,7 @@ void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, in
   const int64_t panel_work = m * w.n * kPanelStrips * kStripRows;
   // Few panels, each a lot of work: the larger shares come first, so that threads end together.
   const int64_t grain = (kGrainMultiplies + panel_work - 1) / panel_work;
-  const int64_t shares = std::min((panels + grain - 1) / grain, 4 * int64_t{num_threads()});
+  const int64_t shares = std::min((panels + grain - 1) / grain, 8 * int64_t{num_threads()});
   const auto share_begin = [&](int64_t i) {
     return i * (panels / shares) + std::min(i, panels % shares);
   };

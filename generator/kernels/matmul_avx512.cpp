@@ -1,6 +1,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "generator/kernels/matmul_dense_body.h"
 #include "generator/kernels/matmul_twins.h"
 #include "generator/kernels/strips_avx512.h"
@@ -158,13 +160,34 @@ struct BlockRange {
   int64_t end;
 };
 
-// Adds kRows rows of x by kStrips strips of a panel. kVectors of a panel of W^T: kPanelVectors.
+// Where kRows rows of a product begin: of x, and of y at the panel's first column.
+struct RowPointers {
+  const uint8_t* codes;
+  const float* scales;
+  const float* sums;
+  float* y;
+};
+
+// kRows rows of x by kStrips strips of a panel; what the blocks before these gave stands in y.
+// `last_mask` has the columns of the last strip. kVectors of a panel of W^T: kPanelVectors.
 template <int kVectors, int kRows, int kStrips, int kTerms>
-inline void integer_micro(const Panel& panel, BlockRange blocks, const ActivationView& x,
-                          int64_t row, __m512 (*total)[kStrips]) {
-  const uint8_t* rows = x.codes + row * x.row_bytes;
-  const float* scales = x.scales + row * x.scale_stride;
-  const float* sums = x.sums + row * x.scale_stride;
+inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, const Panel& panel,
+                                                         BlockRange blocks, const ActivationView& x,
+                                                         const RowPointers& at, int64_t strip,
+                                                         int64_t ldy, __mmask16 last_mask) {
+  __m512 total[kRows][kStrips];
+  const auto mask_of = [last_mask](int s) {
+    return s + 1 < kStrips ? static_cast<__mmask16>(0xffff) : last_mask;
+  };
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int s = 0; s < kStrips; ++s) {
+      total[r][s] = blocks.begin == 0
+                        ? _mm512_setzero_ps()
+                        : _mm512_maskz_loadu_ps(mask_of(s), at.y + r * ldy + s * kStripRows);
+    }
+  }
   for (int64_t b = blocks.begin; b < blocks.end; ++b) {
     __m512i dot[kRows][kStrips];
     for (int r = 0; r < kRows; ++r) {
@@ -176,7 +199,7 @@ inline void integer_micro(const Panel& panel, BlockRange blocks, const Activatio
           for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_slli_epi32(dot[r][s], 8);
         }
       }
-      const uint8_t* values = rows + (kTerms * b + term) * 4 * kVectors;
+      const uint8_t* values = at.codes + (kTerms * b + term) * 4 * kVectors;
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) {
         __m512i codes[kStrips];
@@ -191,12 +214,14 @@ inline void integer_micro(const Panel& panel, BlockRange blocks, const Activatio
         }
       }
     }
+#pragma GCC unroll 2
     for (int s = 0; s < kStrips; ++s) {
       const __m512 scale_w = _mm512_load_ps(panel.scales[s] + b * kStripRows);
       const __m512 offset_w = _mm512_load_ps(panel.offsets[s] + b * kStripRows);
+#pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
-        const __m512 scale_x = _mm512_set1_ps(scales[r * x.scale_stride + b]);
-        const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
+        const __m512 scale_x = _mm512_set1_ps(at.scales[r * x.scale_stride + b]);
+        const __m512 sum = _mm512_set1_ps(at.sums[r * x.scale_stride + b]);
         const __m512 product = _mm512_cvtepi32_ps(dot[r][s]);
         if (kVectors == kPanelVectors) {
           total[r][s] =
@@ -208,27 +233,16 @@ inline void integer_micro(const Panel& panel, BlockRange blocks, const Activatio
       }
     }
   }
-}
-
-// What the blocks before these gave stands in y.
-template <int kVectors, int kRows, int kStrips, int kTerms>
-void integer_rows(const MatrixView& w, const Panel& panel, BlockRange blocks,
-                  const ActivationView& x, int64_t row, int64_t strip, float* y, int64_t ldy) {
-  __m512 total[kRows][kStrips];
-  for (int r = 0; r < kRows; ++r) {
-    for (int s = 0; s < kStrips; ++s) {
-      const int64_t column = (strip + s) * kStripRows;
-      total[r][s] = blocks.begin == 0 ? _mm512_setzero_ps()
-                                      : _mm512_maskz_loadu_ps(column_mask(w.n - column),
-                                                              y + (row + r) * ldy + column);
+  if (blocks.end == w.blocks && w.row_scales != nullptr) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int s = 0; s < kStrips; ++s) total[r][s] = scale_rows(w, strip + s, total[r][s]);
     }
   }
-  integer_micro<kVectors, kRows, kStrips, kTerms>(panel, blocks, x, row, total);
+#pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
     for (int s = 0; s < kStrips; ++s) {
-      const int64_t column = (strip + s) * kStripRows;
-      if (blocks.end == w.blocks) total[r][s] = scale_rows(w, strip + s, total[r][s]);
-      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column), total[r][s]);
+      _mm512_mask_storeu_ps(at.y + r * ldy + s * kStripRows, mask_of(s), total[r][s]);
     }
   }
 }
@@ -237,21 +251,35 @@ template <int kVectors, int kStrips, int kTerms>
 void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks,
                       const ActivationView& x, const TileRange& range, int64_t strip, float* y,
                       int64_t ldy) {
-  int64_t row = range.row_begin;
-  for (; row + kRowsAtOnce <= range.row_end; row += kRowsAtOnce) {
-    integer_rows<kVectors, kRowsAtOnce, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
+  const int64_t column = strip * kStripRows;
+  const __mmask16 last_mask = column_mask(w.n - column - (kStrips - 1) * kStripRows);
+  RowPointers at = {x.codes + range.row_begin * x.row_bytes,
+                    x.scales + range.row_begin * x.scale_stride,
+                    x.sums + range.row_begin * x.scale_stride, y + range.row_begin * ldy + column};
+  int64_t left = range.row_end - range.row_begin;
+  for (; left >= kRowsAtOnce; left -= kRowsAtOnce) {
+    integer_micro<kVectors, kRowsAtOnce, kStrips, kTerms>(w, panel, blocks, x, at, strip, ldy,
+                                                          last_mask);
+    at.codes += kRowsAtOnce * x.row_bytes;
+    at.scales += kRowsAtOnce * x.scale_stride;
+    at.sums += kRowsAtOnce * x.scale_stride;
+    at.y += kRowsAtOnce * ldy;
   }
-  switch (range.row_end - row) {
+  const auto rest = [&](auto rows) {
+    integer_micro<kVectors, decltype(rows)::value, kStrips, kTerms>(w, panel, blocks, x, at, strip,
+                                                                    ldy, last_mask);
+  };
+  switch (left) {
     case 5:
-      return integer_rows<kVectors, 5, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
+      return rest(std::integral_constant<int, 5>());
     case 4:
-      return integer_rows<kVectors, 4, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
+      return rest(std::integral_constant<int, 4>());
     case 3:
-      return integer_rows<kVectors, 3, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
+      return rest(std::integral_constant<int, 3>());
     case 2:
-      return integer_rows<kVectors, 2, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
+      return rest(std::integral_constant<int, 2>());
     case 1:
-      return integer_rows<kVectors, 1, kStrips, kTerms>(w, panel, blocks, x, row, strip, y, ldy);
+      return rest(std::integral_constant<int, 1>());
     default:
       return;
   }
