@@ -23,23 +23,49 @@ struct Twins {
   decltype(&portable::words_tile) words_tile;
   decltype(&portable::transpose_words) transpose_words;
   decltype(&portable::transpose_bytes) transpose_bytes;
+  decltype(&portable::round_bytes) round_bytes;
   int64_t one_term_bytes;  // of an activation of one term
 };
 
-constexpr Twins kPortableTwins = {
-    portable::quantize_row,    portable::quantize_words,  portable::bfloat16_row,
-    portable::integer_tile,    portable::codebook_tile,   portable::bfloat16_tile,
-    portable::float_tile,      portable::transpose_tile,  portable::words_tile,
-    portable::transpose_words, portable::transpose_bytes, 2};
-constexpr Twins kAvx2Twins = {avx2::quantize_row,    avx2::quantize_words,      avx2::bfloat16_row,
-                              avx2::integer_tile,    avx2::codebook_tile,       avx2::bfloat16_tile,
-                              avx2::float_tile,      portable::transpose_tile,  avx2::words_tile,
-                              avx2::transpose_words, portable::transpose_bytes, 2};
-constexpr Twins kAvx512Twins = {
-    avx512::quantize_row,      avx512::quantize_words,  avx512::bfloat16_row,
-    avx512::integer_tile,      avx512::codebook_tile,   avx512::bfloat16_tile,
-    avx512::float_tile,        avx512::transpose_tile,  portable::words_tile,
-    portable::transpose_words, avx512::transpose_bytes, 1};
+constexpr Twins kPortableTwins = {portable::quantize_row,
+                                  portable::quantize_words,
+                                  portable::bfloat16_row,
+                                  portable::integer_tile,
+                                  portable::codebook_tile,
+                                  portable::bfloat16_tile,
+                                  portable::float_tile,
+                                  portable::transpose_tile,
+                                  portable::words_tile,
+                                  portable::transpose_words,
+                                  portable::transpose_bytes,
+                                  portable::round_bytes,
+                                  2};
+constexpr Twins kAvx2Twins = {avx2::quantize_row,
+                              avx2::quantize_words,
+                              avx2::bfloat16_row,
+                              avx2::integer_tile,
+                              avx2::codebook_tile,
+                              avx2::bfloat16_tile,
+                              avx2::float_tile,
+                              portable::transpose_tile,
+                              avx2::words_tile,
+                              avx2::transpose_words,
+                              portable::transpose_bytes,
+                              portable::round_bytes,
+                              2};
+constexpr Twins kAvx512Twins = {avx512::quantize_row,
+                                avx512::quantize_words,
+                                avx512::bfloat16_row,
+                                avx512::integer_tile,
+                                avx512::codebook_tile,
+                                avx512::bfloat16_tile,
+                                avx512::float_tile,
+                                avx512::transpose_tile,
+                                portable::words_tile,
+                                portable::transpose_words,
+                                avx512::transpose_bytes,
+                                avx512::round_bytes,
+                                1};
 
 const Twins& twins() {
   switch (cpu_isa()) {
@@ -70,21 +96,21 @@ bool same_activations(const MatrixView& a, const MatrixView& b) {
   return a.layout == b.layout;
 }
 
-int terms_of(ActivationBits bits) {
-  return bits == ActivationBits::k8 && cpu_isa() == CpuIsa::kAvx512 ? 1 : 2;
+// Whether products of bytes are what these activations are for, and the faster ones.
+bool multiplies_bytes(ActivationBits bits) {
+  return bits == ActivationBits::k8 && cpu_isa() == CpuIsa::kAvx512;
 }
 
 // x in the form that w's layout multiplies; the bytes live in `buffer`.
 ActivationView prepare_activations(const Twins& twins, const MatrixView& w, const float* x,
-                                   int64_t m, int64_t ldx, int terms, AlignedBuffer* buffer) {
+                                   int64_t m, int64_t ldx, AlignedBuffer* buffer) {
   ActivationView view = {};
   if (w.layout == Layout::kF32) {
     view.codes = reinterpret_cast<const uint8_t*>(x);
     view.row_bytes = ldx * static_cast<int64_t>(sizeof(float));
     return view;
   }
-  const int64_t element = is_integer(w.layout) && terms == 1 ? twins.one_term_bytes : 2;
-  const int64_t row_bytes = (w.k * element + 63) / 64 * 64;
+  const int64_t row_bytes = (w.k * 2 + 63) / 64 * 64;
   uint8_t* codes = buffer->reserve(m * (row_bytes + w.blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * row_bytes);
   float* sums = scales + m * w.blocks;
@@ -100,12 +126,11 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
         if (w.layout == Layout::kCodebook) {
           twins.quantize_words(x + row * ldx, w.k, w.block, out, row_scales, row_sums);
         } else {
-          twins.quantize_row(x + row * ldx, w.k, w.block, terms, out, row_scales, row_sums);
+          twins.quantize_row(x + row * ldx, w.k, w.block, 2, out, row_scales, row_sums);
         }
       }
     }
   });
-  view.terms = terms;
   view.codes = codes;
   view.row_bytes = row_bytes;
   view.scales = scales;
@@ -182,12 +207,11 @@ int64_t unit_grain(const Plan& plan, const MatrixView& w, int64_t m) {
 
 // All targets take the same prepared activations.
 void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, int64_t m,
-                    int64_t ldx, ActivationBits bits) {
+                    int64_t ldx) {
   thread_local AlignedBuffer buffer;
   const Twins& chosen = twins();
   const MatrixView& first = view_of(*targets[0].weight);
-  const ActivationView activations =
-      prepare_activations(chosen, first, x, m, ldx, terms_of(bits), &buffer);
+  const ActivationView activations = prepare_activations(chosen, first, x, m, ldx, &buffer);
   const Plan plan = make_plan(targets, count, m);
   const int64_t units = plan.first_unit.back();
   parallel_for(units * plan.row_tiles, unit_grain(plan, first, m), [&](int64_t begin, int64_t end) {
@@ -201,21 +225,37 @@ void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, 
   });
 }
 
-// Columns of x that a panel of W^T covers, and the most rows of W in it: 32 x 4096 elements of two
-// bytes stay in L2.
+// A product of m rows by W^T, or by W for the backward pass, one panel of its columns at a time:
+// the panel is decoded into what the CPU multiplies fastest, and all m rows pass by it.
+
+// What a panel is cut from: W, whose rows it holds as they are, or W^T.
+struct PanelSource {
+  const MatrixView& w;
+  bool is_transposed;
+
+  int64_t width() const { return is_transposed ? w.k : w.n; }
+  int64_t depth() const { return is_transposed ? w.n : w.k; }
+};
+
+// Strips of a panel, and the most of its depth at once: 32 x 4096 elements of two bytes stay in L2.
 constexpr int64_t kPanelStrips = 2;
 constexpr int64_t kPanelDepth = 4096;
 
-// Rows of W that share a scale in a panel of integers.
+// Depth that shares a scale in a panel of integers.
 int64_t panel_block(Layout layout) { return layout == Layout::kBytes ? kByteBlock : kWordBlock; }
 
 Layout transposed_layout(const PackedMatrix& weight, ActivationBits bits) {
   if (weight.precision() == Precision::kExact) return Layout::kF32;
   if (cpu_isa() == CpuIsa::kAvx2) return Layout::kWords;
-  return terms_of(bits) == 1 ? Layout::kBytes : Layout::kBF16;
+  return multiplies_bytes(bits) ? Layout::kBytes : Layout::kBF16;
 }
 
 bool is_dense(Layout layout) { return layout == Layout::kF32 || layout == Layout::kBF16; }
+
+// Whether a forward product rounds W, which is quantized, to bytes once more.
+bool rounds_to_bytes(const MatrixView& w, ActivationBits bits) {
+  return multiplies_bytes(bits) && !is_dense(w.layout);
+}
 
 // quantize_row of n elements in whole blocks, the last one filled up with zeros.
 void quantize_padded_row(const Twins& twins, const float* y, int64_t n, int64_t block, int terms,
@@ -231,31 +271,31 @@ void quantize_padded_row(const Twins& twins, const float* y, int64_t n, int64_t 
                      sums + last);
 }
 
-// y as the tiles of W^T want it.
-ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* y, int64_t m,
-                                int64_t n, int64_t ldy, AlignedBuffer* buffer) {
+// x [m, depth] as the tiles of a panel want it.
+ActivationView prepare_rows(const Twins& twins, Layout layout, const float* x, int64_t m,
+                            int64_t depth, int64_t ldx, AlignedBuffer* buffer) {
   ActivationView view = {};
   if (layout == Layout::kF32) {
-    view.codes = reinterpret_cast<const uint8_t*>(y);
-    view.row_bytes = ldy * static_cast<int64_t>(sizeof(float));
+    view.codes = reinterpret_cast<const uint8_t*>(x);
+    view.row_bytes = ldx * static_cast<int64_t>(sizeof(float));
     return view;
   }
   const int64_t block = panel_block(layout);
-  const int64_t blocks = (n + block - 1) / block;
-  view.terms = layout == Layout::kBytes ? 1 : 2;
-  view.row_bytes = blocks * block * (view.terms == 1 ? twins.one_term_bytes : 2);
+  const int64_t blocks = (depth + block - 1) / block;
+  const int terms = layout == Layout::kBytes ? 1 : 2;
+  view.row_bytes = blocks * block * (terms == 1 ? twins.one_term_bytes : 2);
   view.scale_stride = blocks;
   uint8_t* codes = buffer->reserve(m * (view.row_bytes + blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * view.row_bytes);
   float* sums = scales + m * blocks;
-  parallel_for(m, std::max<int64_t>(1, 32768 / n), [&](int64_t begin, int64_t end) {
+  parallel_for(m, std::max<int64_t>(1, 32768 / depth), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       uint8_t* out = codes + row * view.row_bytes;
       if (layout == Layout::kBF16) {
-        twins.bfloat16_row(y + row * ldy, n, reinterpret_cast<uint16_t*>(out));
+        twins.bfloat16_row(x + row * ldx, depth, reinterpret_cast<uint16_t*>(out));
         continue;
       }
-      quantize_padded_row(twins, y + row * ldy, n, block, view.terms, out, scales + row * blocks,
+      quantize_padded_row(twins, x + row * ldx, depth, block, terms, out, scales + row * blocks,
                           sums + row * blocks);
       if (layout != Layout::kBytes) continue;
       for (int64_t b = 0; b < blocks; ++b) sums[row * blocks + b] *= -kByteCenter;
@@ -267,43 +307,44 @@ ActivationView prepare_gradient(const Twins& twins, Layout layout, const float* 
   return view;
 }
 
-// A panel of W^T and the memory that it stands in.
-struct TransposedPanel {
+// A panel and the memory that it stands in.
+struct Panel {
   MatrixView view = {};
   AlignedBuffer codes;
   AlignedBuffer scales;
 };
 
-// Rows [first_row, last_row) of W and the columns from 16 * first_strip on, as strips of W^T.
-void make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layout,
-                           int64_t first_strip, int64_t first_row, int64_t last_row,
-                           TransposedPanel& panel) {
-  const int64_t tile_rows = is_dense(layout) ? kStripRows : panel_block(layout);
-  const int64_t tiles = (last_row - first_row + tile_rows - 1) / tile_rows;
+// Strips from `first_strip` on, [first, last) of their depth.
+void make_panel(const Twins& twins, const PanelSource& source, Layout layout, int64_t first_strip,
+                int64_t first, int64_t last, Panel& panel) {
+  const int64_t tile_depth = is_dense(layout) ? kStripRows : panel_block(layout);
+  const int64_t tiles = (last - first + tile_depth - 1) / tile_depth;
   const int64_t element_bytes = layout == Layout::kF32 ? 4 : layout == Layout::kBytes ? 1 : 2;
-  const int64_t tile_bytes = tile_rows * kStripRows * element_bytes;
+  const int64_t tile_bytes = tile_depth * kStripRows * element_bytes;
   MatrixView& view = panel.view;
   view.layout = layout;
-  view.n = std::min(w.k - first_strip * kStripRows, kPanelStrips * kStripRows);
-  view.k = is_dense(layout) ? last_row - first_row : tiles * tile_rows;
+  view.n = std::min(source.width() - first_strip * kStripRows, kPanelStrips * kStripRows);
+  view.k = is_dense(layout) ? last - first : tiles * tile_depth;
   view.strips = (view.n + kStripRows - 1) / kStripRows;
   view.strip_bytes = tiles * tile_bytes;
-  view.block = tile_rows;
+  view.block = tile_depth;
   view.blocks = tiles;
   uint8_t* codes = panel.codes.reserve(kPanelStrips * view.strip_bytes);
   float* scales = reinterpret_cast<float*>(panel.scales.reserve(kPanelStrips * tiles * 64));
   for (int64_t s = 0; s < view.strips; ++s) {
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t strip = (first_row + tile * tile_rows) / kStripRows;
-      const int64_t column = (first_strip + s) * kStripRows;
+      const int64_t depth = first + tile * tile_depth;
+      const int64_t strip = first_strip + s;
       uint8_t* out = codes + s * view.strip_bytes + tile * tile_bytes;
       float* tile_scales = scales + (s * tiles + tile) * kStripRows;
-      if (layout == Layout::kWords) {
-        twins.transpose_words(w, strip, column, out, tile_scales);
+      if (!source.is_transposed) {
+        twins.round_bytes(source.w, strip, depth, out, tile_scales);
+      } else if (layout == Layout::kWords) {
+        twins.transpose_words(source.w, depth / kStripRows, strip * kStripRows, out, tile_scales);
       } else if (layout == Layout::kBytes) {
-        twins.transpose_bytes(w, strip, column, out, tile_scales);
+        twins.transpose_bytes(source.w, depth / kStripRows, strip * kStripRows, out, tile_scales);
       } else {
-        twins.transpose_tile(w, strip, column, layout, out);
+        twins.transpose_tile(source.w, depth / kStripRows, strip * kStripRows, layout, out);
       }
     }
   }
@@ -312,35 +353,85 @@ void make_transposed_panel(const Twins& twins, const MatrixView& w, Layout layou
   view.center = kByteCenter;
 }
 
-// One panel of columns of x.
-void multiply_panel(const Twins& twins, const MatrixView& w, Layout layout, const ActivationView& y,
-                    int64_t m, int64_t first_strip, float* x, int64_t ldx) {
-  thread_local TransposedPanel panel;
+// The columns of y of one panel; `x` comes from prepare_rows.
+void multiply_panel(const Twins& twins, const PanelSource& source, Layout layout,
+                    const ActivationView& x, int64_t m, int64_t first_strip, float* y,
+                    int64_t ldy) {
+  thread_local Panel panel;
   thread_local AlignedBuffer partial;
   const int64_t element = layout == Layout::kF32     ? 4
                           : layout == Layout::kBytes ? twins.one_term_bytes
                                                      : 2;
   const int64_t width = kPanelStrips * kStripRows;
-  float* out = x + first_strip * kStripRows;
-  for (int64_t row = 0; row < w.n; row += kPanelDepth) {
-    const int64_t last = std::min(w.n, row + kPanelDepth);
-    make_transposed_panel(twins, w, layout, first_strip, row, last, panel);
-    ActivationView part = y;
-    part.codes += row * element;
+  float* out = y + first_strip * kStripRows;
+  for (int64_t first = 0; first < source.depth(); first += kPanelDepth) {
+    const int64_t last = std::min(source.depth(), first + kPanelDepth);
+    make_panel(twins, source, layout, first_strip, first, last, panel);
+    ActivationView part = x;
+    part.codes += first * element;
     if (!is_dense(layout)) {
-      part.scales += row / panel_block(layout);
-      part.sums += row / panel_block(layout);
+      part.scales += first / panel_block(layout);
+      part.sums += first / panel_block(layout);
     }
     const TileRange range = {0, m, 0, panel.view.strips};
-    if (row == 0) {
-      run_tile(twins, panel.view, part, range, out, ldx);
+    if (first == 0) {
+      run_tile(twins, panel.view, part, range, out, ldy);
       continue;
     }
     float* sums = reinterpret_cast<float*>(partial.reserve(m * width * 4));
     run_tile(twins, panel.view, part, range, sums, width);
     for (int64_t i = 0; i < m; ++i) {
-      for (int64_t j = 0; j < panel.view.n; ++j) out[i * ldx + j] += sums[i * width + j];
+      for (int64_t j = 0; j < panel.view.n; ++j) out[i * ldy + j] += sums[i * width + j];
     }
+  }
+}
+
+int64_t panels_of(const PanelSource& source) {
+  return (source.width() + kPanelStrips * kStripRows - 1) / (kPanelStrips * kStripRows);
+}
+
+// Runs body(panel) for each of `panels`, which are few and each a lot of work: the larger shares
+// come first, so that threads end together.
+template <typename Body>
+void for_each_panel(int64_t panels, int64_t multiplies_of_panel, const Body& body) {
+  const int64_t grain = (kGrainMultiplies + multiplies_of_panel - 1) / multiplies_of_panel;
+  const int64_t shares = std::min((panels + grain - 1) / grain, 8 * int64_t{num_threads()});
+  const auto share_begin = [&](int64_t i) {
+    return i * (panels / shares) + std::min(i, panels % shares);
+  };
+  parallel_for(shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = share_begin(begin); panel < share_begin(end); ++panel) body(panel);
+  });
+}
+
+// multiply_group with weights and activations rounded to bytes.
+void multiply_group_bytes(const MatmulTarget* targets, int64_t count, const float* x, int64_t m,
+                          int64_t ldx) {
+  thread_local AlignedBuffer buffer;
+  const Twins& chosen = twins();
+  const int64_t k = targets[0].weight->k();
+  const ActivationView rows = prepare_rows(chosen, Layout::kBytes, x, m, k, ldx, &buffer);
+  std::vector<int64_t> end_panel;  // of each target
+  for (int64_t i = 0; i < count; ++i) {
+    end_panel.push_back((i > 0 ? end_panel.back() : 0) +
+                        panels_of({view_of(*targets[i].weight), false}));
+  }
+  for_each_panel(end_panel.back(), m * k * kPanelStrips * kStripRows, [&](int64_t panel) {
+    const auto end = std::upper_bound(end_panel.begin(), end_panel.end(), panel);
+    const MatmulTarget& target = targets[end - end_panel.begin()];
+    const PanelSource source = {view_of(*target.weight), false};
+    multiply_panel(chosen, source, Layout::kBytes, rows, m,
+                   (panel - (*end - panels_of(source))) * kPanelStrips, target.y, target.ldy);
+  });
+}
+
+void multiply_panels_reference(const PanelSource& source, Layout layout, const float* x, int64_t m,
+                               int64_t ldx, float* y, int64_t ldy) {
+  AlignedBuffer buffer;
+  const ActivationView rows =
+      prepare_rows(kPortableTwins, layout, x, m, source.depth(), ldx, &buffer);
+  for (int64_t panel = 0; panel < panels_of(source); ++panel) {
+    multiply_panel(kPortableTwins, source, layout, rows, m, panel * kPanelStrips, y, ldy);
   }
 }
 
@@ -351,42 +442,28 @@ void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, in
   if (m <= 0) return;
   thread_local AlignedBuffer buffer;
   const Twins& chosen = twins();
-  const MatrixView& w = view_of(weight);
+  const PanelSource source = {view_of(weight), true};
   const Layout layout = transposed_layout(weight, bits);
-  const ActivationView gradient = prepare_gradient(chosen, layout, y, m, w.n, ldy, &buffer);
-  const int64_t strips = (w.k + kStripRows - 1) / kStripRows;
-  const int64_t panels = (strips + kPanelStrips - 1) / kPanelStrips;
-  const int64_t panel_work = m * w.n * kPanelStrips * kStripRows;
-  // Few panels, each a lot of work: the larger shares come first, so that threads end together.
-  const int64_t grain = (kGrainMultiplies + panel_work - 1) / panel_work;
-  const int64_t shares = std::min((panels + grain - 1) / grain, 8 * int64_t{num_threads()});
-  const auto share_begin = [&](int64_t i) {
-    return i * (panels / shares) + std::min(i, panels % shares);
-  };
-  parallel_for(shares, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t panel = share_begin(begin); panel < share_begin(end); ++panel) {
-      multiply_panel(chosen, w, layout, gradient, m, panel * kPanelStrips, x, ldx);
-    }
-  });
+  const ActivationView rows = prepare_rows(chosen, layout, y, m, source.depth(), ldy, &buffer);
+  for_each_panel(panels_of(source), m * source.depth() * kPanelStrips * kStripRows,
+                 [&](int64_t panel) {
+                   multiply_panel(chosen, source, layout, rows, m, panel * kPanelStrips, x, ldx);
+                 });
 }
 
 void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy,
                                  float* x, int64_t ldx, ActivationBits bits) {
   if (m <= 0) return;
-  AlignedBuffer buffer;
-  const MatrixView& w = view_of(weight);
-  const Layout layout = transposed_layout(weight, bits);
-  const ActivationView gradient = prepare_gradient(kPortableTwins, layout, y, m, w.n, ldy, &buffer);
-  for (int64_t strip = 0; strip * kStripRows < w.k; strip += kPanelStrips) {
-    multiply_panel(kPortableTwins, w, layout, gradient, m, strip, x, ldx);
-  }
+  multiply_panels_reference({view_of(weight), true}, transposed_layout(weight, bits), y, m, ldy, x,
+                            ldx);
 }
 
 void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
             int64_t ldy, ActivationBits bits) {
   if (m <= 0) return;
   const MatmulTarget target = {&weight, y, ldy};
-  multiply_group(&target, 1, x, m, ldx, bits);
+  if (rounds_to_bytes(view_of(weight), bits)) return multiply_group_bytes(&target, 1, x, m, ldx);
+  multiply_group(&target, 1, x, m, ldx);
 }
 
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
@@ -400,20 +477,28 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
   const int64_t count = static_cast<int64_t>(targets.size());
   for (int64_t begin = 0, end = 0; begin < count; begin = end) {
     const MatrixView& first = view_of(*targets[begin].weight);
+    const bool to_bytes = rounds_to_bytes(first, bits);
     for (end = begin + 1; end < count; ++end) {
-      if (!same_activations(first, view_of(*targets[end].weight))) break;
+      const MatrixView& next = view_of(*targets[end].weight);
+      if (to_bytes ? !rounds_to_bytes(next, bits) : !same_activations(first, next)) break;
     }
-    multiply_group(targets.data() + begin, end - begin, x, m, ldx, bits);
+    if (to_bytes) {
+      multiply_group_bytes(targets.data() + begin, end - begin, x, m, ldx);
+    } else {
+      multiply_group(targets.data() + begin, end - begin, x, m, ldx);
+    }
   }
 }
 
 void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
                       int64_t ldy, ActivationBits bits) {
   if (m <= 0) return;
-  AlignedBuffer buffer;
   const MatrixView& w = view_of(weight);
-  const ActivationView activations =
-      prepare_activations(kPortableTwins, w, x, m, ldx, terms_of(bits), &buffer);
+  if (rounds_to_bytes(w, bits)) {
+    return multiply_panels_reference({w, false}, Layout::kBytes, x, m, ldx, y, ldy);
+  }
+  AlignedBuffer buffer;
+  const ActivationView activations = prepare_activations(kPortableTwins, w, x, m, ldx, &buffer);
   const TileRange range = {0, m, 0, w.strips};
   run_tile(kPortableTwins, w, activations, range, y, ldy);
 }

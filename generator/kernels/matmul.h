@@ -49,8 +49,9 @@ std::unique_ptr<PackedMatrix> pack_quantized(WeightType type, const QuantState& 
                                              Precision precision);
 
 // Bits of the activations that kFast multiplies with 4- and 8-bit weights. k16 keeps the float
-// model's text; k8 is twice as fast where the CPU multiplies bytes (AVX-512 VNNI), good enough for
-// the noise of training, and the same as k16 elsewhere.
+// model's text. k8 rounds activations and the decoded weights to 8 bits in blocks of 64: twice as
+// fast where the CPU multiplies bytes (AVX-512 VNNI), good enough for the noise of training, and
+// the same as k16 elsewhere.
 enum class ActivationBits { k16, k8 };
 
 // y[m, n] = x[m, k] * W^T.  x and y row-major float32 with row strides ldx >= k and ldy >= n; y is
@@ -73,7 +74,7 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
 // x[m, k] = y[m, n] * W: the gradient of matmul with respect to its input, for a frozen weight.
 // Decodes one panel of W at a time. kExact multiplies in float32; kFast rounds y and the decoded
 // weights to bfloat16 (AVX-512), 12 and 16 bits (AVX2) or, for k8 and where that is faster, to 8
-// bits in blocks of 32, and sums in float32. x is overwritten and must not overlap y. A row of the
+// bits in blocks of 64, and sums in float32. x is overwritten and must not overlap y. A row of the
 // result does not depend on the other rows.
 void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy, float* x,
                        int64_t ldx, ActivationBits bits = ActivationBits::k16);

@@ -15,7 +15,7 @@ namespace quarry::kernels::avx512 {
 namespace {
 
 constexpr int kRowsAtOnce = 6;
-// Vectors of a block of kBytes in a panel of W^T, which only those have.
+// Vectors of a block of kBytes in a panel made on the way, which only those have.
 constexpr int kPanelVectors = kByteBlock / 4;
 // Up to so many rows the codes are unpacked for each four of them; beyond, once into a panel.
 constexpr int64_t kDirectRows = 8;
@@ -47,7 +47,7 @@ inline void load_block(const uint8_t* codes, __m512i* vectors) {
 
 // kRows rows of x by one strip, straight from the packed codes. Two strips at once would need more
 // registers than there are.
-template <Layout kLayout, int kVectors, int kRows, int kTerms>
+template <Layout kLayout, int kVectors, int kRows>
 void integer_direct(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
                     float* y, int64_t ldy) {
   constexpr int kBlockBytes = (kLayout == Layout::kNibbles ? 32 : 64) * kVectors;
@@ -57,7 +57,7 @@ void integer_direct(const MatrixView& w, const ActivationView& x, int64_t row, i
   __m512 total[kRows];
   for (int r = 0; r < kRows; ++r) total[r] = _mm512_setzero_ps();
   for (int64_t b = 0; b < w.blocks; ++b) {
-    const uint8_t* values = rows + b * 4 * kVectors * kTerms;
+    const uint8_t* values = rows + b * 4 * kVectors * 2;
     __m512i codes[kVectors];
     load_block<kLayout, kVectors>(w.codes + strip * w.strip_bytes + b * kBlockBytes, codes);
     __m512i high[kRows];
@@ -68,16 +68,14 @@ void integer_direct(const MatrixView& w, const ActivationView& x, int64_t row, i
       for (int r = 0; r < kRows; ++r) {
         const uint8_t* value = values + r * x.row_bytes + 4 * j;
         high[r] = _mm512_dpbusd_epi32(high[r], codes[j], broadcast4(value));
-        if (kTerms == 2) {
-          low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value + 4 * kVectors));
-        }
+        low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value + 4 * kVectors));
       }
     }
     const int64_t slot = (strip * w.blocks + b) * kStripRows;
     const __m512 scale_w = load_scales(w, slot);
     const __m512 offset_w = offsets_of(w, slot, scale_w);
     for (int r = 0; r < kRows; ++r) {
-      if (kTerms == 2) high[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+      high[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
       const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * x.scale_stride + b]));
       total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), scale, total[r]);
       const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
@@ -91,20 +89,20 @@ void integer_direct(const MatrixView& w, const ActivationView& x, int64_t row, i
   }
 }
 
-template <Layout kLayout, int kVectors, int kTerms>
+template <Layout kLayout, int kVectors>
 void integer_direct_strip(const MatrixView& w, const ActivationView& x, const TileRange& range,
                           int64_t strip, float* y, int64_t ldy) {
   int64_t row = range.row_begin;
   for (; row + 4 <= range.row_end; row += 4) {
-    integer_direct<kLayout, kVectors, 4, kTerms>(w, x, row, strip, y, ldy);
+    integer_direct<kLayout, kVectors, 4>(w, x, row, strip, y, ldy);
   }
   switch (range.row_end - row) {
     case 3:
-      return integer_direct<kLayout, kVectors, 3, kTerms>(w, x, row, strip, y, ldy);
+      return integer_direct<kLayout, kVectors, 3>(w, x, row, strip, y, ldy);
     case 2:
-      return integer_direct<kLayout, kVectors, 2, kTerms>(w, x, row, strip, y, ldy);
+      return integer_direct<kLayout, kVectors, 2>(w, x, row, strip, y, ldy);
     case 1:
-      return integer_direct<kLayout, kVectors, 1, kTerms>(w, x, row, strip, y, ldy);
+      return integer_direct<kLayout, kVectors, 1>(w, x, row, strip, y, ldy);
     default:
       return;
   }
@@ -169,12 +167,14 @@ struct RowPointers {
 };
 
 // kRows rows of x by kStrips strips of a panel; what the blocks before these gave stands in y.
-// `last_mask` has the columns of the last strip. kVectors of a panel of W^T: kPanelVectors.
-template <int kVectors, int kRows, int kStrips, int kTerms>
+// `last_mask` has the columns of the last strip. kVectors of a panel made on the way:
+// kPanelVectors.
+template <int kVectors, int kRows, int kStrips>
 inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, const Panel& panel,
                                                          BlockRange blocks, const ActivationView& x,
                                                          const RowPointers& at, int64_t strip,
                                                          int64_t ldy, __mmask16 last_mask) {
+  constexpr int kTerms = kVectors == kPanelVectors ? 1 : 2;
   __m512 total[kRows][kStrips];
   const auto mask_of = [last_mask](int s) {
     return s + 1 < kStrips ? static_cast<__mmask16>(0xffff) : last_mask;
@@ -247,7 +247,7 @@ inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, co
   }
 }
 
-template <int kVectors, int kStrips, int kTerms>
+template <int kVectors, int kStrips>
 void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks,
                       const ActivationView& x, const TileRange& range, int64_t strip, float* y,
                       int64_t ldy) {
@@ -258,16 +258,15 @@ void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks
                     x.sums + range.row_begin * x.scale_stride, y + range.row_begin * ldy + column};
   int64_t left = range.row_end - range.row_begin;
   for (; left >= kRowsAtOnce; left -= kRowsAtOnce) {
-    integer_micro<kVectors, kRowsAtOnce, kStrips, kTerms>(w, panel, blocks, x, at, strip, ldy,
-                                                          last_mask);
+    integer_micro<kVectors, kRowsAtOnce, kStrips>(w, panel, blocks, x, at, strip, ldy, last_mask);
     at.codes += kRowsAtOnce * x.row_bytes;
     at.scales += kRowsAtOnce * x.scale_stride;
     at.sums += kRowsAtOnce * x.scale_stride;
     at.y += kRowsAtOnce * ldy;
   }
   const auto rest = [&](auto rows) {
-    integer_micro<kVectors, decltype(rows)::value, kStrips, kTerms>(w, panel, blocks, x, at, strip,
-                                                                    ldy, last_mask);
+    integer_micro<kVectors, decltype(rows)::value, kStrips>(w, panel, blocks, x, at, strip, ldy,
+                                                            last_mask);
   };
   switch (left) {
     case 5:
@@ -288,51 +287,36 @@ void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks
 // Depth of a panel that stays in L1 beside six rows of x while all rows of the tile pass by.
 constexpr int64_t kDepthAtOnce = 640;
 
-template <int kVectors, int kStrips, int kTerms>
+template <int kVectors, int kStrips>
 void integer_panel_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,
                         int64_t strip, float* y, int64_t ldy, uint8_t* scratch) {
   const Panel panel = make_panel(w, strip, kStrips, scratch);
   const int64_t parts = (w.blocks * 4 * kVectors + kDepthAtOnce - 1) / kDepthAtOnce;
   for (int64_t part = 0; part < parts; ++part) {
     const BlockRange blocks = {w.blocks * part / parts, w.blocks * (part + 1) / parts};
-    integer_all_rows<kVectors, kStrips, kTerms>(w, panel, blocks, x, range, strip, y, ldy);
+    integer_all_rows<kVectors, kStrips>(w, panel, blocks, x, range, strip, y, ldy);
   }
 }
 
-template <int kVectors, int kTerms>
+template <int kVectors>
 void integer_panel_tiles(const MatrixView& w, const ActivationView& x, const TileRange& range,
                          float* y, int64_t ldy, uint8_t* scratch) {
   int64_t strip = range.strip_begin;
   for (; strip + 2 <= range.strip_end; strip += 2) {
-    integer_panel_tile<kVectors, 2, kTerms>(w, x, range, strip, y, ldy, scratch);
+    integer_panel_tile<kVectors, 2>(w, x, range, strip, y, ldy, scratch);
   }
   if (strip == range.strip_end) return;
-  integer_panel_tile<kVectors, 1, kTerms>(w, x, range, strip, y, ldy, scratch);
+  integer_panel_tile<kVectors, 1>(w, x, range, strip, y, ldy, scratch);
 }
 
-template <Layout kLayout, int kVectors, int kTerms>
+template <Layout kLayout, int kVectors>
 void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                      int64_t ldy, uint8_t* scratch) {
   if (range.row_end - range.row_begin > kDirectRows) {
-    return integer_panel_tiles<kVectors, kTerms>(w, x, range, y, ldy, scratch);
+    return integer_panel_tiles<kVectors>(w, x, range, y, ldy, scratch);
   }
   for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
-    integer_direct_strip<kLayout, kVectors, kTerms>(w, x, range, strip, y, ldy);
-  }
-}
-
-template <int kTerms>
-void integer_tile_of(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
-                     int64_t ldy, uint8_t* scratch) {
-  if (w.layout == Layout::kNibbles) {
-    integer_tile_as<Layout::kNibbles, 8, kTerms>(w, x, range, y, ldy, scratch);
-  } else if (w.block == kByteBlock) {
-    // A product of one row takes the way of many: it knows the center in the sums.
-    integer_panel_tiles<kPanelVectors, 1>(w, x, range, y, ldy, scratch);
-  } else if (w.block == 32) {
-    integer_tile_as<Layout::kBytes, 8, kTerms>(w, x, range, y, ldy, scratch);
-  } else {
-    integer_tile_as<Layout::kBytes, 4, kTerms>(w, x, range, y, ldy, scratch);
+    integer_direct_strip<kLayout, kVectors>(w, x, range, strip, y, ldy);
   }
 }
 
@@ -452,10 +436,15 @@ void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
 
 void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                   int64_t ldy, uint8_t* scratch) {
-  if (x.terms == 2) {
-    integer_tile_of<2>(w, x, range, y, ldy, scratch);
+  if (w.layout == Layout::kNibbles) {
+    integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.block == kByteBlock) {
+    // A product of one row takes the way of many: it knows the center in the sums.
+    integer_panel_tiles<kPanelVectors>(w, x, range, y, ldy, scratch);
+  } else if (w.block == 32) {
+    integer_tile_as<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
   } else {
-    integer_tile_of<1>(w, x, range, y, ldy, scratch);
+    integer_tile_as<Layout::kBytes, 4>(w, x, range, y, ldy, scratch);
   }
 }
 

@@ -128,6 +128,19 @@ float weight_at(const MatrixView& w, int64_t strip, int64_t lane, int64_t k) {
   return value * row_scale(w, strip, lane);
 }
 
+// Values as integers of at most `most`; returns their scale. store(i, integer) keeps one.
+template <int kCount, typename Store>
+float round_integers(const float (&values)[kCount], int most, const Store& store) {
+  float largest = 0.0f;
+  for (const float value : values) largest = std::fmax(largest, std::fabs(value));
+  const float inverse = largest > 0.0f ? static_cast<float>(most) / largest : 0.0f;
+  const bool usable = std::isfinite(inverse);
+  for (int i = 0; i < kCount; ++i) {
+    store(i, usable ? static_cast<int>(std::nearbyint(values[i] * inverse)) : 0);
+  }
+  return largest / static_cast<float>(most);
+}
+
 // Rows 16 strip .. + kRows - 1 and columns k .. k + 15 of W as integers of at most `most` with a
 // scale for each column; store(row, column, integer) keeps one.
 template <int kRows, typename Store>
@@ -135,21 +148,18 @@ void transpose_integers(const MatrixView& w, int64_t strip, int64_t k, int most,
                         const Store& store) {
   for (int64_t column = 0; column < kStripRows; ++column) {
     float values[kRows] = {};
-    float largest = 0.0f;
     for (int64_t i = 0; i < kRows; ++i) {
       if (strip + i / kStripRows < w.strips && k + column < w.k) {
         values[i] = weight_at(w, strip + i / kStripRows, i % kStripRows, k + column);
       }
-      largest = std::fmax(largest, std::fabs(values[i]));
     }
-    const float inverse = largest > 0.0f ? static_cast<float>(most) / largest : 0.0f;
-    const bool usable = std::isfinite(inverse);
-    scales[column] = largest / static_cast<float>(most);
-    for (int64_t i = 0; i < kRows; ++i) {
-      store(i, column, usable ? static_cast<int>(std::nearbyint(values[i] * inverse)) : 0);
-    }
+    scales[column] =
+        round_integers(values, most, [&](int i, int value) { store(i, column, value); });
   }
 }
+
+// Place of element `i` of a block of kBytes.
+int64_t byte_slot(int64_t i, int64_t lane) { return 64 * (i / 4) + 4 * lane + i % 4; }
 
 }  // namespace
 
@@ -177,9 +187,21 @@ void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* cod
 
 void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
   const auto store = [codes](int64_t i, int64_t column, int value) {
-    codes[64 * (i / 4) + 4 * column + i % 4] = static_cast<uint8_t>(value + kByteCenter);
+    codes[byte_slot(i, column)] = static_cast<uint8_t>(value + kByteCenter);
   };
   transpose_integers<kByteBlock>(w, strip, k, kByteMax, scales, store);
+}
+
+void round_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
+  for (int64_t lane = 0; lane < kStripRows; ++lane) {
+    float values[kByteBlock] = {};
+    for (int64_t i = 0; i < kByteBlock && k + i < w.k; ++i) {
+      values[i] = weight_at(w, strip, lane, k + i);
+    }
+    scales[lane] = round_integers(values, kByteMax, [&](int i, int value) {
+      codes[byte_slot(i, lane)] = static_cast<uint8_t>(value + kByteCenter);
+    });
+  }
 }
 
 void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,

@@ -11,10 +11,10 @@
 //             k 4j .. 4j+3, the high nibbles k 16+4j .. 16+4j+3 (unsigned 0 .. 15).
 //   kCodebook block of 32 k as kNibbles, but the four bytes of a row hold k 0 2 1 3 (+ 4j); a
 //             nibble stands for codebook[nibble], a signed integer of at most 12 bits (NF4, FP4).
-//   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned.
+//   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned. In a panel
+//             made on the way: blocks of 64 k, 16 vectors.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
 //   kF32      vectors of 16 rows x 1 k.
-//             A panel of W^T made on the way has blocks of 64 k, 16 vectors.
 //   kWords    block of 32 k = 16 vectors of 16 rows x 2 signed 16-bit integers of at most 12
 //             bits; a group of four k is the vector of k 0 and 2, then that of k 1 and 3. Made on
 //             the way, never stored: a panel of W^T where 16-bit products are the fastest (AVX2).
@@ -26,8 +26,9 @@
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
 // x ~ scale * X with |X| <= activation_max(terms). AVX-512 VNNI multiplies
-// bytes, so there X of two terms is split as 256 * high + low, both signed bytes; the integer
-// sums are exact and thus equal on every instruction set. Per block, in this order on every path:
+// bytes, so there X of two terms (all but a panel's of kBytes, which have one) is split as 256 *
+// high + low, both signed bytes; the integer sums are exact and thus equal on every instruction
+// set. Per block, in this order on every path:
 //   y += float(sum u X) * (scale_w * scale_x);   y += offset_w * (scale_x * sum X)
 // and at the end  y *= row_scale.  In a panel of kBytes, whose center is the same everywhere,
 //   y += scale_w * (float(sum u X) * scale_x - center * (scale_x * sum X)).
@@ -47,7 +48,7 @@ constexpr int kWordMax = 2047;
 // What stands for 0 in kBytes of a panel of W^T, and the largest distance from it.
 constexpr int kByteCenter = 128;
 constexpr int kByteMax = 127;
-// Rows of W that share a scale in a panel of W^T.
+// Depth that shares a scale in a panel.
 constexpr int kByteBlock = 64;
 constexpr int kWordBlock = 32;
 
@@ -65,7 +66,7 @@ struct MatrixView {
   const uint16_t* scales;   // [strips][blocks][16]
   const uint16_t* offsets;  // the same, or null: center is used
   float center;
-  // [strips][blocks][16], instead of `scales`: kWords, and kBytes in a panel of W^T.
+  // [strips][blocks][16], instead of `scales`: kWords, and kBytes in a panel.
   const float* float_scales;
   const float* row_scales;  // kBytes and kCodebook: [strips][16], or null: 1
   // kCodebook only. scales is [strips][blocks >> scale_shift][16] then.
@@ -82,7 +83,6 @@ inline int64_t scale_slot(const MatrixView& w, int64_t strip, int64_t b, int64_t
 //   kNibbles, kBytes, kWords: quantize_row's codes;  kCodebook: quantize_words';  kBF16: bfloat16;
 //   kF32: x itself
 struct ActivationView {
-  int terms;             // of the integer layouts: 2 or 1
   const uint8_t* codes;  // row r at codes + r * row_bytes
   int64_t row_bytes;
   const float* scales;   // row r at scales + r * scale_stride, a value for each block
@@ -122,6 +122,7 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 //                W^T in kWords: 1,024 bytes of codes and 16 scales; past the matrix all is 0
 // transpose_bytes  rows 16 strip .. + 63, the same in kBytes with the center kByteCenter: 1,024
 //                bytes of codes
+// round_bytes    rows 16 strip .. + 15 and columns k .. k + 63 of W itself as such a block
 #define QUARRY_DECLARE_MATMUL                                                                     \
   void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,          \
                     float* scales, float* sums);                                                  \
@@ -144,6 +145,7 @@ void words_tile(const MatrixView& w, const ActivationView& x, const TileRange& r
                 int64_t ldy, uint8_t* scratch);
 void transpose_words(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
 void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
+void round_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
 // Row `row` of W, any layout but kWords.
 void decode_row(const MatrixView& w, int64_t row, float* out);
 }  // namespace portable
@@ -157,6 +159,7 @@ namespace avx512 {
 QUARRY_DECLARE_MATMUL
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out);
 void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
+void round_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales);
 }  // namespace avx512
 #undef QUARRY_DECLARE_MATMUL
 

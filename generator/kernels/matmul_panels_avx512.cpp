@@ -103,6 +103,30 @@ inline void decode_columns(const MatrixView& w, int64_t strip, int64_t k, VecAvx
   }
 }
 
+// A block of kBytes of 64 elements in each of 16 lanes.
+void store_bytes(const float* elements, uint8_t* codes, float* scales) {
+  __m512 largest = _mm512_setzero_ps();
+  for (int i = 0; i < kByteBlock; ++i) {
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_load_ps(elements + i * kStripRows)));
+  }
+  const __m512 most = _mm512_set1_ps(static_cast<float>(kByteMax));
+  _mm512_storeu_ps(scales, _mm512_div_ps(largest, most));
+  // A quotient that is no number or overflows counts as 0.
+  __m512 inverse = _mm512_div_ps(most, largest);
+  inverse = _mm512_maskz_mov_ps(
+      _mm512_cmp_ps_mask(inverse, _mm512_set1_ps(3.402823466e+38f), _CMP_LE_OQ), inverse);
+  for (int group = 0; group < kByteBlock / 4; ++group) {
+    __m512i four = _mm512_setzero_si512();
+    for (int i = 3; i >= 0; --i) {
+      const __m512 value = _mm512_load_ps(elements + (4 * group + i) * kStripRows);
+      const __m512i code = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(value, inverse)),
+                                            _mm512_set1_epi32(kByteCenter));
+      four = _mm512_or_si512(_mm512_slli_epi32(four, 8), code);
+    }
+    _mm512_store_si512(codes + 64 * group, four);
+  }
+}
+
 }  // namespace
 
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out) {
@@ -132,26 +156,19 @@ void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* cod
     decode_columns(w, strip + part, k, columns);
     transpose_block(columns, rows + part * kStripRows * kStripRows, kStripRows);
   }
-  __m512 largest = _mm512_setzero_ps();
-  for (int row = 0; row < kByteBlock; ++row) {
-    largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_load_ps(rows + row * kStripRows)));
-  }
-  const __m512 most = _mm512_set1_ps(static_cast<float>(kByteMax));
-  _mm512_storeu_ps(scales, _mm512_div_ps(largest, most));
-  // A quotient that is no number or overflows counts as 0.
-  __m512 inverse = _mm512_div_ps(most, largest);
-  inverse = _mm512_maskz_mov_ps(
-      _mm512_cmp_ps_mask(inverse, _mm512_set1_ps(3.402823466e+38f), _CMP_LE_OQ), inverse);
-  for (int group = 0; group < kByteBlock / 4; ++group) {
-    __m512i four = _mm512_setzero_si512();
-    for (int i = 3; i >= 0; --i) {
-      const __m512 value = _mm512_load_ps(rows + (4 * group + i) * kStripRows);
-      const __m512i code = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(value, inverse)),
-                                            _mm512_set1_epi32(kByteCenter));
-      four = _mm512_or_si512(_mm512_slli_epi32(four, 8), code);
+  store_bytes(rows, codes, scales);
+}
+
+void round_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, float* scales) {
+  alignas(64) float columns[kByteBlock * kStripRows];  // of W, a lane for each row
+  for (int part = 0; part < kByteBlock / kStripRows; ++part) {
+    VecAvx512 decoded[kStripRows];
+    decode_columns(w, strip, k + part * kStripRows, decoded);
+    for (int i = 0; i < kStripRows; ++i) {
+      decoded[i].store(columns + (part * kStripRows + i) * kStripRows);
     }
-    _mm512_store_si512(codes + 64 * group, four);
   }
+  store_bytes(columns, codes, scales);
 }
 
 }  // namespace quarry::kernels::avx512
