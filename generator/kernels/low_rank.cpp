@@ -13,9 +13,9 @@ namespace {
 
 // Rows that a thread takes at once: two register tiles.
 constexpr int64_t kRowBlock = 12;
-// What of x stands in pairs of rows at a time: 64 x 128 elements stay in L1.
+// What of x stands in pairs of rows at a time: 64 x 64 elements stay in L1.
 constexpr int64_t kOuterRows = 64;
-constexpr int64_t kOuterColumns = 128;
+constexpr int64_t kOuterColumns = 64;
 // Up to this rank a row's sum over k is cut in two, so that it fills the vector of 16 columns.
 constexpr int64_t kHalvedRank = 8;
 // Products that are worth a thread of their own.
