@@ -5,6 +5,7 @@
 #include "data/core/cpu_isa.h"
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise_backward.h"
 #include "generator/kernels/packed_strips.h"
 
 namespace quarry::kernels {
@@ -271,11 +272,22 @@ void quantize_padded_row(const Twins& twins, const float* y, int64_t n, int64_t 
                      sums + last);
 }
 
-// x [m, depth] as the tiles of a panel want it.
+void copy_rounded(const float* x, int64_t m, int64_t width, int64_t ldx, const RoundedCopy& copy) {
+  if (copy.rows == nullptr) return;
+  parallel_for(m, std::max<int64_t>(1, 32768 / width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float_to_bfloat16(x + row * ldx, width, copy.rows + row * copy.stride);
+    }
+  });
+}
+
+// x [m, depth] as the tiles of a panel want it, and its rounded copy.
 ActivationView prepare_rows(const Twins& twins, Layout layout, const float* x, int64_t m,
-                            int64_t depth, int64_t ldx, AlignedBuffer* buffer) {
+                            int64_t depth, int64_t ldx, const RoundedCopy& copy,
+                            AlignedBuffer* buffer) {
   ActivationView view = {};
   if (layout == Layout::kF32) {
+    copy_rounded(x, m, depth, ldx, copy);
     view.codes = reinterpret_cast<const uint8_t*>(x);
     view.row_bytes = ldx * static_cast<int64_t>(sizeof(float));
     return view;
@@ -290,6 +302,9 @@ ActivationView prepare_rows(const Twins& twins, Layout layout, const float* x, i
   float* sums = scales + m * blocks;
   parallel_for(m, std::max<int64_t>(1, 32768 / depth), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
+      if (copy.rows != nullptr) {
+        float_to_bfloat16(x + row * ldx, depth, copy.rows + row * copy.stride);
+      }
       uint8_t* out = codes + row * view.row_bytes;
       if (layout == Layout::kBF16) {
         twins.bfloat16_row(x + row * ldx, depth, reinterpret_cast<uint16_t*>(out));
@@ -406,11 +421,11 @@ void for_each_panel(int64_t panels, int64_t multiplies_of_panel, const Body& bod
 
 // multiply_group with weights and activations rounded to bytes.
 void multiply_group_bytes(const MatmulTarget* targets, int64_t count, const float* x, int64_t m,
-                          int64_t ldx) {
+                          int64_t ldx, const RoundedCopy& copy) {
   thread_local AlignedBuffer buffer;
   const Twins& chosen = twins();
   const int64_t k = targets[0].weight->k();
-  const ActivationView rows = prepare_rows(chosen, Layout::kBytes, x, m, k, ldx, &buffer);
+  const ActivationView rows = prepare_rows(chosen, Layout::kBytes, x, m, k, ldx, copy, &buffer);
   std::vector<int64_t> end_panel;  // of each target
   for (int64_t i = 0; i < count; ++i) {
     end_panel.push_back((i > 0 ? end_panel.back() : 0) +
@@ -429,7 +444,7 @@ void multiply_panels_reference(const PanelSource& source, Layout layout, const f
                                int64_t ldx, float* y, int64_t ldy) {
   AlignedBuffer buffer;
   const ActivationView rows =
-      prepare_rows(kPortableTwins, layout, x, m, source.depth(), ldx, &buffer);
+      prepare_rows(kPortableTwins, layout, x, m, source.depth(), ldx, {}, &buffer);
   for (int64_t panel = 0; panel < panels_of(source); ++panel) {
     multiply_panel(kPortableTwins, source, layout, rows, m, panel * kPanelStrips, y, ldy);
   }
@@ -438,13 +453,14 @@ void multiply_panels_reference(const PanelSource& source, Layout layout, const f
 }  // namespace
 
 void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy, float* x,
-                       int64_t ldx, ActivationBits bits) {
+                       int64_t ldx, ActivationBits bits, const RoundedCopy& copy) {
   if (m <= 0) return;
   thread_local AlignedBuffer buffer;
   const Twins& chosen = twins();
   const PanelSource source = {view_of(weight), true};
   const Layout layout = transposed_layout(weight, bits);
-  const ActivationView rows = prepare_rows(chosen, layout, y, m, source.depth(), ldy, &buffer);
+  const ActivationView rows =
+      prepare_rows(chosen, layout, y, m, source.depth(), ldy, copy, &buffer);
   for_each_panel(panels_of(source), m * source.depth() * kPanelStrips * kStripRows,
                  [&](int64_t panel) {
                    multiply_panel(chosen, source, layout, rows, m, panel * kPanelStrips, x, ldx);
@@ -462,12 +478,13 @@ void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, 
             int64_t ldy, ActivationBits bits) {
   if (m <= 0) return;
   const MatmulTarget target = {&weight, y, ldy};
-  if (rounds_to_bytes(view_of(weight), bits)) return multiply_group_bytes(&target, 1, x, m, ldx);
+  if (rounds_to_bytes(view_of(weight), bits))
+    return multiply_group_bytes(&target, 1, x, m, ldx, {});
   multiply_group(&target, 1, x, m, ldx);
 }
 
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
-                  ActivationBits bits) {
+                  ActivationBits bits, const RoundedCopy& copy) {
   if (m <= 0) return;
   for (const MatmulTarget& target : targets) {
     QUARRY_CHECK(target.weight->k() == targets[0].weight->k(), ErrorCode::kInvalidArgument,
@@ -483,8 +500,10 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
       if (to_bytes ? !rounds_to_bytes(next, bits) : !same_activations(first, next)) break;
     }
     if (to_bytes) {
-      multiply_group_bytes(targets.data() + begin, end - begin, x, m, ldx);
+      multiply_group_bytes(targets.data() + begin, end - begin, x, m, ldx,
+                           begin == 0 ? copy : RoundedCopy());
     } else {
+      if (begin == 0) copy_rounded(x, m, first.k, ldx, copy);
       multiply_group(targets.data() + begin, end - begin, x, m, ldx);
     }
   }

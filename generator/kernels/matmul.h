@@ -60,6 +60,13 @@ enum class ActivationBits { k16, k8 };
 void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
             int64_t ldy, ActivationBits bits = ActivationBits::k16);
 
+// Where a product leaves its input rounded to bfloat16 on the way, in rows `stride` elements apart.
+// Training keeps that copy; reading the input once costs less than twice.
+struct RoundedCopy {
+  uint16_t* rows = nullptr;  // null: none is wanted
+  int64_t stride = 0;
+};
+
 // matmul of one x by several weights with the same k (q, k and v; gate and up): x is prepared and
 // the threads are woken once for all of them. Throws kInvalidArgument when the k differ. The
 // results are those of matmul, bit for bit.
@@ -69,7 +76,7 @@ struct MatmulTarget {
   int64_t ldy = 0;
 };
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
-                  ActivationBits bits = ActivationBits::k16);
+                  ActivationBits bits = ActivationBits::k16, const RoundedCopy& copy = {});
 
 // x[m, k] = y[m, n] * W: the gradient of matmul with respect to its input, for a frozen weight.
 // Decodes one panel of W at a time. kExact multiplies in float32; kFast rounds y and the decoded
@@ -77,7 +84,8 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
 // bits in blocks of 64, and sums in float32. x is overwritten and must not overlap y. A row of the
 // result does not depend on the other rows.
 void matmul_transposed(const PackedMatrix& weight, const float* y, int64_t m, int64_t ldy, float* x,
-                       int64_t ldx, ActivationBits bits = ActivationBits::k16);
+                       int64_t ldx, ActivationBits bits = ActivationBits::k16,
+                       const RoundedCopy& copy = {});
 
 // The plain twin of matmul for tests: same rounding steps (block-quantized activations for kFast),
 // no SIMD, one thread.

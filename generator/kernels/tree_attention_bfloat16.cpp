@@ -184,7 +184,7 @@ struct ForwardHead {
 
 // For walk_tree: one head backward.
 struct BackwardHead {
-  static constexpr int64_t kQueryTile = 24;
+  static constexpr int64_t kQueryTile = 48;
   HeadView view;
   PathBuffers& path;
   const float* gradient;  // row 0 of this head

@@ -48,12 +48,18 @@ SavedActivation::SavedActivation(const Tensor& x, const Workspace& workspace) {
     rows_ = x.detach();
     return;
   }
-  bfloat16_rows_ = at::empty({x.size(0), x.size(1)}, at::kBFloat16);
-  uint16_t* out = static_cast<uint16_t*>(bfloat16_rows_.data_ptr());
+  *this = room_for(x);
+  uint16_t* out = mutable_bfloat16_rows();
   parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
     kernels::float_to_bfloat16(row_data(x, begin), (end - begin) * x.size(1),
                                out + begin * x.size(1));
   });
+}
+
+SavedActivation SavedActivation::room_for(const Tensor& x) {
+  SavedActivation saved;
+  saved.bfloat16_rows_ = at::empty({x.size(0), x.size(1)}, at::kBFloat16);
+  return saved;
 }
 
 Tensor SavedActivation::restore(Workspace& workspace) const {

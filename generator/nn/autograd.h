@@ -31,6 +31,8 @@ class SavedActivation {
  public:
   SavedActivation() = default;
   SavedActivation(const Tensor& x, const Workspace& workspace);
+  // Room for x rounded to bfloat16, to be filled through mutable_bfloat16_rows().
+  static SavedActivation room_for(const Tensor& x);
   // Float32, as it was saved.
   Tensor restore(Workspace& workspace) const;
   // Row `row` of it; `buffer` has room for one.
@@ -40,6 +42,7 @@ class SavedActivation {
     return bfloat16_rows_.defined() ? static_cast<const uint16_t*>(bfloat16_rows_.data_ptr())
                                     : nullptr;
   }
+  uint16_t* mutable_bfloat16_rows() { return static_cast<uint16_t*>(bfloat16_rows_.data_ptr()); }
 
  private:
   Tensor rows_;           // float32, or

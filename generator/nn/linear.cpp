@@ -85,7 +85,8 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
   }
 }
 
-void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits) const {
+void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
+                      const kernels::RoundedCopy& copy) const {
   std::vector<kernels::MatmulTarget> targets;
   Int8ProductOptions options;
   options.outlier_threshold = llm_int8_threshold_;
@@ -98,7 +99,7 @@ void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits) 
                          in_features_, x.data_ptr<float>(), x.size(0), options, out, out_features_);
     }
   }
-  kernels::matmul_group(targets, x.data_ptr<float>(), x.size(0), in_features_, bits);
+  kernels::matmul_group(targets, x.data_ptr<float>(), x.size(0), in_features_, bits, copy);
 }
 
 Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
@@ -106,7 +107,14 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   const int64_t num_rows = x.size(0);
   QUARRY_DCHECK(x.size(1) == in_features_);
   Tensor y = workspace.empty(num_rows, out_features_);
-  multiply(x, y, workspace.activation_bits());
+  const bool is_rounded = !spans.empty() && rounds(workspace);
+  SavedActivation saved;
+  kernels::RoundedCopy copy;
+  if (is_rounded) {
+    saved = SavedActivation::room_for(x);
+    copy = {saved.mutable_bfloat16_rows(), in_features_};
+  }
+  multiply(x, y, workspace.activation_bits(), copy);
   for (const AdapterSpan& span : spans) replace_products(x, span, y);
   add_biases(spans, y);
   std::vector<AdapterSpan> trained;
@@ -116,17 +124,18 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   }
   // With nothing to train here the backward pass needs no x; adapters that are not trained still
   // shape dx.
-  const bool is_rounded = !spans.empty() && rounds(workspace);
-  SavedActivation saved;
-  if (is_rounded || !trained.empty()) saved = SavedActivation(x, workspace);
+  if (!is_rounded && !trained.empty()) saved = SavedActivation(x, workspace);
   const Operand input = {x, is_rounded ? &saved : nullptr};
   for (const AdapterSpan& span : spans) add_adapter(input, span, y, workspace);
   const bool needs_dx = needs_gradient(x);
   if (!needs_dx && trained.empty()) return y;
   return record(y, {x}, [=, &workspace](const Tensor& dy) {
-    Tensor dx = needs_dx ? input_gradient(dy, spans, workspace) : Tensor();
     SavedActivation rounded_dy;
-    if (is_rounded) rounded_dy = SavedActivation(dy, workspace);
+    Tensor dx;
+    if (needs_dx) dx = input_gradient(dy, spans, is_rounded ? &rounded_dy : nullptr, workspace);
+    if (is_rounded && rounded_dy.bfloat16_rows() == nullptr) {
+      rounded_dy = SavedActivation(dy, workspace);
+    }
     const bool restores = std::any_of(trained.begin(), trained.end(), [&](const AdapterSpan& span) {
       return !is_rounded || needs_floats(span);
     });

@@ -76,7 +76,8 @@ class Linear {
     const SavedActivation* rounded = nullptr;  // bfloat16; null: the floats are multiplied
   };
   // x times the weights, without bias and adapters.
-  void multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits) const;
+  void multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
+                const kernels::RoundedCopy& copy) const;
   // The adapters' part of the forward pass.
   void replace_products(const Tensor& x, const AdapterSpan& span, Tensor& y) const;
   void add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const;
@@ -89,9 +90,11 @@ class Linear {
   // Whether the gradients of the span's adapter need x in float32 even so.
   bool needs_floats(const AdapterSpan& span) const;
   bool trains(const AdapterSpan& span) const;
+  // dx without the low-rank updates. `rounded`, where it is given, gets dy if it can on the way.
   Tensor input_gradient(const Tensor& dy, const std::vector<AdapterSpan>& spans,
-                        Workspace& workspace) const;
-  Tensor base_input_gradient(const Tensor& dy, Workspace& workspace) const;
+                        SavedActivation* rounded, Workspace& workspace) const;
+  Tensor base_input_gradient(const Tensor& dy, const kernels::RoundedCopy& copy,
+                             Workspace& workspace) const;
   // dy with zeros where an adapter has its own weight; dy itself when none has.
   Tensor without_replaced(const Tensor& dy, const std::vector<AdapterSpan>& spans,
                           Workspace& workspace) const;

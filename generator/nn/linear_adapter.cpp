@@ -301,14 +301,16 @@ Tensor Linear::without_replaced(const Tensor& dy, const std::vector<AdapterSpan>
   return kept;
 }
 
-Tensor Linear::base_input_gradient(const Tensor& dy, Workspace& workspace) const {
+Tensor Linear::base_input_gradient(const Tensor& dy, const kernels::RoundedCopy& copy,
+                                   Workspace& workspace) const {
   Tensor dx = workspace.empty(dy.size(0), in_features_);
   for (const Block& block : blocks_) {
     const bool is_first = &block == &blocks_.front();
     Tensor part = is_first ? dx : workspace.empty(dy.size(0), in_features_);
-    kernels::matmul_transposed(*block.weight, dy.data_ptr<float>() + block.offset, dy.size(0),
-                               out_features_, part.data_ptr<float>(), in_features_,
-                               workspace.activation_bits());
+    kernels::matmul_transposed(
+        *block.weight, dy.data_ptr<float>() + block.offset, dy.size(0), out_features_,
+        part.data_ptr<float>(), in_features_, workspace.activation_bits(),
+        {copy.rows == nullptr ? nullptr : copy.rows + block.offset, copy.stride});
     if (!is_first) {
       kernels::add(dx.data_ptr<float>(), part.data_ptr<float>(), dx.numel(), dx.data_ptr<float>());
     }
@@ -317,8 +319,14 @@ Tensor Linear::base_input_gradient(const Tensor& dy, Workspace& workspace) const
 }
 
 Tensor Linear::input_gradient(const Tensor& dy, const std::vector<AdapterSpan>& spans,
-                              Workspace& workspace) const {
-  Tensor dx = base_input_gradient(without_replaced(dy, spans, workspace), workspace);
+                              SavedActivation* rounded, Workspace& workspace) const {
+  const Tensor kept = without_replaced(dy, spans, workspace);
+  kernels::RoundedCopy copy;
+  if (rounded != nullptr && kept.is_same(dy)) {
+    *rounded = SavedActivation::room_for(dy);
+    copy = {rounded->mutable_bfloat16_rows(), out_features_};
+  }
+  Tensor dx = base_input_gradient(kept, copy, workspace);
   for (const AdapterSpan& span : spans) {
     for (const Slice& slice : slices_) {
       const FullTensor* own = span.adapter->find_full(slice.weight);
