@@ -49,9 +49,12 @@ std::string search_query(const std::vector<ChatMessage>& messages) {
 
 // A caller that asks for more tokens than half of the context gets what the prompt leaves.
 RagPromptOptions prompt_options(const LoadedGenerator& generator, const AskOptions& ask) {
-  const int64_t context = generator.model->config().max_seq_len;
+  const CausalLmConfig& config = generator.model->config();
+  const int64_t context = config.max_seq_len;
   RagPromptOptions options;
-  options.max_tokens = context - std::clamp(ask.max_tokens, int64_t{1}, context / 2);
+  options.max_tokens = config.has_encoder()
+                           ? context
+                           : context - std::clamp(ask.max_tokens, int64_t{1}, context / 2);
   return options;
 }
 

@@ -292,6 +292,40 @@ void opt_shape(const ConfigValues& config, ModelShape& shape) {
   model.output_head("lm_head", true);
 }
 
+void bart_shape(const ConfigValues& config, ModelShape& shape) {
+  constexpr int64_t kPositionOffset = 2;
+  ShapeBuilder model(config, shape);
+  const int64_t hidden = shape.hidden_size = config.size("d_model");
+  shape.intermediate_size = config.size("decoder_ffn_dim");
+  shape.vocab_size = config.size("vocab_size");
+  model.embedding("model.shared", shape.vocab_size, hidden);
+  for (const std::string stack : {"encoder", "decoder"}) {
+    const int64_t inner = config.size((stack + "_ffn_dim").c_str());
+    const int64_t num_layers = layers(config, config.size((stack + "_layers").c_str()));
+    shape.num_layers += num_layers;
+    const std::string path = "model." + stack + ".";
+    const auto attention = [&](const std::string& name) {
+      for (const char* part : {"k_proj", "v_proj", "q_proj", "out_proj"}) {
+        model.linear(concat(name, ".", part), hidden, hidden, true);
+      }
+      model.layer_norm(name + "_layer_norm", hidden);
+    };
+    model.tied(path + "embed_tokens", shape.vocab_size, hidden);
+    model.embedding(path + "embed_positions",
+                    config.size_or("max_position_embeddings", 1024) + kPositionOffset, hidden);
+    for (int64_t i = 0; i < num_layers; ++i) {
+      const std::string layer = concat(path, "layers.", i, ".");
+      attention(layer + "self_attn");
+      if (stack == "decoder") attention(layer + "encoder_attn");
+      model.linear(layer + "fc1", hidden, inner, true);
+      model.linear(layer + "fc2", inner, hidden, true);
+      model.layer_norm(layer + "final_layer_norm", hidden);
+    }
+    model.layer_norm(path + "layernorm_embedding", hidden);
+  }
+  model.output_head("lm_head", config.flag_or("tie_word_embeddings", true));
+}
+
 void gpt2_shape(const ConfigValues& config, ModelShape& shape) {
   ShapeBuilder model(config, shape);
   const int64_t hidden = shape.hidden_size = config.size("n_embd");
@@ -353,6 +387,7 @@ const std::vector<Family>& families() {
       {"gpt_neox", gpt_neox_shape, {"query_key_value"}},
       {"t5", t5_shape, {"q", "v"}},
       {"mt5", t5_shape, {"q", "v"}},
+      {"bart", bart_shape, {"q_proj", "v_proj"}},
       {"bloom", bloom_shape, {"query_key_value"}},
       {"opt", opt_shape, {"q_proj", "v_proj"}},
       {"gpt2", gpt2_shape, {"c_attn"}},

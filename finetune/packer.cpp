@@ -1,5 +1,7 @@
 #include "finetune/packer.h"
 
+#include <utility>
+
 #include "data/core/error.h"
 
 namespace quarry {
@@ -12,6 +14,7 @@ int64_t TreePacker::find_child(int64_t parent, int32_t token) const {
 }
 
 bool TreePacker::add(const TrainingSequence& sequence) {
+  if (!empty() && sequence.source != source_) return false;
   const size_t num_rows = sequence.tokens.size() - 1;  // the last token has no row: nothing follows
   size_t shared = 0;
   int64_t node = -1;
@@ -21,8 +24,9 @@ bool TreePacker::add(const TrainingSequence& sequence) {
     node = child;
     ++shared;
   }
-  const int64_t grown = static_cast<int64_t>(nodes_.size() + num_rows - shared);
+  const int64_t grown = this->num_rows() + static_cast<int64_t>(num_rows - shared);
   if (!empty() && grown > max_rows_) return false;
+  source_ = sequence.source;
 
   std::vector<int64_t> path(num_rows);
   node = -1;
@@ -44,6 +48,7 @@ bool TreePacker::add(const TrainingSequence& sequence) {
 
 TokenTree TreePacker::take(float target_weight) {
   TokenTree tree;
+  tree.source = std::move(source_);
   std::vector<int64_t> row_of(nodes_.size());
   std::vector<int64_t> segment_of(nodes_.size());
   // Depth first, so that a subtree stays in one piece.

@@ -17,10 +17,11 @@ class TreePacker {
   // Rows of a tree; a single longer sequence still gets one of its own.
   explicit TreePacker(int64_t max_rows) : max_rows_(max_rows) {}
 
-  // False, and unchanged, when the tree would pass max_rows. REQUIRES: a target in the sequence.
+  // False, and unchanged, when the tree would pass max_rows or has another source. REQUIRES: a
+  // target in the sequence.
   bool add(const TrainingSequence& sequence);
   bool empty() const { return num_sequences_ == 0; }
-  int64_t num_rows() const { return static_cast<int64_t>(nodes_.size()); }
+  int64_t num_rows() const { return static_cast<int64_t>(nodes_.size() + source_.size()); }
   // The tree of all that was added, every target weighing `target_weight`; the packer is then
   // empty.
   TokenTree take(float target_weight);
@@ -40,6 +41,7 @@ class TreePacker {
 
   int64_t max_rows_;
   int64_t num_sequences_ = 0;
+  std::vector<int32_t> source_;  // its rows count as well
   std::vector<Node> nodes_;
   std::vector<int64_t> roots_;
   std::vector<Target> targets_;

@@ -116,6 +116,9 @@ RunAdapter make_adapter(const FinetuneConfig& config, const LoadedGenerator& bas
     return made;
   }
   LoraSettings settings = config.adapter;
+  if (base.model->config().has_encoder() && settings.task_type == LoraSettings().task_type) {
+    settings.task_type = "SEQ_2_SEQ_LM";
+  }
   if (settings.base_model_name_or_path.empty()) settings.base_model_name_or_path = base.name;
   made.config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
   LoraInitOptions options;
@@ -145,7 +148,8 @@ TrainingShape training_shape(const FinetuneConfig& config, const LoadedGenerator
   if (adapter.adapter != nullptr) count_parameters(adapter, info.parameters, shape);
   for (const TokenTree& tree :
        pack_sequences(batch, config.training.micro_batch_tokens, config.training.packing, 1.0f)) {
-    shape.tokens = std::max(shape.tokens, static_cast<int64_t>(tree.tokens.size()));
+    const auto rows = static_cast<int64_t>(tree.source.size() + tree.tokens.size());
+    shape.tokens = std::max(shape.tokens, rows);
     shape.logit_tokens = std::max(shape.logit_tokens, static_cast<int64_t>(tree.targets.size()));
   }
   shape.logit_tokens = std::min<int64_t>(64, shape.logit_tokens);  // so many exist at once

@@ -50,7 +50,7 @@ StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double lear
   result.learning_rate = learning_rate;
   result.sequences = static_cast<int64_t>(batch.size());
   for (const TrainingSequence& sequence : batch) {
-    result.tokens += static_cast<int64_t>(sequence.tokens.size());
+    result.tokens += sequence.num_tokens();
     result.targets += count_targets(sequence);
   }
   const float weight = static_cast<float>(1.0 / static_cast<double>(result.targets));
@@ -62,7 +62,7 @@ StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double lear
        pack_sequences(batch, options_.micro_batch_tokens, options_.packing, weight)) {
     gradients.set_dropout(options_.lora_dropout,
                           options_.seed + static_cast<uint64_t>(result.step) * 1000003 + pass++);
-    result.rows += static_cast<int64_t>(tree.tokens.size());
+    result.rows += static_cast<int64_t>(tree.source.size() + tree.tokens.size());
     for (const float loss :
          model_.accumulate_gradients(tree, trained_.adapter(), options_.gradient, gradients)) {
       total += double{loss};

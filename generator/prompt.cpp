@@ -33,6 +33,15 @@ std::string without_special_tokens(const Tokenizer& tokenizer, std::string text)
   return text;
 }
 
+// An encoder reads the texts alone: it was not trained on turns.
+std::string plain_source(const std::vector<ChatMessage>& messages) {
+  std::string text;
+  for (const ChatMessage& message : messages) {
+    text += (text.empty() ? "" : "\n\n") + message.content;
+  }
+  return text;
+}
+
 std::string plain_chat(const std::vector<ChatMessage>& messages) {
   std::string text;
   for (const ChatMessage& message : messages) {
@@ -130,6 +139,9 @@ Conversation split(const Tokenizer& tokenizer, const RagTemplate& form,
 
 std::vector<int32_t> render(const LoadedGenerator& generator,
                             const std::vector<ChatMessage>& messages) {
+  if (generator.chat_template == nullptr && generator.model->config().has_encoder()) {
+    return generator.tokenizer->encode(plain_source(messages), Tokenizer::SpecialTokens::kAdd);
+  }
   const std::string text = generator.chat_template ? generator.chat_template->render(messages, true)
                                                    : plain_chat(messages);
   return generator.tokenizer->encode(text, Tokenizer::SpecialTokens::kParse);

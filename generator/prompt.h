@@ -40,7 +40,8 @@ struct RagPrompt {
 
 // The tokens of a chat that ends where the answer begins. Texts of the messages never become
 // special tokens: those in a message's content are broken up. Without a chat template, "role:
-// content" lines. Throws kInvalidArgument when the template refuses the messages.
+// content" lines; for an encoder the contents alone, between the tokens that its tokenizer puts
+// around a text. Throws kInvalidArgument when the template refuses the messages.
 std::vector<int32_t> render_chat(const LoadedGenerator& generator,
                                  const std::vector<ChatMessage>& messages);
 

@@ -70,8 +70,10 @@ GenerationParameters read_generation_parameters(const Fields& fields, const AskO
 }
 
 void check_context_length(const ServerContext& context, const char* param, int64_t tokens) {
-  const int64_t most = context.pipeline.engine().generator()->model->config().max_seq_len;
-  if (tokens >= most) throw context_length_error(param, tokens, most);
+  const CausalLmConfig& config = context.pipeline.engine().generator()->model->config();
+  if (tokens > config.max_prompt_tokens()) {
+    throw context_length_error(param, tokens, config.max_seq_len);
+  }
 }
 
 Generation::Generation(ServerContext& context, Exchange& exchange, GenerateRequest request)

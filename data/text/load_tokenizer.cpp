@@ -93,11 +93,11 @@ bool is_remapped_family(const std::string& tokenizer_class) {
   return false;
 }
 
-std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& folder) {
-  const fs::path path = folder / "tokenizer.model";
+// `family`: the tokenizer class where tokenizer_config.json names none.
+std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& path, std::string family) {
   const std::string source = path.string();
-  const Json config = read_config(folder);
-  const auto family = field_or<std::string>(config, "tokenizer_class", "LlamaTokenizer", source);
+  const Json config = read_config(path.parent_path());
+  family = field_or(config, "tokenizer_class", family, source);
   QUARRY_CHECK(!is_remapped_family(family), ErrorCode::kInvalidArgument, source,
                ": tokenizer class \"", family,
                "\" gives its sentencepiece model other ids; a tokenizer.json beside it is needed");
@@ -140,9 +140,14 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder) {
     return make_json_tokenizer(read_json_file(path), path.string());
   }
   if (fs::exists(folder / "vocab.txt")) return load_word_piece(folder);
-  if (fs::exists(folder / "tokenizer.model")) return load_sentencepiece(folder);
+  if (fs::exists(folder / "tokenizer.model")) {
+    return load_sentencepiece(folder / "tokenizer.model", "LlamaTokenizer");
+  }
+  if (fs::exists(folder / "spiece.model")) {
+    return load_sentencepiece(folder / "spiece.model", "T5Tokenizer");
+  }
   throw_error(ErrorCode::kNotFound, folder.string(),
-              ": holds none of tokenizer.json, vocab.txt and tokenizer.model");
+              ": holds none of tokenizer.json, vocab.txt, tokenizer.model and spiece.model");
 }
 
 }  // namespace quarry

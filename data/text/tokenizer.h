@@ -54,9 +54,9 @@ class IncrementalDecoder {
   std::string pending_;
 };
 
-// Reads tokenizer.json, else vocab.txt (WordPiece), else tokenizer.model (sentencepiece) from a
-// Hugging Face folder. Throws kNotFound, kCorruptData; kInvalidArgument for a kind that we do not
-// know, naming it.
+// Reads tokenizer.json, else vocab.txt (WordPiece), else tokenizer.model or spiece.model
+// (sentencepiece; the latter T5's) from a Hugging Face folder. Throws kNotFound, kCorruptData;
+// kInvalidArgument for a kind that we do not know, naming it.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 
 // The tokenizer stored inside a GGUF file, as generator/weights hands it over.

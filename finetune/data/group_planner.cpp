@@ -299,7 +299,7 @@ void GroupPlanner::fit(int32_t anchor, Pool& pool) const {
   while (pool.passages.size() > 1) {
     const Rendered rendered = renderer_.question(question, pool.passages, reply);
     const bool whole = is_whole(rendered.citations, pool.passages);
-    if (whole && static_cast<int64_t>(rendered.sequences.front().tokens.size()) <= limit) return;
+    if (whole && rendered.sequences.front().num_tokens() <= limit) return;
     auto last = pool.passages.end() - 1;
     if (!pool.refuse_anchor && is_gold(last->passage, anchor)) --last;
     for (const PassageMatcher::Match& match : matcher_.match(last->passage)) {

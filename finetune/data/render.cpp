@@ -23,11 +23,17 @@ void append(TrainingSequence& sequence, const std::vector<int32_t>& tokens, uint
   sequence.is_target.resize(sequence.tokens.size(), is_target);
 }
 
-TrainingSequence sequence_of(const std::string& id, const std::vector<int32_t>& prompt,
+TrainingSequence sequence_of(const CausalLmConfig& config, const std::string& id,
+                             const std::vector<int32_t>& prompt,
                              const std::vector<int32_t>& completion) {
   TrainingSequence sequence;
   sequence.id = id;
-  append(sequence, prompt, 0);
+  if (config.has_encoder()) {
+    sequence.source = prompt;
+    append(sequence, {config.decoder_prompt.front()}, 0);
+  } else {
+    append(sequence, prompt, 0);
+  }
   append(sequence, completion, 1);
   if (!sequence.is_target.empty()) sequence.is_target[0] = 0;
   return sequence;
@@ -88,9 +94,20 @@ SequenceRenderer::SequenceRenderer(const LoadedGenerator& generator, const Rende
   answer_lead_ = std::move(frame.lead);
 }
 
+// A decoder's text stands alone, between the tokens that its tokenizer puts around a text.
+std::vector<int32_t> SequenceRenderer::decoder_tokens(const std::string& text) const {
+  std::vector<int32_t> tokens = generator_.tokenizer->encode(text, Tokenizer::SpecialTokens::kAdd);
+  const std::vector<int32_t>& stops = generator_.stop_tokens;
+  const bool ends =
+      !tokens.empty() && std::find(stops.begin(), stops.end(), tokens.back()) != stops.end();
+  if (!ends) tokens.push_back(end_of_turn_);
+  return tokens;
+}
+
 // A tokenizer can see a text's beginning differently when something stands before it (a sentence
 // piece's leading blank), so the answer is encoded behind what ends the prompt, where that works.
 std::vector<int32_t> SequenceRenderer::completion_tokens(const std::string& text) const {
+  if (config().has_encoder()) return decoder_tokens(text);
   const Tokenizer& tokenizer = *generator_.tokenizer;
   const std::string answer = answer_lead_ + text;
   const auto is_special = [&tokenizer](int32_t id) { return tokenizer.is_special(id); };
@@ -114,13 +131,15 @@ Rendered SequenceRenderer::question(const TrainingRow& row, const std::vector<Hi
   const std::vector<ChatMessage> messages = {{"user", row.question}};
   Rendered rendered;
   if (passages.empty()) {
-    rendered.sequences = {sequence_of(row.id, render_chat(generator_, messages), completion)};
+    rendered.sequences = {
+        sequence_of(config(), row.id, render_chat(generator_, messages), completion)};
     check_length(row.id, rendered);
     return rendered;
   }
   RagPromptOptions prompt_options;
   prompt_options.max_tokens = std::numeric_limits<int32_t>::max();
-  const int64_t room = options_.max_seq_len - static_cast<int64_t>(completion.size());
+  const int64_t room =
+      options_.max_seq_len - (config().has_encoder() ? 0 : static_cast<int64_t>(completion.size()));
   const auto bare = static_cast<int64_t>(
       build_rag_prompt(generator_, options_.form, messages, {}, prompt_options).tokens.size());
   if (bare > room) {
@@ -134,7 +153,7 @@ Rendered SequenceRenderer::question(const TrainingRow& row, const std::vector<Hi
   RagPrompt prompt =
       build_rag_prompt(generator_, options_.form, messages, passages, prompt_options);
   rendered.citations = std::move(prompt.citations);
-  rendered.sequences = {sequence_of(row.id, prompt.tokens, completion)};
+  rendered.sequences = {sequence_of(config(), row.id, prompt.tokens, completion)};
   check_length(row.id, rendered);
   return rendered;
 }
@@ -162,7 +181,8 @@ Rendered SequenceRenderer::chat(const TrainingRow& row) const {
                                           row.messages.begin() + static_cast<int64_t>(turn));
     const std::vector<int32_t> prompt = render_chat(generator_, before);
     const std::vector<int32_t> completion = completion_tokens(row.messages[turn].content);
-    if (!sequences.empty() && starts_with(prompt, sequences.back().tokens)) {
+    if (!config().has_encoder() && !sequences.empty() &&
+        starts_with(prompt, sequences.back().tokens)) {
       TrainingSequence& sequence = sequences.back();
       const auto known = static_cast<int64_t>(sequence.tokens.size());
       append(sequence, {prompt.begin() + known, prompt.end()}, 0);
@@ -170,27 +190,33 @@ Rendered SequenceRenderer::chat(const TrainingRow& row) const {
       continue;
     }
     const std::string id = sequences.empty() ? row.id : concat(row.id, "#", sequences.size() + 1);
-    sequences.push_back(sequence_of(id, prompt, completion));
+    sequences.push_back(sequence_of(config(), id, prompt, completion));
   }
   return rendered;
 }
 
 Rendered SequenceRenderer::raw(const TrainingRow& row) const {
   const Tokenizer& tokenizer = *generator_.tokenizer;
-  std::vector<int32_t> completion =
-      tokenizer.encode(row.messages[1].content, Tokenizer::SpecialTokens::kNone);
-  completion.push_back(generator_.stop_tokens.empty() ? end_of_turn_
-                                                      : generator_.stop_tokens.front());
+  const std::string& text = row.messages[1].content;
+  std::vector<int32_t> completion;
+  if (config().has_encoder()) {
+    completion = decoder_tokens(text);
+  } else {
+    completion = tokenizer.encode(text, Tokenizer::SpecialTokens::kNone);
+    completion.push_back(generator_.stop_tokens.empty() ? end_of_turn_
+                                                        : generator_.stop_tokens.front());
+  }
   Rendered rendered;
-  rendered.sequences = {
-      sequence_of(row.id, tokenizer.encode(row.messages[0].content, Tokenizer::SpecialTokens::kAdd),
-                  completion)};
+  rendered.sequences = {sequence_of(
+      config(), row.id, tokenizer.encode(row.messages[0].content, Tokenizer::SpecialTokens::kAdd),
+      completion)};
   return rendered;
 }
 
 void SequenceRenderer::check_length(const std::string& id, Rendered& rendered) const {
   for (const TrainingSequence& sequence : rendered.sequences) {
-    const auto size = static_cast<int64_t>(sequence.tokens.size());
+    const auto size =
+        static_cast<int64_t>(std::max(sequence.source.size(), sequence.tokens.size()));
     if (size <= options_.max_seq_len) continue;
     rendered.too_long = concat(id, " takes ", size, " tokens, more than max_seq_len, which is ",
                                options_.max_seq_len);

@@ -14,7 +14,9 @@ namespace quarry {
 
 struct RenderOptions {
   RagTemplate form = default_rag_template();
-  int64_t max_seq_len = 0;  // tokens of prompt and completion; 0: the model's context
+  // Tokens of prompt and completion, of each of the two where an encoder reads the prompt; 0: the
+  // model's context.
+  int64_t max_seq_len = 0;
   int64_t preferred_prompt_tokens = RagPromptOptions().preferred_max_tokens;  // as `ask` cuts
 };
 
@@ -47,6 +49,8 @@ class SequenceRenderer {
   int32_t end_of_turn() const { return end_of_turn_; }
 
  private:
+  const CausalLmConfig& config() const { return generator_.model->config(); }
+  std::vector<int32_t> decoder_tokens(const std::string& text) const;
   std::vector<int32_t> completion_tokens(const std::string& text) const;
   Rendered chat(const TrainingRow& row) const;
   Rendered raw(const TrainingRow& row) const;

@@ -22,7 +22,7 @@ int64_t count_targets(const TrainingSequence& sequence) {
 }  // namespace
 
 void DataSummary::add(const TrainingSequence& sequence) {
-  const auto size = static_cast<int64_t>(sequence.tokens.size());
+  const int64_t size = sequence.num_tokens();
   ++sequences;
   tokens += size;
   targets += count_targets(sequence);
@@ -50,8 +50,9 @@ std::string to_text(const DataSummary& summary) {
 }
 
 std::string describe(const TrainingSequence& sequence, const Tokenizer& tokenizer) {
-  std::string text = concat(sequence.id, "  group ", sequence.group, "  ", sequence.tokens.size(),
+  std::string text = concat(sequence.id, "  group ", sequence.group, "  ", sequence.num_tokens(),
                             " tokens, ", count_targets(sequence), " targets\n");
+  if (!sequence.source.empty()) text += tokenizer.decode(sequence.source) + "\n";
   std::string context;  // bytes of the tokens since the last target: characters may span tokens
   for (size_t i = 0; i < sequence.tokens.size(); ++i) {
     std::string token = tokenizer.token_bytes(sequence.tokens[i]);

@@ -59,8 +59,10 @@ class BeamSearch {
   void finish(const Candidate& candidate, bool is_end);
   bool can_improve() const;
   bool is_end(int32_t token) const;
-  double score(double logprob, int64_t num_tokens) const {
-    return logprob / std::pow(static_cast<double>(num_tokens), options_.length_penalty);
+  // What a decoder is made to begin with, its start token aside, counts as transformers counts it.
+  double score(double logprob) const {
+    const auto length = static_cast<double>(num_forced_ + num_tokens_);
+    return logprob / std::pow(length, options_.length_penalty);
   }
 
   const LoadedGenerator& generator_;
@@ -69,6 +71,7 @@ class BeamSearch {
   const LoraAdapter* const adapter_;
   int64_t max_tokens_;
   int64_t num_tokens_ = 0;          // of each beam
+  int64_t num_forced_ = 0;          // tokens of a decoder's beginning, all but its start token
   std::vector<Beam> beams_;         // best first
   std::vector<Finished> finished_;  // best first, at most num_beams
   double prefill_seconds_ = 0.0;
@@ -80,7 +83,7 @@ BeamSearch::BeamSearch(const LoadedGenerator& generator, const GenerateRequest& 
       request_(request),
       options_(options),
       adapter_(request.served->weights.get()) {
-  const int64_t context = generator.model->config().max_seq_len;
+  const CausalLmConfig& config = generator.model->config();
   const int64_t length = static_cast<int64_t>(request.prompt.size());
   QUARRY_CHECK(options.num_beams >= 1 && options.num_beams <= kMostBeams,
                ErrorCode::kInvalidArgument, "num_beams is ", options.num_beams, ", must be 1 to ",
@@ -92,12 +95,14 @@ BeamSearch::BeamSearch(const LoadedGenerator& generator, const GenerateRequest& 
                ", must be 0");
   QUARRY_CHECK(request.top_logprobs < 0, ErrorCode::kInvalidArgument,
                "beam search gives no log-probabilities of tokens");
-  QUARRY_CHECK(length >= 1 && length < context, ErrorCode::kInvalidArgument, "the prompt has ",
-               length, " tokens, must be 1 to ", context - 1, ", the context of ", generator.name,
-               " less one");
+  QUARRY_CHECK(length >= 1 && length <= config.max_prompt_tokens(), ErrorCode::kInvalidArgument,
+               "the prompt has ", length, " tokens, must be 1 to ", config.max_prompt_tokens(),
+               ", the context of ", generator.name, config.has_encoder() ? "" : " less one");
   QUARRY_CHECK(request.max_tokens >= 1, ErrorCode::kInvalidArgument, "max_tokens is ",
                request.max_tokens, ", must be 1 or more");
-  max_tokens_ = std::min(request.max_tokens, context - length);
+  if (config.has_encoder()) num_forced_ = static_cast<int64_t>(config.decoder_prompt.size()) - 1;
+  max_tokens_ = std::min(request.max_tokens,
+                         config.max_seq_len - (config.has_encoder() ? 1 + num_forced_ : length));
 }
 
 bool BeamSearch::is_end(int32_t token) const {
@@ -107,14 +112,16 @@ bool BeamSearch::is_end(int32_t token) const {
 
 bool BeamSearch::read_prompt(const std::function<bool()>& keep_going) {
   const Clock::time_point start = Clock::now();
-  const int64_t length = static_cast<int64_t>(request_.prompt.size());
   beams_.resize(1);
   Beam& beam = beams_.front();
   beam.cache = generator_.model->make_cache();
+  const std::vector<int32_t> tokens =
+      begin_sequence(*generator_.model, request_.prompt, adapter_, *beam.cache);
+  const int64_t length = static_cast<int64_t>(tokens.size());
   for (int64_t begin = 0; begin < length; begin += kPromptChunkTokens) {
     if (!keep_going()) return false;
     SequenceChunk chunk;
-    chunk.tokens = request_.prompt.data() + begin;
+    chunk.tokens = tokens.data() + begin;
     chunk.num_tokens = std::min(kPromptChunkTokens, length - begin);
     chunk.cache = beam.cache.get();
     chunk.adapter = adapter_;
@@ -173,7 +180,7 @@ void BeamSearch::finish(const Candidate& candidate, bool is_end) {
   Finished text;
   text.tokens = beams_[candidate.beam].tokens;
   if (!is_end) text.tokens.push_back(candidate.token);
-  text.score = score(candidate.logprob, num_tokens_);
+  text.score = score(candidate.logprob);
   text.reason = is_end ? FinishReason::kStop : FinishReason::kLength;
   const auto place =
       std::upper_bound(finished_.begin(), finished_.end(), text,
@@ -198,6 +205,7 @@ void BeamSearch::divide(const std::vector<Candidate>& candidates) {
       beam.logprob = candidate.logprob;
       beam.cache = generator_.model->make_cache();
       beam.cache->share(parent.cache->pages(), parent.cache->length());
+      beam.cache->set_memory(parent.cache->memory());
       next.push_back(std::move(beam));
     }
   }
@@ -208,7 +216,7 @@ void BeamSearch::divide(const std::vector<Candidate>& candidates) {
 bool BeamSearch::can_improve() const {
   if (beams_.empty()) return false;
   if (static_cast<int64_t>(finished_.size()) < options_.num_beams) return true;
-  return score(beams_.front().logprob, num_tokens_) > finished_.back().score;
+  return score(beams_.front().logprob) > finished_.back().score;
 }
 
 bool BeamSearch::run(const std::function<bool()>& keep_going) {

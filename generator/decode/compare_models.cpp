@@ -75,6 +75,9 @@ ModelComparison compare_models(const LoadedGenerator& reference, const LoadedGen
                ErrorCode::kInvalidArgument, "cannot compare ", reference.name,
                " with a vocabulary of ", reference.model->config().vocab_size, " and ", other.name,
                " with one of ", other.model->config().vocab_size);
+  QUARRY_CHECK(!reference.model->config().has_encoder() && !other.model->config().has_encoder(),
+               ErrorCode::kInvalidArgument, "cannot compare ", reference.name, " with ", other.name,
+               ": a running text has no source for an encoder to read");
   std::vector<int32_t> tokens = reference.tokenizer->encode(text, Tokenizer::SpecialTokens::kNone);
   tokens.resize(std::min(tokens.size(), static_cast<size_t>(options.max_tokens)));
   const auto count = static_cast<int64_t>(tokens.size());

@@ -56,6 +56,9 @@ struct Engine::Impl {
   Impl(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options);
   ~Impl();
 
+  bool has_encoder() const {
+    return generator_ != nullptr && generator_->model->config().has_encoder();
+  }
   void check_request(const GenerateRequest& request) const;
   void loop();
   void run_jobs(std::unique_lock<std::mutex>& lock);
@@ -104,7 +107,8 @@ Engine::Impl::Impl(std::shared_ptr<const LoadedGenerator> generator, const Engin
     : generator_(std::move(generator)),
       options_(options),
       adapters_(generator_, options.max_lora_rank),
-      prefixes_(options.prefix_cache_bytes) {
+      // What a decoder computes depends on more than its tokens where an encoder reads the prompt.
+      prefixes_(has_encoder() ? 0 : options.prefix_cache_bytes) {
   QUARRY_CHECK(options_.max_batch_sequences >= 1, ErrorCode::kInvalidArgument,
                "max_batch_sequences is ", options_.max_batch_sequences, ", must be 1 or more");
   QUARRY_CHECK(options_.max_queue >= 0, ErrorCode::kInvalidArgument, "max_queue is ",
@@ -134,9 +138,10 @@ void Engine::Impl::check_request(const GenerateRequest& request) const {
   const CausalLmConfig& config = generator_->model->config();
   const int64_t length = static_cast<int64_t>(request.prompt.size());
   QUARRY_CHECK(length >= 1, ErrorCode::kInvalidArgument, "the prompt is empty");
-  QUARRY_CHECK(length < config.max_seq_len, ErrorCode::kInvalidArgument, "the prompt has ", length,
-               " tokens, but the context of ", generator_->name, " is ", config.max_seq_len,
-               " tokens, of which the answer needs at least one");
+  QUARRY_CHECK(
+      length <= config.max_prompt_tokens(), ErrorCode::kInvalidArgument, "the prompt has ", length,
+      " tokens, but the context of ", generator_->name, " is ", config.max_seq_len,
+      config.has_encoder() ? " tokens" : " tokens, of which the answer needs at least one");
   for (int32_t token : request.prompt) {
     QUARRY_CHECK(token >= 0 && token < config.vocab_size, ErrorCode::kInvalidArgument,
                  "the prompt holds token ", token, ", but ", generator_->name, " has ids 0 to ",
@@ -210,6 +215,7 @@ void Engine::Impl::admit() {
 bool Engine::Impl::start(Sequence& sequence) {
   try {
     sequence.start(generator_->model->make_cache());
+    if (has_encoder()) step_prompt_tokens_ += sequence.num_prompt_tokens();
     return true;
   } catch (...) {
     sequence.finish(FinishReason::kError, current_error());
@@ -329,7 +335,7 @@ void Engine::Impl::forward_each(const std::vector<Sequence*>& owners,
 void Engine::Impl::advance(Sequence& sequence, const SequenceChunk& chunk, const float* logits) {
   try {
     const bool is_prompt = sequence.prefilling();
-    if (is_prompt) step_prompt_tokens_ += chunk.num_tokens;
+    if (is_prompt && !has_encoder()) step_prompt_tokens_ += chunk.num_tokens;
     const int64_t fed_before = sequence.num_fed();
     step_completion_tokens_ +=
         sequence.advance(chunk, logits, generator_->model->config().vocab_size);

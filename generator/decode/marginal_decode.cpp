@@ -116,8 +116,11 @@ class Decoder {
   bool prefill() {
     const auto most = static_cast<size_t>(std::max<int64_t>(1, request_.prefill_chunk_tokens));
     for (size_t z = 0; z < num_passages(); ++z) {
-      const std::vector<int32_t>& prompt = request_.prompts[z];
       caches_.push_back(model_.make_cache());
+      std::vector<int32_t> prompt;
+      run_([&] {
+        prompt = begin_sequence(model_, request_.prompts[z], request_.adapter, *caches_[z]);
+      });
       for (size_t begin = 0; begin < prompt.size();) {
         if (!keep_going()) return false;
         const size_t count = std::min(most, prompt.size() - begin);
@@ -126,6 +129,7 @@ class Decoder {
         begin += count;
         if (begin == prompt.size()) first_.push_back(std::move(rows.front()));
       }
+      prefilled_.push_back(caches_[z]->length());
     }
     return true;
   }
@@ -187,8 +191,7 @@ class Decoder {
 
   // log p(answer|x,z), with the stop behind it when it ended. The cache is then as after prefill.
   double log_p(const std::vector<int32_t>& answer, bool ended, size_t z) {
-    const auto prompt_tokens = static_cast<int64_t>(request_.prompts[z].size());
-    caches_[z]->truncate(prompt_tokens);
+    caches_[z]->truncate(prefilled_[z]);
     // Row i predicts what follows the first i tokens.
     std::vector<TokenDistribution> rows;
     const size_t fed = ended || answer.empty() ? answer.size() : answer.size() - 1;
@@ -196,7 +199,7 @@ class Decoder {
       SequenceChunk chunk = chunk_of(z, answer.data(), fed);
       chunk.all_logits = true;
       rows = forward({chunk});
-      caches_[z]->truncate(prompt_tokens);
+      caches_[z]->truncate(prefilled_[z]);
     }
     const auto row = [&](size_t i) -> const TokenDistribution& {
       return i == 0 ? first_[z] : rows[i - 1];
@@ -255,6 +258,7 @@ class Decoder {
   const std::function<bool()>& keep_going_;
   const int64_t vocab_size_;
   std::vector<std::unique_ptr<KvCache>> caches_;
+  std::vector<int64_t> prefilled_;        // tokens of each before the answer
   std::vector<TokenDistribution> first_;  // of the first token after each prompt
 };
 

@@ -19,18 +19,23 @@ Sequence::Sequence(Engine::RequestId id, GenerateRequest request, Engine::OnText
       request_(std::move(request)),
       on_text_(std::move(on_text)),
       generator_(generator),
-      history_(std::move(request_.prompt)),
+      history_(generator.model->config().has_encoder() ? generator.model->config().decoder_prompt
+                                                       : request_.prompt),
+      num_first_tokens_(static_cast<int64_t>(history_.size())),
+      max_tokens_(
+          std::min(request_.max_tokens, generator.model->config().max_seq_len - num_first_tokens_)),
       sampler_(request_.sampling, history_),
       stop_matcher_(request_.stop),
       decoder_(*generator.tokenizer) {
-  result_.prompt_tokens = static_cast<int64_t>(history_.size());
-  max_tokens_ =
-      std::min(request_.max_tokens, generator.model->config().max_seq_len - num_prompt_tokens());
+  result_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
 }
 
 void Sequence::start(std::unique_ptr<KvCache> cache) {
-  cache_ = std::move(cache);
   started_ = Clock::now();
+  if (generator_.model->config().has_encoder()) {
+    generator_.model->encode(request_.prompt, request_.served->weights.get(), *cache);
+  }
+  cache_ = std::move(cache);
 }
 
 SequenceChunk Sequence::next_chunk(int64_t prefill_budget) {
@@ -39,7 +44,7 @@ SequenceChunk Sequence::next_chunk(int64_t prefill_budget) {
   chunk.adapter = request_.served->weights.get();
   if (prefilling()) {
     chunk.tokens = history_.data() + fed_;
-    chunk.num_tokens = std::min(prefill_budget, num_prompt_tokens() - fed_);
+    chunk.num_tokens = std::min(prefill_budget, num_first_tokens_ - fed_);
     return chunk;
   }
   const std::vector<int32_t>& draft = lookup_.draft().tokens;
@@ -59,8 +64,7 @@ const PromptLookup::Draft& Sequence::propose_draft(int64_t most) {
 
 int64_t Sequence::reuse_prefix(PrefixCache& prefixes) {
   const int64_t before = fed_;
-  fed_ =
-      prefixes.fetch(request_.served->weights, history_.data(), num_prompt_tokens() - 1, *cache_);
+  fed_ = prefixes.fetch(request_.served->weights, history_.data(), num_first_tokens_ - 1, *cache_);
   result_.cached_tokens += fed_ - before;
   return fed_ - before;
 }

@@ -32,11 +32,13 @@ class Sequence {
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
   std::future<GenerateResult> future() { return promise_.get_future(); }
 
-  // Takes the cache in which the sequence runs.
+  // Takes the cache in which the sequence runs, once an encoder has read the prompt into it. Throws
+  // what the encoder throws.
   void start(std::unique_ptr<KvCache> cache);
   bool started() const { return cache_ != nullptr; }
-  bool prefilling() const { return fed_ < num_prompt_tokens(); }
-  int64_t num_fed() const { return fed_; }  // tokens of prompt and answer
+  int64_t num_prompt_tokens() const { return result_.prompt_tokens; }
+  bool prefilling() const { return fed_ < num_first_tokens_; }
+  int64_t num_fed() const { return fed_; }  // tokens of the history
 
   // Takes from `prefixes` what is known of the prompt beyond what is fed; the last token is always
   // computed, for its logits. Returns the number of tokens saved.
@@ -70,7 +72,6 @@ class Sequence {
  private:
   using Clock = std::chrono::steady_clock;
 
-  int64_t num_prompt_tokens() const { return result_.prompt_tokens; }
   int32_t sample(const float* logits, int64_t vocab_size);
   // `logits` are those that the token was sampled from.
   void accept(int32_t token, const float* logits, int64_t vocab_size);
@@ -82,8 +83,9 @@ class Sequence {
   GenerateRequest request_;
   Engine::OnText on_text_;
   const LoadedGenerator& generator_;
+  std::vector<int32_t> history_;  // prompt, or what a decoder with an encoder begins with; answer
+  int64_t num_first_tokens_;      // of the history, before the answer
   int64_t max_tokens_;            // of the request, clipped to what the context leaves
-  std::vector<int32_t> history_;  // prompt and answer
   std::unique_ptr<KvCache> cache_;
   int64_t fed_ = 0;  // tokens of the history that the cache holds
   PromptLookup lookup_;

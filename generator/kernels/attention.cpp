@@ -52,10 +52,12 @@ void run_attention(const AttentionShape& shape, const float* q, const KeyValuePa
                    float* out) {
   const AttentionShape& s = shape;
   QUARRY_CHECK(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0 &&
-                   s.num_keys >= s.num_queries && s.head_dim >= 1 && s.head_dim <= 256,
+                   s.num_keys >= (s.causal ? s.num_queries : std::min<int64_t>(1, s.num_queries)) &&
+                   s.head_dim >= 1 && s.head_dim <= 256,
                ErrorCode::kInvalidArgument, "attention: ", s.num_heads, " heads, ", s.num_kv_heads,
                " kv heads, head_dim ", s.head_dim, ", ", s.num_queries, " queries, ", s.num_keys,
-               " keys; want heads a multiple of kv heads, head_dim 1..256, keys >= queries");
+               " keys; want heads a multiple of kv heads, head_dim 1..256, keys >= queries, or at "
+               "least one where nothing is masked");
   QUARRY_DCHECK(kv.page_keys % kKeyTile == 0 || kv.page_keys >= s.num_keys);
   if (s.num_queries == 0) return;
   const int64_t group = s.num_heads / s.num_kv_heads;

@@ -4,13 +4,21 @@
 
 namespace quarry::kernels {
 
+// Biases of scores by the distance between key and query (Raffel et al. 2020, arXiv:1910.10683):
+// head h adds table[h * (2 R + 1) + R + d], d = key - query, or -R or R where it is beyond those.
+struct RelativeBias {
+  const float* table = nullptr;  // [H, 2 R + 1]; null: none
+  int64_t reach = 0;             // R
+};
+
 // Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) of one sequence.
 //   q [T, H, D]  out [T, H, D]  row stride ldq / ldo floats (H*D when packed)
 //   k, v: S rows; row s of head h at  k + s * ldk + h * D  (float32 or IEEE half)
 // Query t sees keys [max(0, S - T + t + 1 - window), S - T + t] when `causal`, else all S keys.
 // Softmax runs in float32. Scores are multiplied by `scale`; with `alibi_slopes` (Press et al.
 // 2021, arXiv:2108.12409) head h then adds alibi_slopes[h] * (key - query), places counted from key
-// 0 and query t standing at S - T + t. REQUIRES: H % K == 0, S >= T, D <= 256.
+// 0 and query t standing at S - T + t; relative_bias counts them likewise. REQUIRES: H % K == 0,
+// D <= 256, S >= 1, S >= T when `causal`.
 struct AttentionShape {
   int64_t num_queries = 0;   // T
   int64_t num_keys = 0;      // S
@@ -24,6 +32,7 @@ struct AttentionShape {
   bool causal = true;
   int64_t window = 0;                   // 0: no sliding window
   const float* alibi_slopes = nullptr;  // [H], or null
+  RelativeBias relative_bias;
 };
 
 // Where keys and values lie: row s of k at k_pages[s / page_keys] + k_offset + (s % page_keys) *

@@ -213,6 +213,16 @@ inline void add_alibi(float slope, int64_t first, float* scores) {
   for (int64_t i = 0; i < kKeyTile; ++i) scores[i] += slope * static_cast<float>(first + i);
 }
 
+// The same with the biases of one head.
+inline void add_relative_bias(const RelativeBias& bias, int64_t head, int64_t first,
+                              float* scores) {
+  const float* middle = bias.table + head * (2 * bias.reach + 1) + bias.reach;
+  for (int64_t i = 0; i < kKeyTile; ++i) {
+    const int64_t distance = first + i < bias.reach ? first + i : bias.reach;
+    scores[i] += middle[distance > -bias.reach ? distance : -bias.reach];
+  }
+}
+
 // kRows rows of the task against the tile that is loaded.
 template <typename V, int kRows, int kVectors>
 void attend_rows(const AttentionShape& shape, const AttentionTask& task, const AttentionScratch& s,
@@ -228,12 +238,16 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
   }
   if (all.begin >= all.end) return;
   score_rows<V, kRows, kVectors>(s, row, shape.head_dim);
-  if (shape.alibi_slopes != nullptr) {
+  if (shape.alibi_slopes != nullptr || shape.relative_bias.table != nullptr) {
     for (int r = 0; r < kRows; ++r) {
       const int64_t query = task.query_begin + (row + r) / group;
-      const float slope = shape.alibi_slopes[task.head_begin + (row + r) % group];
-      add_alibi(slope, tile - (shape.num_keys - shape.num_queries + query),
-                s.scores + r * kKeyTile);
+      const int64_t head = task.head_begin + (row + r) % group;
+      const int64_t first = tile - (shape.num_keys - shape.num_queries + query);
+      float* scores = s.scores + r * kKeyTile;
+      if (shape.alibi_slopes != nullptr) add_alibi(shape.alibi_slopes[head], first, scores);
+      if (shape.relative_bias.table != nullptr) {
+        add_relative_bias(shape.relative_bias, head, first, scores);
+      }
     }
   }
   for (int r = 0; r < kRows; ++r) {

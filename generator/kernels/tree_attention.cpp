@@ -5,6 +5,7 @@
 
 #include "data/core/parallel_for.h"
 #include "generator/kernels/attention.h"
+#include "generator/kernels/attention_backward.h"
 #include "generator/kernels/elementwise_backward.h"
 #include "generator/kernels/gemm.h"
 #include "generator/kernels/tree_walk.h"
@@ -44,6 +45,7 @@ struct PathBuffers {
 // What tree_attention_backward works on for one query head.
 struct HeadTask {
   const TreeAttentionShape* shape;
+  int64_t head;
   float alibi_slope;       // of this head; 0: none
   int64_t row_stride;      // of qkv
   const float* queries;    // row 0 of this head
@@ -127,6 +129,10 @@ void run_queries(const HeadTask& task, int64_t row, int64_t count, int64_t past,
     if (task.alibi_slope != 0.0f) {
       const float slope = task.alibi_slope / shape.scale;
       for (int64_t j = first; j < visible; ++j) p[j] += slope * static_cast<float>(j - past - i);
+    }
+    if (shape.relative_bias.table != nullptr) {
+      add_relative_bias(shape.relative_bias, task.head, 1.0f / shape.scale, first - past - i,
+                        visible - first, p + first);
     }
     softmax(p + first, visible - first, shape.scale);
     softmax_backward(p + first, dp + first, visible - first, shape.scale, dp + first);
@@ -217,6 +223,7 @@ void tree_attention(const TreeAttentionShape& shape, const std::vector<TreeSegme
   one.scale = shape.scale;
   one.window = shape.window;
   one.alibi_slopes = shape.alibi_slopes;
+  one.relative_bias = shape.relative_bias;
   // In preorder the rows before `start` are the segment's ancestors already.
   for (size_t index = 0; index < segments.size(); ++index) {
     const TreeSegment& segment = segments[index];
@@ -259,6 +266,7 @@ void tree_attention_backward(const TreeAttentionShape& shape,
       const auto tree = static_cast<size_t>(unit % num_trees);
       HeadTask task = {};
       task.shape = &shape;
+      task.head = head;
       task.alibi_slope = shape.alibi_slopes == nullptr ? 0.0f : shape.alibi_slopes[head];
       task.row_stride = row_stride;
       task.queries = qkv + head * dim;

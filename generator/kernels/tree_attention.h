@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "generator/kernels/attention.h"
+
 namespace quarry::kernels {
 
 // A run of rows that follows the rows of its parent. Segments form a forest in preorder (a parent
@@ -22,6 +24,7 @@ struct TreeAttentionShape {
   // As in AttentionShape, over the rows of a path.
   int64_t window = 0;
   const float* alibi_slopes = nullptr;
+  RelativeBias relative_bias;
 };
 
 // Causal grouped-query attention in which a row sees the rows before it on its own path and itself.

@@ -18,7 +18,7 @@ class LoraAdapter;    // generator/nn/lora.h
 class LoraGradients;  // generator/nn/lora_training.h
 class KvCache;        // generator/nn/kv_cache.h
 
-// What every decoder-only family tells about itself.
+// What every family tells about itself; of an encoder-decoder the sizes are the decoder's.
 struct CausalLmConfig {
   std::string architecture;  // "llama"
   int64_t hidden_size = 0;
@@ -32,6 +32,13 @@ struct CausalLmConfig {
   double rope_theta = 10000.0;
   double norm_epsilon = 1e-5;
   bool tied_head = false;  // the output head is the token embedding
+  // Of an encoder-decoder: what every text of its decoder begins with, a start token and perhaps
+  // one that always follows. Empty: decoder-only.
+  std::vector<int32_t> decoder_prompt;
+
+  bool has_encoder() const { return !decoder_prompt.empty(); }
+  // A prompt shares the context with the answer, unless an encoder reads it.
+  int64_t max_prompt_tokens() const { return has_encoder() ? max_seq_len : max_seq_len - 1; }
 };
 
 // Rows of one engine step: `tokens` of one sequence, to be appended to its cache.
@@ -56,6 +63,8 @@ struct TokenTree {
   std::vector<int32_t> positions;              // [T], counted along each path from 0
   std::vector<kernels::TreeSegment> segments;  // cover [0, T)
   std::vector<Target> targets;                 // at least one
+  // Of an encoder-decoder: what the encoder reads; every row sees all of it.
+  std::vector<int32_t> source;
 };
 
 // What a gradient step keeps of the forward pass.
@@ -70,18 +79,26 @@ struct GradientOptions {
   bool checkpoint_layers = false;  // keep the input of each layer only: a third more time
 };
 
-// A decoder-only language model with frozen weights. Immutable after loading; forward() may be
-// called by one thread at a time (it uses the OpenMP pool), with any caches.
+// A language model with frozen weights, decoder-only or with an encoder for the prompt. Immutable
+// after loading; forward() and encode() may be called by one thread at a time (they use the OpenMP
+// pool), with any caches.
 class CausalLm {
  public:
   virtual ~CausalLm() = default;
   virtual const CausalLmConfig& config() const = 0;
   virtual std::unique_ptr<KvCache> make_cache() const = 0;
 
+  // Of an encoder-decoder: reads `source` and leaves in the cache what its decoder sees of it from
+  // then on (KvCache::memory). Throws kInvalidArgument: a model without an encoder, no token, more
+  // than max_seq_len, a token out of range.
+  virtual void encode(const std::vector<int32_t>& source, const LoraAdapter* adapter,
+                      KvCache& cache) const;
+
   // Runs all chunks as one batch. Returns float32 logits, one row of vocab_size for each chunk (or
   // for each of its tokens when all_logits), in order. A sequence's logits do not depend on what
   // else is in the batch, nor on how its prompt was cut into chunks.
-  // Throws kInvalidArgument when a cache would pass max_seq_len or a token is out of range.
+  // Throws kInvalidArgument when a cache would pass max_seq_len, a token is out of range or a cache
+  // lacks the memory of an encoder that the model has.
   virtual std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const = 0;
 
   // Negative log-likelihoods in nats of the tree's targets, in order. `adapter` may be null. Throws
@@ -116,6 +133,11 @@ class CausalLm {
   // The values of one, as the model computes with them, row-major. REQUIRES: the name of a slot.
   virtual std::vector<float> tensor_values(const std::string& name) const = 0;
 };
+
+// Makes ready a cache that holds nothing: an encoder reads `prompt` into it. Returns the tokens
+// that forward() is to be given first: the prompt itself where there is no encoder.
+std::vector<int32_t> begin_sequence(const CausalLm& model, const std::vector<int32_t>& prompt,
+                                    const LoraAdapter* adapter, KvCache& cache);
 
 // A model and the text tools that came with it.
 struct LoadedGenerator {

@@ -44,6 +44,14 @@ int64_t ConfigValues::size_or(const char* key, int64_t fallback) const {
   return has(key) ? size(key) : fallback;
 }
 
+int32_t ConfigValues::token_or(const char* key, int32_t fallback) const {
+  if (!has(key)) return fallback;
+  if (!json_->at(key).is_number_integer()) throw_wrong(key, "a token's id");
+  const auto id = json_->at(key).get<int64_t>();
+  if (id < 0 || id > kMaxSize) throw_wrong(key, "a token's id");
+  return static_cast<int32_t>(id);
+}
+
 double ConfigValues::number(const char* key) const {
   if (!has(key) || !json_->at(key).is_number()) throw_wrong(key, "a number");
   const double value = json_->at(key).get<double>();

@@ -23,6 +23,8 @@ class ConfigValues {
   // A count in 1 .. 2^31 - 1.
   int64_t size(const char* key) const;
   int64_t size_or(const char* key, int64_t fallback) const;
+  // A token's id, 0 or more.
+  int32_t token_or(const char* key, int32_t fallback) const;
   double number(const char* key) const;  // finite
   double number_or(const char* key, double fallback) const;
   bool flag_or(const char* key, bool fallback) const;

@@ -2,7 +2,10 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
 #include "data/core/error.h"
+#include "generator/kernels/elementwise.h"
 #include "generator/nn/autograd.h"
 #include "generator/nn/cross_entropy.h"
 #include "generator/nn/functional.h"
@@ -19,14 +22,15 @@ std::vector<float> Decoder::tensor_values(const std::string& name) const {
 }
 
 std::unique_ptr<KvCache> Decoder::make_cache() const {
-  const auto type = modules_->precision == kernels::Precision::kExact ? KvCache::ElementType::kFloat
-                                                                      : KvCache::ElementType::kHalf;
+  // Values of T5 can pass what a half holds. Texts of an encoder-decoder are short.
+  const bool exact = modules_->precision == kernels::Precision::kExact || config_.has_encoder();
+  const auto type = exact ? KvCache::ElementType::kFloat : KvCache::ElementType::kHalf;
   return std::make_unique<KvCache>(config_.num_layers, config_.num_kv_heads * config_.head_dim,
                                    config_.max_seq_len, type);
 }
 
-Tensor Decoder::embed_tokens(const DecoderPass& pass) const {
-  return modules_->embeddings.front().forward(pass.tokens, pass.adapters, workspace_);
+Tensor Decoder::embed_tokens(const std::vector<int32_t>& tokens, const Spans& adapters) const {
+  return modules_->embeddings.front().forward(tokens, adapters, workspace_);
 }
 
 Tensor Decoder::embed(const DecoderPass& pass) const { return embed_tokens(pass); }
@@ -49,10 +53,10 @@ const Decoder::Spans& Decoder::keep_logit_rows(int64_t number, const DecoderPass
 Tensor Decoder::run_layers(const DecoderPass& pass, bool checkpoint_layers) const {
   Tensor x = embed(pass);
   for (int64_t number = 0; number < config_.num_layers; ++number) {
-    const auto run = [this, number, &pass](Tensor input) {
-      return run_layer(number, pass, std::move(input));
+    const auto run = [this, number, &pass](const std::vector<Tensor>& inputs) {
+      return run_layer(number, pass, inputs[0]);
     };
-    x = checkpoint_layers ? nn::checkpoint(run, x) : run(std::move(x));
+    x = checkpoint_layers ? nn::checkpoint(run, {x}) : run_layer(number, pass, std::move(x));
   }
   return finish(pass, std::move(x));
 }
@@ -92,15 +96,22 @@ std::vector<float> Decoder::run_head(const Tensor& x,
                     logits.data() + first * config_.vocab_size, config_.vocab_size);
     first = last;
   }
+  if (modules_->head_bias.empty()) return logits;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    float* values = logits.data() + row * config_.vocab_size;
+    kernels::add(values, modules_->head_bias.data(), config_.vocab_size, values);
+  }
   return logits;
 }
 
 std::vector<float> Decoder::target_losses(const TokenTree& tree, const LoraAdapter* adapter) const {
   const at::NoGradGuard no_grad;
   const DecoderPass pass = plan_tree(tree, adapter, nullptr, config_);
-  workspace_.begin_pass(static_cast<int64_t>(pass.tokens.size()));
+  workspace_.begin_pass(
+      static_cast<int64_t>(std::max(pass.tokens.size(), pass.source.tokens.size())));
   const Tensor hidden = run_layers(pass, false);
-  return nn::cross_entropy(hidden, head_of(adapter), pass.logit_rows, tree.targets, {});
+  return nn::cross_entropy(hidden, head_of(adapter), modules_->head_bias, pass.logit_rows,
+                           tree.targets, {});
 }
 
 std::vector<float> Decoder::accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
@@ -113,7 +124,8 @@ std::vector<float> Decoder::accumulate_gradients(const TokenTree& tree, const Lo
   const nn::ActivationBitsScope bits(
       workspace_, rounds ? kernels::ActivationBits::k8 : kernels::ActivationBits::k16);
   const DecoderPass pass = plan_tree(tree, &adapter, &gradients, config_);
-  workspace_.begin_pass(static_cast<int64_t>(pass.tokens.size()));
+  workspace_.begin_pass(
+      static_cast<int64_t>(std::max(pass.tokens.size(), pass.source.tokens.size())));
   const at::AutoGradMode with_gradients(true);
   const Tensor hidden = run_layers(pass, options.checkpoint_layers);
   Tensor gradient = workspace_.empty(hidden.size(0), hidden.size(1));
@@ -121,8 +133,8 @@ std::vector<float> Decoder::accumulate_gradients(const TokenTree& tree, const Lo
   targets.hidden = &gradient;
   if (adapter.find_full(modules_->head_weight) != nullptr)
     targets.head = &gradients.full_at(modules_->head_weight);
-  std::vector<float> losses =
-      nn::cross_entropy(hidden, head_of(&adapter), pass.logit_rows, tree.targets, targets);
+  std::vector<float> losses = nn::cross_entropy(hidden, head_of(&adapter), modules_->head_bias,
+                                                pass.logit_rows, tree.targets, targets);
   if (hidden.requires_grad()) nn::run_backward(hidden, gradient);
   return losses;
 }

@@ -12,8 +12,8 @@
 
 namespace quarry {
 
-// What every decoder-only family shares: a pass over the layers for chunks of sequences or a token
-// tree, the head, gradients, adapters' slots. A family says what comes before the layers, one
+// What every family shares of its decoder: a pass over the layers for chunks of sequences or a
+// token tree, the head, gradients, adapters' slots. A family says what comes before the layers, one
 // layer, and what comes after them, in functions of nn/ that are differentiable.
 class Decoder : public CausalLm {
  public:
@@ -39,10 +39,15 @@ class Decoder : public CausalLm {
   virtual Tensor embed(const DecoderPass& pass) const;
   // x [T, E] -> [T, E]; the last layer returns the logit rows only.
   virtual Tensor run_layer(int64_t number, const DecoderPass& pass, Tensor x) const = 0;
+  // The states of the logit rows as the head sees them.
+  virtual Tensor run_layers(const DecoderPass& pass, bool checkpoint_layers) const;
   // What the head sees of the last layer's rows; they run with pass.logit_adapters.
   virtual Tensor finish(const DecoderPass& pass, Tensor x) const = 0;
 
-  Tensor embed_tokens(const DecoderPass& pass) const;
+  Tensor embed_tokens(const DecoderPass& pass) const {
+    return embed_tokens(pass.tokens, pass.adapters);
+  }
+  Tensor embed_tokens(const std::vector<int32_t>& tokens, const Spans& adapters) const;
   // Causal attention of layer `number`. qkv [T, (H + 2 K) D]  ->  [T, H D].
   Tensor attend(const Tensor& qkv, const nn::AttentionHeads& heads, int64_t number,
                 const DecoderPass& pass) const;
@@ -54,8 +59,6 @@ class Decoder : public CausalLm {
   mutable nn::Workspace workspace_;  // scratch of the one thread that runs forward()
 
  private:
-  // Hidden states of the logit rows as the head sees them.
-  Tensor run_layers(const DecoderPass& pass, bool checkpoint_layers) const;
   // Logits of x [R, width], whose rows run with `adapters` or null.
   std::vector<float> run_head(const Tensor& x,
                               const std::vector<const LoraAdapter*>& adapters) const;
@@ -65,8 +68,8 @@ class Decoder : public CausalLm {
 };
 
 // The row of the registry for a family whose file has
-//   Plan read_plan(const CausalLmSource& source)                         what it reads of the
-//   configuration ModelLayout make_layout(const CausalLmSource& source, const Plan& plan)
+//   Plan read_plan(const CausalLmSource& source)   what it reads of the configuration
+//   ModelLayout make_layout(const CausalLmSource& source, const Plan& plan)
 //   Model(const Plan& plan, DecoderLoader& load)
 template <typename Model, auto read_plan, auto make_layout>
 CausalLmFamily decoder_family(const char* gguf_architecture, const char* hf_class,

@@ -90,6 +90,12 @@ void DecoderLoader::load_tables() {
   const LoadIn load_in = source_.weights.load_in;
   modules.head = nn::pack_weight(head, {}, modules.precision,
                                  nn::quantized_type(load_in) ? LoadIn::kAsIs : load_in);
+  const ModelTensor* head_bias = layout_.head_bias.empty() ? nullptr : &find(layout_.head_bias);
+  const TensorView* bias = head_bias == nullptr ? nullptr : view(*head_bias);
+  if (bias != nullptr) {
+    modules.head_bias.resize(static_cast<size_t>(bias->num_elements()));
+    dequantize(bias->type, bias->data, modules.head_bias.data(), bias->num_elements());
+  }
   const std::string path =
       embedding.hf_name.substr(0, embedding.hf_name.size() - std::strlen(".weight"));
   if (layout_.tied_head) {

@@ -16,7 +16,7 @@
 
 namespace quarry {
 
-// The weights of a decoder and what adapters may do to them. Addresses stay. Immutable once loaded.
+// The weights of a model and what adapters may do to them. Addresses stay. Immutable once loaded.
 struct DecoderModules {
   kernels::Precision precision = kernels::Precision::kExact;
   std::deque<nn::Linear> linears;
@@ -25,12 +25,13 @@ struct DecoderModules {
   std::deque<nn::Embedding> embeddings;               // the first: of tokens
   std::shared_ptr<const kernels::PackedMatrix> head;  // [V, width of the token embedding]
   std::string head_weight;                            // "lm_head.weight"
+  std::vector<float> head_bias;                       // [V], or empty
   std::vector<CausalLm::LinearSlot> slots;
   std::vector<CausalLm::TensorSlot> tensor_slots;
   std::map<std::string, std::function<std::vector<float>()>> tensor_values;  // by slot
 };
 
-// Makes the modules of a decoder by their Hugging Face paths, from either kind of file, and lists
+// Makes the modules of a model by their Hugging Face paths, from either kind of file, and lists
 // them for adapters. Throws kCorruptData for a tensor that is missing or has another shape.
 class DecoderLoader {
  public:

@@ -22,14 +22,18 @@ std::vector<nn::AdapterSpan> select_spans(const std::vector<nn::AdapterSpan>& sp
   return selected;
 }
 
+void check_token(int32_t token, const CausalLmConfig& config) {
+  QUARRY_CHECK(token >= 0 && token < config.vocab_size, ErrorCode::kInvalidArgument, "token ",
+               token, " is outside the vocabulary of ", config.vocab_size);
+}
+
 void check_chunk(const SequenceChunk& chunk, const CausalLmConfig& config) {
   QUARRY_CHECK(chunk.cache != nullptr && chunk.num_tokens > 0, ErrorCode::kInvalidArgument,
                "a chunk needs a cache and at least one token, got ", chunk.num_tokens);
-  for (int64_t i = 0; i < chunk.num_tokens; ++i) {
-    QUARRY_CHECK(chunk.tokens[i] >= 0 && chunk.tokens[i] < config.vocab_size,
-                 ErrorCode::kInvalidArgument, "token ", chunk.tokens[i],
-                 " is outside the vocabulary of ", config.vocab_size);
-  }
+  for (int64_t i = 0; i < chunk.num_tokens; ++i) check_token(chunk.tokens[i], config);
+  QUARRY_CHECK(!config.has_encoder() || chunk.cache->memory() != nullptr,
+               ErrorCode::kInvalidArgument,
+               "the decoder of an encoder-decoder runs before its encoder has read a source");
 }
 
 void check_tree(const TokenTree& tree, const CausalLmConfig& config) {
@@ -37,17 +41,16 @@ void check_tree(const TokenTree& tree, const CausalLmConfig& config) {
   QUARRY_CHECK(!tree.targets.empty(), ErrorCode::kInvalidArgument, "a token tree has no target");
   QUARRY_CHECK(tree.positions.size() == tree.tokens.size(), ErrorCode::kInvalidArgument,
                "a token tree has ", num_rows, " tokens and ", tree.positions.size(), " positions");
-  const auto check_token = [&](int32_t token) {
-    QUARRY_CHECK(token >= 0 && token < config.vocab_size, ErrorCode::kInvalidArgument, "token ",
-                 token, " is outside the vocabulary of ", config.vocab_size);
-  };
-  for (const int32_t token : tree.tokens) check_token(token);
+  QUARRY_CHECK(config.has_encoder() || tree.source.empty(), ErrorCode::kInvalidArgument,
+               "a token tree has a source of ", tree.source.size(),
+               " tokens, but the model has no encoder");
+  for (const int32_t token : tree.tokens) check_token(token, config);
   for (const int32_t position : tree.positions) {
     QUARRY_CHECK(position >= 0 && position < config.max_seq_len, ErrorCode::kInvalidArgument,
                  "position ", position, " is outside the context of ", config.max_seq_len);
   }
   for (const TokenTree::Target& target : tree.targets) {
-    check_token(target.token);
+    check_token(target.token, config);
     QUARRY_CHECK(target.row >= 0 && target.row < num_rows, ErrorCode::kInvalidArgument,
                  "a target at row ", target.row, " of a tree with ", num_rows, " rows");
   }
@@ -100,6 +103,18 @@ DecoderPass plan_chunks(const std::vector<SequenceChunk>& chunks, const CausalLm
   return pass;
 }
 
+EncoderPass plan_source(const std::vector<int32_t>& tokens, const LoraAdapter* adapter,
+                        LoraGradients* gradients, const CausalLmConfig& config) {
+  const auto num_rows = static_cast<int64_t>(tokens.size());
+  QUARRY_CHECK(num_rows >= 1 && num_rows <= config.max_seq_len, ErrorCode::kInvalidArgument,
+               "a source of ", num_rows, " tokens, wanted 1 to ", config.max_seq_len);
+  for (const int32_t token : tokens) check_token(token, config);
+  EncoderPass pass;
+  pass.tokens = tokens;
+  if (adapter != nullptr) pass.adapters.push_back({0, num_rows, adapter, gradients});
+  return pass;
+}
+
 DecoderPass plan_tree(const TokenTree& tree, const LoraAdapter* adapter, LoraGradients* gradients,
                       const CausalLmConfig& config) {
   check_tree(tree, config);
@@ -107,6 +122,7 @@ DecoderPass plan_tree(const TokenTree& tree, const LoraAdapter* adapter, LoraGra
   pass.tokens = tree.tokens;
   pass.positions = tree.positions;
   pass.segments = tree.segments;
+  if (config.has_encoder()) pass.source = plan_source(tree.source, adapter, gradients, config);
   if (adapter != nullptr) {
     pass.adapters.push_back({0, static_cast<int64_t>(tree.tokens.size()), adapter, gradients});
   }

@@ -9,6 +9,13 @@
 
 namespace quarry {
 
+// The rows of one source in an encoder.
+struct EncoderPass {
+  std::vector<int32_t> tokens;  // [S]; empty: none
+  std::vector<nn::AdapterSpan> adapters;
+  nn::Tensor states;  // [S, E]: what the encoder made of them, for the decoder's layers
+};
+
 // The rows of one pass through a decoder: of forward(), chunk after chunk, chunks of the same
 // adapter side by side; or of a token tree.
 struct DecoderPass {
@@ -16,6 +23,7 @@ struct DecoderPass {
   std::vector<int32_t> positions;  // [T]
   std::vector<nn::SequenceSpan> sequences;
   std::vector<kernels::TreeSegment> segments;  // of a tree; sequences is empty then
+  EncoderPass source;                          // of a tree, too
   std::vector<nn::AdapterSpan> adapters;
   // Rows whose logits are asked for, ascending: what follows the last layer's attention is computed
   // for these alone.
@@ -27,6 +35,10 @@ struct DecoderPass {
 // row of logits that the caller expects, its place in logit_rows. Throws kInvalidArgument.
 DecoderPass plan_chunks(const std::vector<SequenceChunk>& chunks, const CausalLmConfig& config,
                         std::vector<int64_t>& output_rows);
+
+// `adapter` and `gradients` may be null. Throws kInvalidArgument.
+EncoderPass plan_source(const std::vector<int32_t>& tokens, const LoraAdapter* adapter,
+                        LoraGradients* gradients, const CausalLmConfig& config);
 
 // `adapter` and `gradients` may be null. Throws kInvalidArgument.
 DecoderPass plan_tree(const TokenTree& tree, const LoraAdapter* adapter, LoraGradients* gradients,

@@ -29,7 +29,7 @@ struct CausalLmSource {
 // Of a GGUF file, with its weights as they are.
 CausalLmSource gguf_source(const GgufFile& file);
 
-// A decoder-only family: one file in this folder, one row in the registry.
+// A family of generators: one file in this folder, one row in the registry.
 struct CausalLmFamily {
   const char* gguf_architecture;  // general.architecture; null: GGUF does not have the family
   const char* hf_class;           // architectures[0] of config.json
@@ -51,16 +51,19 @@ const CausalLmFamily& find_causal_lm_family(const GgufFile& file);
 const CausalLmFamily& find_causal_lm_family(const Json& config, const std::string& source);
 
 // Each in the file of its name.
+CausalLmFamily bart_family();
 CausalLmFamily bloom_family();
 CausalLmFamily gemma3_family();
 CausalLmFamily gpt2_family();
 CausalLmFamily gpt_neox_family();
 CausalLmFamily llama_family();  // Llama 1 to 3, SmolLM2 and others of that shape
 CausalLmFamily mistral_family();
+CausalLmFamily mt5_family();
 CausalLmFamily opt_family();
 CausalLmFamily phi3_family();
 CausalLmFamily qwen2_family();
 CausalLmFamily qwen3_family();
+CausalLmFamily t5_family();  // T5, T5 1.1, FLAN-T5
 
 // How the token vectors of a text become one.
 enum class Pooling { kMean, kCls };

@@ -61,6 +61,17 @@ std::unique_ptr<ChatTemplate> load_folder_chat_template(const std::filesystem::p
                                         token_text(config, "eos_token"));
 }
 
+Json read_folder_config(const std::filesystem::path& folder) {
+  Json config = read_json_file(folder / "config.json");
+  const Json generation = read_object_if_present(folder / "generation_config.json");
+  if (!config.is_object()) return config;
+  for (const char* key : {"decoder_start_token_id", "forced_bos_token_id"}) {
+    const auto it = generation.find(key);
+    if (it != generation.end() && !it->is_null()) config[key] = *it;
+  }
+  return config;
+}
+
 std::vector<int64_t> folder_end_tokens(const std::filesystem::path& folder) {
   std::vector<int64_t> ids;
   for (const char* name : {"generation_config.json", "config.json"}) {

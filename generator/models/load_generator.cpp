@@ -62,7 +62,7 @@ void load_gguf(const ModelLocation& location, const GeneratorOptions& options,
 void load_folder(const ModelLocation& location, const GeneratorOptions& options,
                  LoadedGenerator& loaded) {
   const std::filesystem::path config_path = location.path / "config.json";
-  const Json config = read_json_file(config_path);
+  const Json config = read_folder_config(location.path);
   const CausalLmFamily& family = find_causal_lm_family(config, config_path.string());
   const std::unique_ptr<TensorSource> tensors = open_folder_tensors(location.path, config);
   CausalLmSource source;

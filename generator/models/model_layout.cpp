@@ -35,6 +35,12 @@ void LayoutBuilder::head(const std::string& hf, const std::string& gguf, int64_t
   layout_.tied_head = is_tied;
 }
 
+void LayoutBuilder::head_bias(const std::string& hf, int64_t rows) {
+  layout_.others.push_back(make(hf, "", "", {1, rows}));
+  layout_.others.back().optional = true;
+  layout_.head_bias = hf;
+}
+
 void LayoutBuilder::table(const std::string& hf, const std::string& gguf, int64_t rows,
                           int64_t width) {
   layout_.others.push_back(make(hf, gguf, ".weight", {rows, width}));

@@ -36,6 +36,7 @@ struct ModelLayout {
   std::vector<ModelTensor> others;
   std::string embedding;   // hf_name of the token embedding
   std::string head;        // hf_name of the output head
+  std::string head_bias;   // of what is added to the logits [1, rows]; empty: nothing
   bool tied_head = false;  // the head's values are the embedding's
 };
 
@@ -58,6 +59,8 @@ class LayoutBuilder {
   void embedding(const std::string& hf, const std::string& gguf, int64_t rows, int64_t width);
   void head(const std::string& hf, const std::string& gguf, int64_t rows, int64_t width,
             bool is_tied);
+  // Of a folder; optional, as transformers has it.
+  void head_bias(const std::string& hf, int64_t rows);
   // Another table that is looked up by row (positions).
   void table(const std::string& hf, const std::string& gguf, int64_t rows, int64_t width);
   void linear(const std::string& hf, const std::string& gguf, int64_t in, int64_t out);

@@ -22,6 +22,7 @@ const std::vector<CausalLmFamily>& causal_lm_families() {
   static const std::vector<CausalLmFamily> families = {
       llama_family(), mistral_family(), qwen2_family(),    qwen3_family(), gemma3_family(),
       phi3_family(),  gpt2_family(),    gpt_neox_family(), opt_family(),   bloom_family(),
+      t5_family(),    mt5_family(),     bart_family(),
   };
   return families;
 }

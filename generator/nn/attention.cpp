@@ -25,7 +25,48 @@ kernels::AttentionShape base_shape(const AttentionHeads& heads) {
                     : static_cast<float>(1.0 / std::sqrt(static_cast<double>(heads.head_dim)));
   shape.window = heads.window;
   shape.alibi_slopes = heads.alibi_slopes;
+  shape.relative_bias = heads.relative_bias;
   return shape;
+}
+
+kernels::BidirectionalShape bidirectional_shape(const AttentionHeads& heads) {
+  kernels::BidirectionalShape shape;
+  shape.num_heads = heads.num_heads;
+  shape.head_dim = heads.head_dim;
+  shape.scale = base_shape(heads).scale;
+  shape.relative_bias = heads.relative_bias;
+  return shape;
+}
+
+// Calls attend(sequence) for each. Sequences of few tokens (decoding) are shared out whole; a lone
+// or a long one is split inside the kernel.
+template <typename Attend>
+void for_each_sequence(const std::vector<SequenceSpan>& sequences, const Attend& attend) {
+  constexpr int64_t kFewTokens = 16;
+  const bool many_small =
+      sequences.size() > 1 &&
+      std::all_of(sequences.begin(), sequences.end(),
+                  [](const SequenceSpan& span) { return span.num_tokens <= kFewTokens; });
+  if (many_small) {
+    parallel_for(static_cast<int64_t>(sequences.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) attend(sequences[static_cast<size_t>(i)]);
+    });
+  } else {
+    for (const SequenceSpan& sequence : sequences) attend(sequence);
+  }
+}
+
+// Rows of queries over `num_keys` rows of keys and values side by side.
+void attend_all(const AttentionHeads& heads, const float* q, int64_t num_queries, const float* kv,
+                int64_t num_keys, float* out) {
+  const int64_t width = heads.num_heads * heads.head_dim;
+  kernels::AttentionShape shape = base_shape(heads);
+  shape.num_queries = num_queries;
+  shape.num_keys = num_keys;
+  shape.ldq = width;
+  shape.ldk = 2 * width;
+  shape.causal = false;
+  kernels::attention(shape, q, kv, kv + width, out);
 }
 
 }  // namespace
@@ -36,7 +77,7 @@ Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t 
   const int64_t kv_width = heads.num_kv_heads * heads.head_dim;
   QUARRY_DCHECK(qkv.size(1) == q_width + 2 * kv_width);
   Tensor out = workspace.empty(qkv.size(0), q_width);
-  const auto attend = [&](const SequenceSpan& sequence) {
+  for_each_sequence(sequences, [&](const SequenceSpan& sequence) {
     KvCache& cache = *sequence.cache;
     const float* row = row_data(qkv, sequence.begin);
     cache.write(layer, row + q_width, row + q_width + kv_width, sequence.num_tokens, qkv.size(1));
@@ -51,21 +92,7 @@ Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t 
     } else {
       kernels::attention(shape, row, cache.float_pages(layer), destination);
     }
-  };
-  // Sequences of few tokens each (decoding) are shared out whole; a lone or a long one is split
-  // inside the kernel.
-  constexpr int64_t kFewTokens = 16;
-  const bool many_small =
-      sequences.size() > 1 &&
-      std::all_of(sequences.begin(), sequences.end(),
-                  [](const SequenceSpan& span) { return span.num_tokens <= kFewTokens; });
-  if (many_small) {
-    parallel_for(static_cast<int64_t>(sequences.size()), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) attend(sequences[static_cast<size_t>(i)]);
-    });
-  } else {
-    for (const SequenceSpan& sequence : sequences) attend(sequence);
-  }
+  });
   return out;
 }
 
@@ -78,16 +105,17 @@ Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
   shape.scale = base_shape(heads).scale;
   shape.window = heads.window;
   shape.alibi_slopes = heads.alibi_slopes;
+  shape.relative_bias = heads.relative_bias;
   QUARRY_DCHECK(qkv.size(1) == (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim);
   QUARRY_DCHECK(!segments.empty() && segments.back().end == qkv.size(0));
   Tensor out = workspace.empty(qkv.size(0), heads.num_heads * heads.head_dim);
-  // A pass that rounds does so here as well, but for windows and linear biases, and where the CPU
+  // A pass that rounds does so here as well, but for windows and biases, and where the CPU
   // multiplies bfloat16; also where checkpointing keeps nothing of it.
   SavedActivation saved;
   const bool rounds = workspace.activation_bits() == kernels::ActivationBits::k8 &&
                       workspace.saved_precision() == SavedPrecision::kBFloat16 &&
                       kernels::multiplies_bfloat16() && heads.window == 0 &&
-                      heads.alibi_slopes == nullptr;
+                      heads.alibi_slopes == nullptr && heads.relative_bias.table == nullptr;
   if (rounds || needs_gradient(qkv)) saved = SavedActivation(qkv, workspace);
   if (rounds) {
     kernels::tree_attention_bfloat16(shape, segments, saved.bfloat16_rows(), out.data_ptr<float>());
@@ -131,14 +159,48 @@ Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
   return record(out, {qkv}, [saved, heads, starts, &workspace](const Tensor& gradient) {
     const Tensor input = saved.restore(workspace);
     Tensor dqkv = workspace.empty(input.size(0), input.size(1));
-    kernels::BidirectionalShape shape;
-    shape.num_heads = heads.num_heads;
-    shape.head_dim = heads.head_dim;
-    shape.scale = base_shape(heads).scale;
-    kernels::bidirectional_attention_backward(shape, starts, input.data_ptr<float>(),
-                                              gradient.data_ptr<float>(), dqkv.data_ptr<float>());
+    kernels::bidirectional_attention_backward(bidirectional_shape(heads), starts,
+                                              input.data_ptr<float>(), gradient.data_ptr<float>(),
+                                              dqkv.data_ptr<float>());
     return std::vector<Tensor>{dqkv};
   });
+}
+
+Tensor cross_attention(const Tensor& q, const Tensor& kv, const AttentionHeads& heads,
+                       Workspace& workspace) {
+  const int64_t width = heads.num_heads * heads.head_dim;
+  QUARRY_DCHECK(heads.num_kv_heads == heads.num_heads && heads.relative_bias.table == nullptr);
+  QUARRY_DCHECK(q.size(1) == width && kv.size(1) == 2 * width && kv.size(0) > 0);
+  Tensor out = workspace.empty(q.size(0), width);
+  attend_all(heads, q.data_ptr<float>(), q.size(0), kv.data_ptr<float>(), kv.size(0),
+             out.data_ptr<float>());
+  if (!needs_gradient(q) && !needs_gradient(kv)) return out;
+  const SavedActivation saved_q(q, workspace);
+  const SavedActivation saved_kv(kv, workspace);
+  return record(out, {q, kv}, [=, &workspace](const Tensor& gradient) {
+    const Tensor queries = saved_q.restore(workspace);
+    const Tensor memory = saved_kv.restore(workspace);
+    Tensor dq = workspace.empty(queries.size(0), queries.size(1));
+    Tensor dkv = workspace.empty(memory.size(0), memory.size(1));
+    kernels::cross_attention_backward(bidirectional_shape(heads), queries.size(0), memory.size(0),
+                                      queries.data_ptr<float>(), memory.data_ptr<float>(),
+                                      gradient.data_ptr<float>(), dq.data_ptr<float>(),
+                                      dkv.data_ptr<float>());
+    return std::vector<Tensor>{dq, dkv};
+  });
+}
+
+Tensor cached_cross_attention(const Tensor& q, const AttentionHeads& heads, int64_t layer,
+                              const std::vector<SequenceSpan>& sequences, Workspace& workspace) {
+  QUARRY_DCHECK(heads.num_kv_heads == heads.num_heads && heads.relative_bias.table == nullptr);
+  Tensor out = workspace.empty(q.size(0), q.size(1));
+  for_each_sequence(sequences, [&](const SequenceSpan& sequence) {
+    const EncoderMemory& memory = *sequence.cache->memory();
+    attend_all(heads, row_data(q, sequence.begin), sequence.num_tokens,
+               memory.layers[static_cast<size_t>(layer)].data(), memory.num_rows,
+               mutable_row_data(out, sequence.begin));
+  });
+  return out;
 }
 
 }  // namespace quarry::nn

@@ -19,6 +19,8 @@ struct AttentionHeads {
   // Of attention with linear biases (kernels/attention.h), [H]; borrowed by what is recorded for
   // the backward pass, too. Null: none.
   const float* alibi_slopes = nullptr;
+  // Of attention with biases by distance; borrowed likewise.
+  kernels::RelativeBias relative_bias = {};
 };
 
 // Rows [begin, begin + num_tokens) of a step: the next tokens of one sequence.
@@ -44,5 +46,15 @@ Tensor tree_attention(const Tensor& qkv, const AttentionHeads& heads,
 //   qkv [T, 3 H D]  ->  [T, H D].   Differentiable.   REQUIRES: K == H.
 Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
                                const std::vector<int64_t>& starts, Workspace& workspace);
+
+// Attention of every row over all rows that an encoder made of a source.
+//   q [T, H D]   kv [S, 2 H D]: keys, then values of each row  ->  [T, H D].   Differentiable.
+// REQUIRES: K == H, no biases.
+Tensor cross_attention(const Tensor& q, const Tensor& kv, const AttentionHeads& heads,
+                       Workspace& workspace);
+
+// The same for the rows of every sequence over layer `layer` of its cache's memory.
+Tensor cached_cross_attention(const Tensor& q, const AttentionHeads& heads, int64_t layer,
+                              const std::vector<SequenceSpan>& sequences, Workspace& workspace);
 
 }  // namespace quarry::nn

@@ -85,21 +85,31 @@ void run_backward(const Tensor& output, const Tensor& gradient) {
   torch::autograd::backward({output}, {gradient});
 }
 
-Tensor checkpoint(const std::function<Tensor(Tensor)>& function, const Tensor& x) {
+Tensor checkpoint(const CheckpointedFunction& function, const std::vector<Tensor>& inputs) {
+  std::vector<Tensor> kept;
+  std::vector<bool> needed;
+  for (const Tensor& input : inputs) {
+    kept.push_back(input.detach());
+    needed.push_back(needs_gradient(input));
+  }
   Tensor output;
   {
     const at::NoGradGuard no_grad;
-    output = function(x.detach()).detach();
+    output = function(kept).detach();
   }
-  const bool needs_input_gradient = needs_gradient(x);
-  const Tensor kept = x.detach();
-  return record(output, {x}, [function, kept, needs_input_gradient](const Tensor& gradient) {
-    Tensor input = kept.detach();
-    input.set_requires_grad(needs_input_gradient);
+  return record(output, inputs, [function, kept, needed](const Tensor& gradient) {
+    std::vector<Tensor> again;
+    for (size_t i = 0; i < kept.size(); ++i) {
+      again.push_back(kept[i].detach());
+      again.back().set_requires_grad(needed[i]);
+    }
     const at::AutoGradMode with_gradients(true);
-    const Tensor again = function(input);
-    run_backward(again, gradient);
-    return std::vector<Tensor>{needs_input_gradient ? input.grad() : Tensor()};
+    run_backward(function(again), gradient);
+    std::vector<Tensor> gradients;
+    for (size_t i = 0; i < again.size(); ++i) {
+      gradients.push_back(needed[i] ? again[i].grad() : Tensor());
+    }
+    return gradients;
   });
 }
 

@@ -52,8 +52,9 @@ class SavedActivation {
 // Runs the recorded backward functions, given the gradient of `output`.
 void run_backward(const Tensor& output, const Tensor& gradient);
 
-// Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): computes function(x) and keeps
-// only x; the backward pass computes it again.
-Tensor checkpoint(const std::function<Tensor(Tensor)>& function, const Tensor& x);
+// Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): computes function(inputs) and
+// keeps only the inputs; the backward pass computes it again.
+using CheckpointedFunction = std::function<Tensor(const std::vector<Tensor>& inputs)>;
+Tensor checkpoint(const CheckpointedFunction& function, const std::vector<Tensor>& inputs);
 
 }  // namespace quarry::nn

@@ -5,6 +5,7 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise.h"
 #include "generator/kernels/elementwise_backward.h"
 #include "generator/kernels/gemm.h"
 
@@ -46,13 +47,14 @@ void add_head_gradient(const std::vector<float>& logits, const float* hidden, in
 }  // namespace
 
 std::vector<float> cross_entropy(const Tensor& hidden, const kernels::PackedMatrix& head,
-                                 const std::vector<int64_t>& rows,
+                                 const std::vector<float>& bias, const std::vector<int64_t>& rows,
                                  const std::vector<TokenTree::Target>& targets,
                                  const CrossEntropyGradients& gradients) {
   const int64_t num_rows = hidden.size(0);
   const int64_t hidden_size = hidden.size(1);
   const int64_t vocab_size = head.n();
   QUARRY_DCHECK(num_rows == static_cast<int64_t>(rows.size()) && hidden_size == head.k());
+  QUARRY_DCHECK(bias.empty() || static_cast<int64_t>(bias.size()) == vocab_size);
   std::vector<std::vector<size_t>> by_row(rows.size());
   for (size_t index = 0; index < targets.size(); ++index) {
     const auto at = std::lower_bound(rows.begin(), rows.end(), targets[index].row);
@@ -66,8 +68,9 @@ std::vector<float> cross_entropy(const Tensor& hidden, const kernels::PackedMatr
     kernels::matmul(head, row_data(hidden, first), count, hidden_size, logits.data(), vocab_size);
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        run_row(logits.data() + row * vocab_size, vocab_size, targets,
-                by_row[static_cast<size_t>(first + row)], losses);
+        float* values = logits.data() + row * vocab_size;
+        if (!bias.empty()) kernels::add(values, bias.data(), vocab_size, values);
+        run_row(values, vocab_size, targets, by_row[static_cast<size_t>(first + row)], losses);
       }
     });
     if (gradients.hidden == nullptr) continue;

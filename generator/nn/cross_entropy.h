@@ -14,11 +14,12 @@ struct CrossEntropyGradients {
   std::vector<float>* head = nullptr;  // [V, E], added to; needs hidden
 };
 
-// Negative log-likelihood in nats of each target under softmax(hidden * head^T).
-//   hidden [R, E]: the states of `rows`, which ascend and hold every target's row; head [V, E].
+// Negative log-likelihood in nats of each target under softmax(hidden * head^T + bias).
+//   hidden [R, E]: the states of `rows`, which ascend and hold every target's row; head [V, E];
+//   bias [V], or empty.
 // Logits exist for a few rows at a time.
 std::vector<float> cross_entropy(const Tensor& hidden, const kernels::PackedMatrix& head,
-                                 const std::vector<int64_t>& rows,
+                                 const std::vector<float>& bias, const std::vector<int64_t>& rows,
                                  const std::vector<TokenTree::Target>& targets,
                                  const CrossEntropyGradients& gradients);
 

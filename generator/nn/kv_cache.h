@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "generator/kernels/attention.h"
@@ -26,6 +27,14 @@ class KvPage {
   int64_t bytes_;
 };
 constexpr int64_t kKvPageTokens = 64;
+
+// What the layers of a decoder see of a source that its encoder has read. Immutable: caches share
+// it.
+struct EncoderMemory {
+  int64_t num_rows = 0;
+  // Of each layer [num_rows, 2 kv_width]: the keys, then the values of a row.
+  std::vector<std::vector<float>> layers;
+};
 
 // Keys and values of one sequence: for each layer K and V [length, kv_width], kv_width = kv heads
 // x head_dim, in pages (Kwon et al. 2023, arXiv:2309.06180) that caches may share; one that others
@@ -52,6 +61,10 @@ class KvCache {
   // Holds from now on the first `length` tokens of these pages, which come from a cache of the same
   // shape and computed the same tokens with the same weights.
   void share(std::vector<std::shared_ptr<KvPage>> pages, int64_t length);
+
+  // Of an encoder-decoder, until the next; null before the first.
+  const std::shared_ptr<const EncoderMemory>& memory() const { return memory_; }
+  void set_memory(std::shared_ptr<const EncoderMemory> memory) { memory_ = std::move(memory); }
 
   // For the models. A step calls reserve(T), then write() once for each layer, then advance(T).
   // reserve() throws kInvalidArgument, naming both numbers, past max_seq_len; the cache then holds
@@ -83,6 +96,7 @@ class KvCache {
   // Where they begin; the one of the element type.
   std::vector<const uint16_t*> half_pages_;
   std::vector<const float*> float_pages_;
+  std::shared_ptr<const EncoderMemory> memory_;
 };
 
 }  // namespace quarry

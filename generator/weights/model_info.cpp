@@ -55,7 +55,9 @@ std::string folder_tokenizer(const fs::path& folder) {
     return "tokenizer.json of no known type";
   }
   if (fs::exists(folder / "vocab.txt", ignored)) return "WordPiece";
-  if (fs::exists(folder / "tokenizer.model", ignored)) return "sentencepiece";
+  for (const char* name : {"tokenizer.model", "spiece.model"}) {
+    if (fs::exists(folder / name, ignored)) return "sentencepiece";
+  }
   return "none";
 }
 
@@ -77,7 +79,9 @@ void describe_folder(const fs::path& folder, ModelInfo* info) {
     class_name = config[first].get<std::string>();
   }
   std::error_code ignored;
-  info->role = ends_with(class_name, "ForCausalLM") ? "generator"
+  const bool generates =
+      ends_with(class_name, "ForCausalLM") || ends_with(class_name, "ForConditionalGeneration");
+  info->role = generates ? "generator"
                : fs::exists(folder / "modules.json", ignored) || ends_with(class_name, "Model")
                    ? "embedder"
                    : "unknown";

@@ -114,5 +114,22 @@ TEST(Packer, RefusedSequenceLeavesThePackerAsItWas) {
   EXPECT_TRUE(packer.empty());
 }
 
+TEST(TreePacker, ATreeHasOneSourceWhoseRowsCount) {
+  std::vector<TrainingSequence> sequences = {sequence("a", {0, 5, 6, 1}, 3),
+                                             sequence("b", {0, 5, 7, 1}, 3),
+                                             sequence("c", {0, 5, 6, 1}, 3)};
+  sequences[0].source = sequences[1].source = {9, 8, 7};
+  sequences[2].source = {9, 8};
+  const std::vector<TokenTree> trees = pack_sequences(sequences, 100, true, 1.0f);
+  ASSERT_EQ(trees.size(), 2u);
+  EXPECT_EQ(trees[0].source, sequences[0].source);
+  EXPECT_EQ(trees[0].tokens.size(), 4u);
+  EXPECT_EQ(trees[0].targets.size(), 6u);
+  EXPECT_EQ(trees[1].source, sequences[2].source);
+  EXPECT_EQ(trees[1].tokens.size(), 3u);
+  EXPECT_EQ(pack_sequences(sequences, 7, true, 1.0f).size(), 2u);  // 3 rows and 4
+  EXPECT_EQ(pack_sequences(sequences, 6, true, 1.0f).size(), 3u);
+}
+
 }  // namespace
 }  // namespace quarry

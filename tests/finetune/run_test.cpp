@@ -195,5 +195,45 @@ TEST_F(FinetuneRunTest, DryRunTellsCountsMemoryAndTheFirstBatch) {
   EXPECT_THAT(FinetuneRun(saved).describe(), HasSubstr("trainable params: 27,648 || "));
 }
 
+// Rows of prompt and completion on a model whose encoder reads the prompt, as a user runs it.
+TEST_F(FinetuneRunTest, EncoderDecodersLearnPromptsAndCompletions) {
+  std::ofstream rows(folder_.path() / "pairs.jsonl");
+  for (int i = 0; i < 6; ++i) {
+    const char letter = static_cast<char>('b' + i);
+    rows << R"({"prompt": "say )" << letter << R"(", "completion": ")" << letter << letter
+         << R"("})"
+         << "\n";
+  }
+  rows.close();
+  for (const std::string name : {"t5_gated", "bart"}) {
+    FinetuneConfig options = config(name);
+    options.model.path = std::string(QUARRY_SOURCE_DIR) + "/tests/golden/encoder_decoders/" + name;
+    options.data.train = {(folder_.path() / "pairs.jsonl").string()};
+    options.adapter.target_all_linear = false;
+    options.adapter.target_modules = name == "bart" ? std::vector<std::string>{"q_proj", "v_proj"}
+                                                    : std::vector<std::string>{"q", "v"};
+    options.adapter.lora_dropout = 0.05;
+    options.training.max_seq_len = 32;
+    options.training.batch_size = 6;
+    options.training.max_steps = 30;
+    options.training.learning_rate = 0.03;
+    options.training.save_every = 30;
+    std::vector<double> losses;
+    FinetuneEvents events;
+    events.on_step = [&](const StepResult& result, int64_t, double) {
+      losses.push_back(result.loss);
+    };
+    FinetuneRun(options).train(false, events);
+    ASSERT_EQ(losses.size(), 30u);
+    EXPECT_LT(losses.back(), 0.8 * losses.front()) << name;
+    EXPECT_THAT(read(folder_.path() / name / "last" / "adapter_config.json"),
+                HasSubstr("SEQ_2_SEQ_LM"));
+    const LoadedGenerator loaded = load_generator(options.model.path, kernels::Precision::kFast);
+    const auto adapter = LoraAdapter::load(folder_.path() / name / "last", *loaded.model);
+    // q and v of two encoder layers, and twice of three decoder layers.
+    EXPECT_EQ(adapter->weights().size(), 2u * (2 + 2 * 3));
+  }
+}
+
 }  // namespace
 }  // namespace quarry

@@ -86,6 +86,21 @@ TEST(WordPiece, VocabTxtAloneGivesTheSameIds) {
   }
 }
 
+TEST(SentencePiece, SpieceModelIsThatOfT5AndEndsATextWithItsEndToken) {
+  const test::TemporaryFolder folder;
+  const auto model = golden_folder() / "sentencepiece_unigram" / "tokenizer.model";
+  std::filesystem::copy_file(model, folder.path() / "spiece.model");
+  const auto plain = load_tokenizer(golden_folder() / "sentencepiece_unigram");
+  const auto t5 = load_tokenizer(folder.path());
+  for (const Json& input : golden().at("inputs")) {
+    const auto text = input.get<std::string>();
+    std::vector<int32_t> ids = plain->encode(text, Tokenizer::SpecialTokens::kNone);
+    EXPECT_EQ(t5->encode(text, Tokenizer::SpecialTokens::kNone), ids);
+    ids.push_back(t5->token_id("</s>"));
+    EXPECT_EQ(t5->encode(text, Tokenizer::SpecialTokens::kAdd), ids);
+  }
+}
+
 TEST(Tokenizer, InvalidUtf8IsReadAsTheReplacementCharacter) {
   const auto tokenizer = load_tokenizer(golden_folder() / "smollm");
   EXPECT_EQ(tokenizer->encode("a\xFF\xC3z", Tokenizer::SpecialTokens::kNone),

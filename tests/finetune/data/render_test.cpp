@@ -255,5 +255,36 @@ TEST(DataSummary, CountsAndNamesTheLongest) {
             "left out        2: too odd\n");
 }
 
+// An encoder reads the prompt; the decoder begins with its start token and learns the answer
+// between the tokens of its tokenizer.
+TEST(SequenceRenderer, AnEncoderReadsThePrompt) {
+  const std::string models = std::string(QUARRY_SOURCE_DIR) + "/tests/golden/encoder_decoders/";
+  for (const auto& [name, start] : {std::pair<const char*, int32_t>{"t5", 0}, {"bart", 2}}) {
+    const LoadedGenerator generator = load_generator(models + name, kernels::Precision::kExact);
+    const auto ids = [&](const std::string& text) {
+      return generator.tokenizer->encode(text, Tokenizer::SpecialTokens::kAdd);
+    };
+    RenderOptions options;
+    options.max_seq_len = 12;
+    const SequenceRenderer renderer(generator, options);
+    TrainingRow row;
+    row.id = "row";
+    row.messages = {{"user", "abc"}, {"assistant", "b9"}};
+    row.learned = {0, 1};
+    for (const auto kind : {TrainingRow::Kind::kRaw, TrainingRow::Kind::kChat}) {
+      row.kind = kind;
+      const Rendered rendered = renderer.messages(row);
+      ASSERT_EQ(rendered.sequences.size(), 1u);
+      const TrainingSequence& sequence = rendered.sequences.front();
+      EXPECT_EQ(sequence.source, ids("abc"));
+      EXPECT_EQ(tokens_of(sequence, 0), std::vector<int32_t>{start});
+      EXPECT_EQ(tokens_of(sequence, 1), ids("b9"));
+      EXPECT_EQ(generator.stop_tokens.front(), sequence.tokens.back());
+    }
+    row.messages[0].content = "c c c c c c c c c c c c";
+    EXPECT_THAT(renderer.messages(row).too_long, ::testing::HasSubstr("more than max_seq_len"));
+  }
+}
+
 }  // namespace
 }  // namespace quarry

@@ -1,5 +1,5 @@
-// What is written from the models of tests/golden/families computes what was read: rows in another
-// order, values with an offset and transposed weights find their way.
+// What is written from the models of tests/golden/families and encoder_decoders computes what was
+// read: rows in another order, values with an offset and transposed weights find their way.
 #include <gtest/gtest.h>
 
 #include "generator/adapters/gguf_adapter.h"
@@ -16,7 +16,10 @@ namespace fs = std::filesystem;
 using test::largest_difference;
 using test::open_model;
 
-const fs::path kFamilies = test::kGolden + "families";
+fs::path folder_of(const std::string& family) {
+  const fs::path folder = fs::path(test::kGolden) / "families" / family;
+  return fs::exists(folder) ? folder : fs::path(test::kGolden) / "encoder_decoders" / family;
+}
 
 std::vector<float> logits(const fs::path& model, const fs::path& adapter = {},
                           LoadIn load_in = LoadIn::kAsIs) {
@@ -27,7 +30,11 @@ std::vector<float> logits(const fs::path& model, const fs::path& adapter = {},
   std::unique_ptr<LoraAdapter> lora;
   if (!adapter.empty()) lora = LoraAdapter::load(adapter, *loaded.model);
   const std::vector<int32_t> tokens = {5, 17, 50, 3, 9, 42, 42, 18, 7, 1, 63, 31};
-  return testing_util::all_logits(*loaded.model, tokens, lora.get());
+  const testing_util::Sequence sequence(*loaded.model, tokens, lora.get());
+  if (loaded.model->config().has_encoder()) {
+    loaded.model->encode({9, 3, 17, 50, 5, 1}, lora.get(), *sequence.cache);
+  }
+  return loaded.model->forward({sequence.chunk(static_cast<int64_t>(tokens.size()))});
 }
 
 double tolerance(const std::vector<float>& wanted) {
@@ -40,16 +47,16 @@ class FamilyFiles : public ::testing::TestWithParam<const char*> {
  protected:
   // The folder, and the GGUF file where there is one.
   std::vector<fs::path> sources() const {
-    const fs::path source = kFamilies / GetParam();
+    const fs::path source = folder_of(GetParam());
     if (!fs::exists(source / "model.gguf")) return {source};
     return {source, source / "model.gguf"};
   }
   test::TemporaryFolder folder_;
-  const fs::path adapter_ = kFamilies / GetParam() / "lora";
+  const fs::path adapter_ = folder_of(GetParam()) / "lora";
 };
 
 TEST_P(FamilyFiles, MergedModelsAnswerAsBaseAndAdapterDid) {
-  const std::vector<float> wanted = logits(kFamilies / GetParam(), adapter_);
+  const std::vector<float> wanted = logits(folder_of(GetParam()), adapter_);
   MergeOptions options;
   options.type = WeightType::kF32;
   for (const fs::path& source : sources()) {
@@ -66,7 +73,7 @@ TEST_P(FamilyFiles, MergedModelsAnswerAsBaseAndAdapterDid) {
 }
 
 TEST_P(FamilyFiles, QuantizedFoldersAreWhatQuantizingAtLoadGives) {
-  const std::vector<float> wanted = logits(kFamilies / GetParam(), {}, LoadIn::kNF4);
+  const std::vector<float> wanted = logits(folder_of(GetParam()), {}, LoadIn::kNF4);
   QuantizeModelOptions options;
   options.type = WeightType::kNF4;
   for (const fs::path& source : sources()) {
@@ -77,7 +84,7 @@ TEST_P(FamilyFiles, QuantizedFoldersAreWhatQuantizingAtLoadGives) {
 }
 
 TEST_P(FamilyFiles, AdaptersGoToGgufAndBack) {
-  const fs::path source = kFamilies / GetParam();
+  const fs::path source = folder_of(GetParam());
   const auto base = open_model(source);
   const fs::path gguf = folder_.path() / "adapter.gguf";
   if (base->family().gguf_architecture == nullptr) {
@@ -92,7 +99,8 @@ TEST_P(FamilyFiles, AdaptersGoToGgufAndBack) {
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyFiles,
                          ::testing::Values("mistral", "qwen2_full", "qwen3", "gemma3", "phi3",
-                                           "gpt2", "gpt_neox", "opt", "bloom"),
+                                           "gpt2", "gpt_neox", "opt", "bloom", "t5", "t5_gated",
+                                           "bart"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -47,6 +47,12 @@ std::vector<double> attend_in_double(const AttentionShape& s, const std::vector<
         const double distance = static_cast<double>(s.num_keys - s.num_queries + t - key);
         const double slope = s.alibi_slopes == nullptr ? 0.0 : double{s.alibi_slopes[h]};
         p.push_back(score * s.scale - slope * distance);
+        const auto reach = static_cast<double>(s.relative_bias.reach);
+        if (s.relative_bias.table != nullptr) {
+          const double place = std::min(std::max(-distance, -reach), reach) + reach;
+          p.back() += double{s.relative_bias.table[static_cast<size_t>(
+              static_cast<double>(h) * (2.0 * reach + 1.0) + place)]};
+        }
         largest = std::max(largest, p.back());
       }
       double total = 0.0;
@@ -126,6 +132,29 @@ TEST_P(Attention, MatchesDoubleWithAWindow) {
       shape.window = window;
       expect_parity(shape, static_cast<uint32_t>(window));
     }
+  }
+}
+
+TEST_P(Attention, MatchesDoubleWithBiasesByDistance) {
+  for (const int64_t reach : {1, 5, 70, 300}) {
+    const auto table = random_floats(4 * (2 * reach + 1), static_cast<uint32_t>(reach), 2.0f);
+    for (const auto& [queries, keys] :
+         {std::pair<int64_t, int64_t>{1, 1}, {1, 130}, {9, 9}, {67, 67}, {67, 200}}) {
+      AttentionShape shape = make_shape(queries, keys, 4, 2, 16);
+      shape.relative_bias = {table.data(), reach};
+      expect_parity(shape, static_cast<uint32_t>(keys));
+      shape.causal = false;
+      expect_parity(shape, static_cast<uint32_t>(keys));
+    }
+  }
+}
+
+// Of a source and a text beside it.
+TEST_P(Attention, MatchesDoubleWithFewerKeysThanQueries) {
+  for (const auto& [queries, keys] : {std::pair<int64_t, int64_t>{5, 1}, {9, 3}, {130, 67}}) {
+    AttentionShape shape = make_shape(queries, keys, 4, 4, 16);
+    shape.causal = false;
+    expect_parity(shape, static_cast<uint32_t>(queries));
   }
 }
 

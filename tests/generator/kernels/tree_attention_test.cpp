@@ -112,7 +112,14 @@ double weighted_output(const Problem& p, const std::vector<double>& qkv,
             score += qkv[static_cast<size_t>(row * p.width + head * dim + d)] *
                      qkv[static_cast<size_t>(rows[j] * p.width + key + d)];
           }
-          weights[j] = std::exp(p.shape.scale * score);
+          score *= double{p.shape.scale};
+          if (p.shape.relative_bias.table != nullptr) {
+            const int64_t reach = p.shape.relative_bias.reach;
+            const auto places = static_cast<int64_t>(visible - 1 - j);
+            score += double{p.shape.relative_bias
+                                .table[head * (2 * reach + 1) + reach - std::min(places, reach)]};
+          }
+          weights[j] = std::exp(score);
           sum += weights[j];
         }
         for (size_t j = 0; j < visible; ++j) {
@@ -127,8 +134,7 @@ double weighted_output(const Problem& p, const std::vector<double>& qkv,
   return total;
 }
 
-TEST_P(TreeAttention, BackwardMatchesFiniteDifferencesInDouble) {
-  const Problem p;
+void expect_gradient(const Problem& p) {
   const auto qkv = random_floats(p.num_rows * p.width, 2);
   const auto gradient = random_floats(p.num_rows * p.q_width, 3);
   std::vector<float> dqkv(qkv.size(), 99.0f);
@@ -155,6 +161,15 @@ TEST_P(TreeAttention, BackwardMatchesFiniteDifferencesInDouble) {
         (weighted_output(p, forward, gradient) - weighted_output(p, back, gradient)) / (2.0 * h);
     EXPECT_NEAR(predicted, measured, 1e-4 * (1.0 + std::fabs(measured))) << direction;
   }
+}
+
+TEST_P(TreeAttention, BackwardMatchesFiniteDifferencesInDouble) { expect_gradient(Problem()); }
+
+TEST_P(TreeAttention, BackwardWithBiasesByDistanceMatchesFiniteDifferencesInDouble) {
+  Problem p;
+  const auto table = random_floats(p.shape.num_heads * (2 * 9 + 1), 4, 2.0f);
+  p.shape.relative_bias = {table.data(), 9};
+  expect_gradient(p);
 }
 
 TEST_P(TreeAttention, ThreadsDoNotChangeTheGradient) {
