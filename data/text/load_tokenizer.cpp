@@ -129,6 +129,18 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& path, std::string 
   return make_sentencepiece_tokenizer(bytes, options, source);
 }
 
+// Tables of sentencepiece's normalization, which sentencepiece reads from its own file.
+bool has_precompiled_normalizer(const Json& config) {
+  const auto is_precompiled = [](const Json& normalizer) {
+    return normalizer.is_object() && normalizer.value("type", Json()) == "Precompiled";
+  };
+  const Json normalizer = config.is_object() ? config.value("normalizer", Json()) : Json();
+  if (!normalizer.is_object()) return false;
+  const Json parts = normalizer.value("normalizers", Json::array());
+  return is_precompiled(normalizer) ||
+         (parts.is_array() && std::any_of(parts.begin(), parts.end(), is_precompiled));
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder) {
@@ -137,7 +149,10 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder) {
                ": not a folder; wanted a model folder with a tokenizer");
   if (fs::exists(folder / "tokenizer.json")) {
     const fs::path path = folder / "tokenizer.json";
-    return make_json_tokenizer(read_json_file(path), path.string());
+    const Json config = read_json_file(path);
+    if (!has_precompiled_normalizer(config) || !fs::exists(folder / "spiece.model")) {
+      return make_json_tokenizer(config, path.string());
+    }
   }
   if (fs::exists(folder / "vocab.txt")) return load_word_piece(folder);
   if (fs::exists(folder / "tokenizer.model")) {

@@ -43,7 +43,10 @@ class Tokenizer {
 // characters. One stream, one thread.
 class IncrementalDecoder {
  public:
-  explicit IncrementalDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  // `starts_text`: the first token begins a text and does not go on with one, so that the blank
+  // which a tokenizer puts before a first word is left out, as decode() does.
+  explicit IncrementalDecoder(const Tokenizer& tokenizer, bool starts_text = false)
+      : tokenizer_(&tokenizer), at_start_(starts_text) {}
   // Text that became complete with this token; may be empty. Invalid sequences become U+FFFD.
   std::string push(int32_t id);
   // What is still held back, with U+FFFD for an unfinished character.
@@ -52,11 +55,13 @@ class IncrementalDecoder {
  private:
   const Tokenizer* tokenizer_;  // borrowed
   std::string pending_;
+  bool at_start_;
 };
 
 // Reads tokenizer.json, else vocab.txt (WordPiece), else tokenizer.model or spiece.model
-// (sentencepiece; the latter T5's) from a Hugging Face folder. Throws kNotFound, kCorruptData;
-// kInvalidArgument for a kind that we do not know, naming it.
+// (sentencepiece; the latter T5's) from a Hugging Face folder. spiece.model comes first where
+// tokenizer.json has a "Precompiled" normalizer, which only sentencepiece reads. Throws kNotFound,
+// kCorruptData; kInvalidArgument for a kind that we do not know, naming it.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 
 // The tokenizer stored inside a GGUF file, as generator/weights hands it over.

@@ -104,7 +104,7 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
   for (const TokenTree& tree :
        pack_sequences(all_sequences(batch), options_.trainer.micro_batch_tokens,
                       options_.trainer.packing, 1.0f)) {
-    pass.rows += static_cast<int64_t>(tree.tokens.size());
+    pass.rows += static_cast<int64_t>(tree.source.size() + tree.tokens.size());
     const std::vector<float> losses = parts_.model->target_losses(tree, parts_.adapter);
     flat.insert(flat.end(), losses.begin(), losses.end());
   }
@@ -147,7 +147,7 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
     for (TokenTree::Target& target : tree.targets) target.weight = weights[next++];
     gradients.set_dropout(options.lora_dropout,
                           options.seed + static_cast<uint64_t>(result.step) * 1000003 + number++);
-    result.rows += static_cast<int64_t>(tree.tokens.size());
+    result.rows += static_cast<int64_t>(tree.source.size() + tree.tokens.size());
     parts_.model->accumulate_gradients(tree, *parts_.adapter, options.gradient, gradients);
   }
 }
@@ -182,7 +182,7 @@ StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learnin
   for (const RagExample& example : batch) {
     result.sequences += static_cast<int64_t>(example.sequences.size());
     for (const TrainingSequence& sequence : example.sequences) {
-      result.tokens += static_cast<int64_t>(sequence.tokens.size());
+      result.tokens += sequence.num_tokens();
     }
   }
   const double scale = 1.0 / static_cast<double>(pass.targets);

@@ -234,7 +234,7 @@ bool BeamSearch::run(const std::function<bool()>& keep_going) {
 void decode(const LoadedGenerator& generator, const GenerateRequest& request,
             GenerateResult& result) {
   StopMatcher matcher(request.stop);
-  IncrementalDecoder decoder(*generator.tokenizer);
+  IncrementalDecoder decoder(*generator.tokenizer, generator.model->config().has_encoder());
   for (const int32_t token : result.tokens) result.text += matcher.push(decoder.push(token));
   result.text += matcher.push(decoder.finish());
   result.text += matcher.finish();

@@ -174,7 +174,7 @@ class Decoder {
       ended[z] = is_stop(next[z]);
       if (ended[z]) return;
       answers[z].push_back(next[z]);
-      if (static_cast<int64_t>(answers[z].size()) < request_.max_tokens) active.push_back(z);
+      if (static_cast<int64_t>(answers[z].size()) < most_tokens(z)) active.push_back(z);
     };
     for (size_t z = 0; z < num_passages(); ++z) choose(z, first_[z]);
     while (!active.empty()) {
@@ -187,6 +187,11 @@ class Decoder {
       for (size_t i = 0; i < running.size(); ++i) choose(running[i], rows[i]);
     }
     return true;
+  }
+
+  // What the request and the context behind passage z's prompt leave.
+  int64_t most_tokens(size_t z) const {
+    return std::min(request_.max_tokens, model_.config().max_seq_len - prefilled_[z]);
   }
 
   // log p(answer|x,z), with the stop behind it when it ended. The cache is then as after prefill.
@@ -216,6 +221,8 @@ class Decoder {
     std::vector<double> prior;
     for (const double value : request_.log_prior) prior.push_back(std::exp(value));
     double steps = 0.0;
+    int64_t most = request_.max_tokens;
+    for (size_t z = 0; z < num_passages(); ++z) most = std::min(most, most_tokens(z));
     result.finish_reason = FinishReason::kLength;
     while (true) {
       std::vector<float> mixed(static_cast<size_t>(vocab_size_), 0.0f);
@@ -240,7 +247,7 @@ class Decoder {
         break;
       }
       result.tokens.push_back(token);
-      if (static_cast<int64_t>(result.tokens.size()) >= request_.max_tokens) break;
+      if (static_cast<int64_t>(result.tokens.size()) >= most) break;
       if (!keep_going()) {
         result.finish_reason = FinishReason::kCancelled;
         break;

@@ -26,7 +26,7 @@ Sequence::Sequence(Engine::RequestId id, GenerateRequest request, Engine::OnText
           std::min(request_.max_tokens, generator.model->config().max_seq_len - num_first_tokens_)),
       sampler_(request_.sampling, history_),
       stop_matcher_(request_.stop),
-      decoder_(*generator.tokenizer) {
+      decoder_(*generator.tokenizer, generator.model->config().has_encoder()) {
   result_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
 }
 

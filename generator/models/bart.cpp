@@ -70,6 +70,8 @@ BartPlan read_plan(const CausalLmSource& source) {
                  key, "' is true, only false is supported");
   }
   check_config(config, source.description);
+  check_encoder(config, plan.encoder.num_layers, config.hidden_size / plan.encoder.num_heads,
+                source.description);
   return plan;
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "data/core/error.h"
+#include "generator/models/decoder_config.h"
 #include "generator/nn/autograd.h"
 
 namespace quarry {
@@ -64,6 +65,17 @@ Tensor EncoderDecoder::run_layers(const DecoderPass& pass, bool checkpoint_layer
     x = nn::checkpoint(run, {x, with_states.source.states});
   }
   return finish(pass, std::move(x));
+}
+
+void check_encoder(CausalLmConfig config, int64_t num_layers, int64_t head_dim,
+                   const std::string& source) {
+  config.num_layers = num_layers;
+  config.head_dim = head_dim;
+  check_config(config, source);
+  QUARRY_CHECK(config.max_seq_len > static_cast<int64_t>(config.decoder_prompt.size()),
+               ErrorCode::kInvalidArgument, source, ": a context of ", config.max_seq_len,
+               " tokens, which the ", config.decoder_prompt.size(),
+               " that the decoder begins with use up");
 }
 
 std::vector<int32_t> read_decoder_prompt(const ConfigValues& values, int32_t fallback,

@@ -43,4 +43,9 @@ class EncoderDecoder : public Decoder {
 std::vector<int32_t> read_decoder_prompt(const ConfigValues& values, int32_t fallback,
                                          int64_t vocab_size);
 
+// check_config of an encoder with so many layers and heads of this size, and of the length that the
+// decoder's beginning leaves.
+void check_encoder(CausalLmConfig config, int64_t num_layers, int64_t head_dim,
+                   const std::string& source);
+
 }  // namespace quarry

@@ -28,7 +28,8 @@ struct T5Plan {
 };
 
 void read_feed_forward(const ConfigValues& values, T5Plan& plan) {
-  const std::string name = values.text_or("feed_forward_proj", "relu");
+  const std::string name = values.text_or(
+      "feed_forward_proj", plan.config.architecture == "mt5" ? "gated-gelu" : "relu");
   plan.gated = name.rfind("gated-", 0) == 0;
   if (name == "gated-gelu") {
     plan.activation = nn::geglu_tanh;
@@ -81,6 +82,7 @@ T5Plan read_plan(const CausalLmSource& source) {
   read_feed_forward(values, plan);
   read_head(values, source, plan);
   check_config(config, source.description);
+  check_encoder(config, plan.num_encoder_layers, config.head_dim, source.description);
   return plan;
 }
 

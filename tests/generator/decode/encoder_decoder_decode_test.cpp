@@ -68,6 +68,7 @@ TEST_P(EncoderDecoderTexts, EqualTransformers) {
                                                      : engine.submit(request, nullptr).result.get();
     EXPECT_EQ(found.error, "");
     EXPECT_EQ(found.tokens, answer_of(expected, num_forced)) << expected.dump();
+    EXPECT_EQ(found.text, model.generator->tokenizer->decode(found.tokens));
     EXPECT_EQ(found.prompt_tokens, static_cast<int64_t>(model.source.size()));
     ++num_compared;
   }

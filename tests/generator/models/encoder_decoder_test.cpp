@@ -408,6 +408,9 @@ TEST(EncoderDecoderConfig, WhatCannotBeComputedIsRefusedByName) {
   EXPECT_THAT(refusal("bart", "activation_function", "silu"), HasSubstr("'silu', only gelu"));
   EXPECT_THAT(refusal("bart", "encoder_attention_heads", 3),
               HasSubstr("'d_model' 32 cannot be cut into 3 'encoder_attention_heads'"));
+  EXPECT_THAT(refusal("bart", "encoder_layers", 2147483647), HasSubstr("2147483647 layers"));
+  EXPECT_THAT(refusal("bart", "encoder_attention_heads", 32), HasSubstr("head size 1 "));
+  EXPECT_THAT(refusal("bart", "max_position_embeddings", 1), HasSubstr("a context of 1 tokens"));
 }
 
 }  // namespace
