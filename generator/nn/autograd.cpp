@@ -1,6 +1,5 @@
 #include "generator/nn/autograd.h"
 
-#include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -43,32 +42,30 @@ Tensor record(Tensor output, const std::vector<Tensor>& inputs, BackwardFunction
   return output;
 }
 
-SavedActivation::SavedActivation(const Tensor& x, const Workspace& workspace) {
+SavedActivation::SavedActivation(const Tensor& x, Workspace& workspace) {
   if (workspace.saved_precision() == SavedPrecision::kFloat32) {
     rows_ = x.detach();
     return;
   }
-  *this = room_for(x);
+  *this = room_for(x, workspace);
   uint16_t* out = mutable_bfloat16_rows();
   parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::float_to_bfloat16(row_data(x, begin), (end - begin) * x.size(1),
-                               out + begin * x.size(1));
+    kernels::float_to_bfloat16(row_data(x, begin), (end - begin) * width_, out + begin * width_);
   });
 }
 
-SavedActivation SavedActivation::room_for(const Tensor& x) {
+SavedActivation SavedActivation::room_for(const Tensor& x, Workspace& workspace) {
   SavedActivation saved;
-  saved.bfloat16_rows_ = at::empty({x.size(0), x.size(1)}, at::kBFloat16);
+  saved.width_ = x.size(1);
+  saved.bits_ = workspace.empty_to_keep(x.size(0), (x.size(1) + 1) / 2);
   return saved;
 }
 
 Tensor SavedActivation::restore(Workspace& workspace) const {
   if (rows_.defined()) return rows_;
-  const int64_t width = bfloat16_rows_.size(1);
-  Tensor x = workspace.empty(bfloat16_rows_.size(0), width);
-  const uint16_t* source = static_cast<const uint16_t*>(bfloat16_rows_.data_ptr());
+  Tensor x = workspace.empty(bits_.size(0), width_);
   parallel_for(x.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::bfloat16_to_float(source + begin * width, (end - begin) * width,
+    kernels::bfloat16_to_float(bfloat16_rows() + begin * width_, (end - begin) * width_,
                                mutable_row_data(x, begin));
   });
   return x;
@@ -76,8 +73,7 @@ Tensor SavedActivation::restore(Workspace& workspace) const {
 
 const float* SavedActivation::row(int64_t row, float* buffer) const {
   if (rows_.defined()) return row_data(rows_, row);
-  const int64_t width = bfloat16_rows_.size(1);
-  kernels::bfloat16_to_float(bfloat16_rows() + row * width, width, buffer);
+  kernels::bfloat16_to_float(bfloat16_rows() + row * width_, width_, buffer);
   return buffer;
 }
 
@@ -104,7 +100,9 @@ Tensor checkpoint(const CheckpointedFunction& function, const std::vector<Tensor
       again.back().set_requires_grad(needed[i]);
     }
     const at::AutoGradMode with_gradients(true);
-    run_backward(function(again), gradient);
+    const Tensor output_again = function(again);
+    // A layer may hold nothing that is trained, over inputs that need nothing.
+    if (output_again.requires_grad()) run_backward(output_again, gradient);
     std::vector<Tensor> gradients;
     for (size_t i = 0; i < again.size(); ++i) {
       gradients.push_back(needed[i] ? again[i].grad() : Tensor());

@@ -30,23 +30,23 @@ Tensor record(Tensor output, const std::vector<Tensor>& inputs, BackwardFunction
 class SavedActivation {
  public:
   SavedActivation() = default;
-  SavedActivation(const Tensor& x, const Workspace& workspace);
+  SavedActivation(const Tensor& x, Workspace& workspace);
   // Room for x rounded to bfloat16, to be filled through mutable_bfloat16_rows().
-  static SavedActivation room_for(const Tensor& x);
+  static SavedActivation room_for(const Tensor& x, Workspace& workspace);
   // Float32, as it was saved.
   Tensor restore(Workspace& workspace) const;
   // Row `row` of it; `buffer` has room for one.
   const float* row(int64_t row, float* buffer) const;
   // As it was saved, or null where that is float32.
   const uint16_t* bfloat16_rows() const {
-    return bfloat16_rows_.defined() ? static_cast<const uint16_t*>(bfloat16_rows_.data_ptr())
-                                    : nullptr;
+    return bits_.defined() ? static_cast<const uint16_t*>(bits_.data_ptr()) : nullptr;
   }
-  uint16_t* mutable_bfloat16_rows() { return static_cast<uint16_t*>(bfloat16_rows_.data_ptr()); }
+  uint16_t* mutable_bfloat16_rows() { return static_cast<uint16_t*>(bits_.data_ptr()); }
 
  private:
-  Tensor rows_;           // float32, or
-  Tensor bfloat16_rows_;  // the same, rounded
+  Tensor rows_;  // float32, or
+  Tensor bits_;  // the same rounded to bfloat16, [rows, width_], in memory of half as many floats
+  int64_t width_ = 0;
 };
 
 // Runs the recorded backward functions, given the gradient of `output`.

@@ -110,8 +110,13 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   const bool is_rounded = !spans.empty() && rounds(workspace);
   SavedActivation saved;
   kernels::RoundedCopy copy;
-  if (is_rounded) {
-    saved = SavedActivation::room_for(x);
+  const bool on_the_way = std::all_of(blocks_.begin(), blocks_.end(), [](const Block& block) {
+    return block.int8 == nullptr;  // whose products read x elsewhere
+  });
+  if (is_rounded && !on_the_way) {
+    saved = SavedActivation(x, workspace);
+  } else if (is_rounded) {
+    saved = SavedActivation::room_for(x, workspace);
     copy = {saved.mutable_bfloat16_rows(), in_features_};
   }
   multiply(x, y, workspace.activation_bits(), copy);

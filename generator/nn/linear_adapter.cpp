@@ -323,7 +323,7 @@ Tensor Linear::input_gradient(const Tensor& dy, const std::vector<AdapterSpan>& 
   const Tensor kept = without_replaced(dy, spans, workspace);
   kernels::RoundedCopy copy;
   if (rounded != nullptr && kept.is_same(dy)) {
-    *rounded = SavedActivation::room_for(dy);
+    *rounded = SavedActivation::room_for(dy, workspace);
     copy = {rounded->mutable_bfloat16_rows(), out_features_};
   }
   Tensor dx = base_input_gradient(kept, copy, workspace);

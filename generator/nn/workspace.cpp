@@ -4,6 +4,9 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace quarry::nn {
 namespace {
@@ -11,6 +14,13 @@ namespace {
 constexpr int64_t kBlockFloats = 4096;
 // A narrow tensor that stays does not take the memory of a wide one, which would be missed.
 constexpr int64_t kMostTooLarge = 2;
+
+// Larger tensors do not fit where the ones before them were.
+void give_back_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
 
 int64_t capacity(const Tensor& buffer) {
   return static_cast<int64_t>(buffer.storage().nbytes() / sizeof(float));
@@ -22,8 +32,13 @@ bool is_free(const Tensor& buffer) {
 
 }  // namespace
 
-Tensor Workspace::empty(int64_t rows, int64_t width) {
-  const int64_t needed = (rows == pass_rows_ ? most_rows_ : rows) * width;
+Tensor Workspace::empty(int64_t rows, int64_t width) { return take(rows, width, kMostTooLarge); }
+
+Tensor Workspace::empty_to_keep(int64_t rows, int64_t width) { return take(rows, width, 1); }
+
+Tensor Workspace::take(int64_t rows, int64_t width, int64_t most_too_large) {
+  int64_t needed = (rows == pass_rows_ ? most_rows_ : rows) * width;
+  needed = (std::max<int64_t>(needed, 1) + kBlockFloats - 1) / kBlockFloats * kBlockFloats;
   Tensor* best = nullptr;
   Tensor* too_small = nullptr;
   for (Tensor& buffer : buffers_) {
@@ -31,15 +46,14 @@ Tensor Workspace::empty(int64_t rows, int64_t width) {
     if (capacity(buffer) < needed) {
       // The largest: small ones will be asked for again.
       if (too_small == nullptr || capacity(buffer) > capacity(*too_small)) too_small = &buffer;
-    } else if (capacity(buffer) <= kMostTooLarge * std::max(needed, kBlockFloats) &&
+    } else if (capacity(buffer) <= most_too_large * needed &&
                (best == nullptr || capacity(buffer) < capacity(*best))) {
       best = &buffer;
     }
   }
   if (best == nullptr) {
-    const int64_t floats = (std::max<int64_t>(needed, 1) + kBlockFloats - 1) / kBlockFloats;
     if (too_small != nullptr) buffers_.erase(buffers_.begin() + (too_small - buffers_.data()));
-    buffers_.push_back(at::empty({floats * kBlockFloats}, at::kFloat));
+    buffers_.push_back(at::empty({needed}, at::kFloat));
     best = &buffers_.back();
   }
   best->unsafeGetTensorImpl()->set_sizes_contiguous({rows, width});
@@ -52,6 +66,7 @@ void Workspace::begin_pass(int64_t rows) {
   if (rows <= most_rows_) return;
   most_rows_ = rows;
   trim();
+  give_back_free_memory();
 }
 
 void Workspace::trim() {

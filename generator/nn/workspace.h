@@ -26,6 +26,9 @@ class Workspace {
  public:
   // Float32 [rows, width], contiguous, not initialized, without autograd history.
   Tensor empty(int64_t rows, int64_t width);
+  // The same for what is kept until the backward pass, in memory of just its size: what one pass
+  // keeps, the next one finds.
+  Tensor empty_to_keep(int64_t rows, int64_t width);
   // A training pass over `rows` rows begins; nothing of the one before is held any more. Its
   // tensors are given memory for the most rows that a pass has had, and memory for fewer is
   // forgotten: passes of many sizes take what the largest one alone would.
@@ -41,6 +44,9 @@ class Workspace {
   void set_activation_bits(kernels::ActivationBits bits) { activation_bits_ = bits; }
 
  private:
+  // `most_too_large`: how many times the memory it needs it may get.
+  Tensor take(int64_t rows, int64_t width, int64_t most_too_large);
+
   SavedPrecision saved_precision_ = SavedPrecision::kFloat32;
   kernels::ActivationBits activation_bits_ = kernels::ActivationBits::k16;
   std::vector<Tensor> buffers_;  // flat; one is free when only this vector refers to it
