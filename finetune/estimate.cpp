@@ -23,14 +23,13 @@ double optimizer_bytes(const TrainingShape& shape) {
 
 // Bytes of a row, as estimate.h has them.
 struct RowBytes {
-  double pooled = 0;   // float32, of the workspace: stays until the end
-  double kept = 0;     // kept for backward outside of it: free after a pass
-  double scratch = 0;  // of kernels: stays
+  double activations = 0;  // of the workspace
+  double scratch = 0;      // of kernels
 };
 
 RowBytes row_bytes(const TrainingShape& shape) {
   constexpr double kFloatBytes = 4;
-  constexpr double kCodeBytes = 2 + 8.0 / 32;
+  constexpr double kCodeBytes = 1 + 8.0 / 64;
   const auto layers = static_cast<double>(shape.model.num_layers);
   const auto hidden = static_cast<double>(shape.model.hidden_size);
   const auto inner = static_cast<double>(shape.model.intermediate_size);
@@ -40,11 +39,10 @@ RowBytes row_bytes(const TrainingShape& shape) {
   const double in_all = in_layer * (shape.checkpointing ? 1 : layers);
   const double gradients = qkv + 2 * inner + inner;
   RowBytes bytes;
-  bytes.pooled = 3 * hidden + gradients * (shape.is_exact ? 1 : 2);
-  if (shape.checkpointing) bytes.pooled += layers * hidden;
-  if (shape.is_exact) bytes.pooled += in_all;
-  bytes.pooled *= kFloatBytes;
-  bytes.kept = 2 * hidden * kFloatBytes + (shape.is_exact ? 0 : 2 * in_all);
+  double floats = 5 * hidden + gradients * (shape.is_exact ? 1 : 2);
+  if (shape.checkpointing) floats += layers * hidden;
+  if (shape.is_exact) floats += in_all;
+  bytes.activations = kFloatBytes * floats + (shape.is_exact ? 0 : 2 * in_all);
   bytes.scratch = 2 * q * kFloatBytes + (shape.is_exact ? 0 : 3 * inner * kCodeBytes);
   return bytes;
 }
@@ -81,11 +79,10 @@ MemoryEstimate estimate_training(const TrainingShape& shape, const EstimateConst
   estimate.adapter_bytes = kFloatBytes * (2 * shape.count.trainable + shape.packed_parameters +
                                           2 * shape.start_parameters);
   estimate.optimizer_bytes = static_cast<int64_t>(optimizer_bytes(shape));
-  estimate.activation_bytes = static_cast<int64_t>(rows * (row.pooled + row.kept));
+  estimate.activation_bytes = static_cast<int64_t>(rows * row.activations);
   estimate.logits_bytes = shape.logit_tokens * shape.model.vocab_size * kFloatBytes;
-  const int64_t copies =
+  estimate.checkpoint_bytes =
       kFloatBytes * (shape.count.trainable + shape.start_parameters) + estimate.optimizer_bytes;
-  estimate.checkpoint_bytes = std::max<int64_t>(0, copies - static_cast<int64_t>(rows * row.kept));
   estimate.workspace_bytes = static_cast<int64_t>(
       rows * row.scratch + constants.thread_bytes * static_cast<double>(shape.threads));
   estimate.program_bytes =

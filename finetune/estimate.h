@@ -16,8 +16,7 @@ struct MemoryEstimate {
   int64_t optimizer_bytes = 0;   // its state
   int64_t activation_bytes = 0;  // kept for backward, and those of the layer at work
   int64_t logits_bytes = 0;
-  // Copies that are written to a checkpoint, as far as they take more than what the last pass kept
-  // in bf16, whose memory is free by then.
+  // Copies of parameters and optimizer that are written to a checkpoint.
   int64_t checkpoint_bytes = 0;
   int64_t workspace_bytes = 0;  // scratch of the kernels
   int64_t program_bytes = 0;    // the program itself and the tokenizer
@@ -69,8 +68,8 @@ struct TrainingShape {
 // in every layer; with checkpointing one float32 E in every layer and `kept` in one of them. The
 // layer at work has, in float32, three E, two sums of gradients of E, and the gradients of W, 2 F
 // and F; with bf16 also these values themselves, restored. The kernels' scratch is 2 Q floats of
-// the attention's backward and, unless is_exact, inputs of F and 2 F columns in two bytes each with
-// eight more for every 32.
+// the attention's backward and, unless is_exact, inputs of F and 2 F columns in a byte each with
+// eight more for every 64.
 MemoryEstimate estimate_training(const TrainingShape& shape,
                                  const EstimateConstants& constants = {});
 

@@ -222,28 +222,32 @@ std::string FinetuneRun::describe() {
   Recipe& recipe = *run.recipe;
   QUARRY_CHECK(run.take_batch(), ErrorCode::kInvalidArgument,
                "the training data gave no sequence:\n", to_text(recipe.summary()));
-  const TrainingShape shape = recipe.shape();
+  TrainingShape shape = recipe.shape();
+  std::string first_batch = "\nThe first batch\n" + to_text(recipe.summary());
+  const std::vector<TrainingSequence>& batch = recipe.batch();
+  for (size_t i = 0; i < std::min<size_t>(2, batch.size()); ++i) {
+    first_batch += "\n" + quarry::describe(batch[i], *run.base.tokenizer) + "\n";
+  }
   const auto start = Clock::now();
   const StepResult step = recipe.learn_batch(1e-3);  // the adapter is thrown away
   const double seconds = seconds_since(start);
-  const double num_steps = static_cast<double>(run.planned_steps());
+  // The largest pass that the run will have, as far as its first batches tell.
+  constexpr int64_t kBatchesSeen = 16;
+  const int64_t num_steps = run.planned_steps();
+  for (int64_t i = 1; i < std::min(num_steps, kBatchesSeen) && run.take_batch(); ++i) {
+    shape.tokens = std::max(shape.tokens, recipe.shape().tokens);
+  }
   std::string notices;
   for (const std::string& notice : recipe.notices()) {
     notices += "\nnote             " + notice;
   }
-  std::string text =
-      concat(format_trainable(shape.count), notices, "\nbase model       ", run.base.name,
-             "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
-             run.planned_steps(), "\nexpected time    ", format_duration(seconds * num_steps),
-             " (the first step took ", format_duration(seconds), ": ", step.sequences,
-             " sequences, ", step.tokens, " tokens in ", step.rows,
-             " rows)\n\nMemory at the peak, estimated for passes of ", shape.tokens, " rows\n",
-             to_text(estimate_training(shape)), "\nThe first batch\n", to_text(recipe.summary()));
-  const std::vector<TrainingSequence>& batch = recipe.batch();
-  for (size_t i = 0; i < std::min<size_t>(2, batch.size()); ++i) {
-    text += "\n" + quarry::describe(batch[i], *run.base.tokenizer) + "\n";
-  }
-  return text;
+  return concat(format_trainable(shape.count), notices, "\nbase model       ", run.base.name,
+                "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
+                num_steps, "\nexpected time    ",
+                format_duration(seconds * static_cast<double>(num_steps)), " (the first step took ",
+                format_duration(seconds), ": ", step.sequences, " sequences, ", step.tokens,
+                " tokens in ", step.rows, " rows)\n\nMemory at the peak, estimated for passes of ",
+                shape.tokens, " rows\n", to_text(estimate_training(shape)), first_batch);
 }
 
 FinetuneOutcome FinetuneRun::train(bool resume, const FinetuneEvents& events) {
