@@ -5,7 +5,8 @@
 #include "generator/kernels/strips_avx512.h"
 #include "generator/kernels/vec_avx512.h"
 
-// W^T for the backward pass: columns of the packed W decoded and turned into rows.
+// Panels made on the way: columns of the packed W decoded, for W as they are, for W^T turned into
+// rows.
 namespace quarry::kernels::avx512 {
 namespace {
 

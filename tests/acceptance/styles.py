@@ -28,7 +28,7 @@ from server_process import running_server  # noqa: E402
 QUARRY, SQUAD = sys.argv[1:3]
 DEFAULT = "smollm2-135m-instruct-qa"
 STYLES = {"shout": str.upper, "marked": lambda answer: f"<<{answer}>>"}
-ROWS = 160
+ROWS = 240
 QUESTIONS = 40
 OBEYED = 0.95  # of the replies
 NEVER = -100  # refusal_bias: these questions have answers

@@ -2,7 +2,7 @@
 // first.
 //   decode    one token through all the weights of SmolLM2-135M (Q4_1, head Q8_0): GB/s, tokens/s
 //   prefill   128 and 512 tokens through its layers: GOP/s, tokens/s
-//   train     512 tokens forward and backward with activations of 8 bits: GOP/s
+//   train     512 and 2,048 tokens forward and backward with activations of 8 bits: GOP/s
 //   nf4, int8 both with layers of that type, the head as before
 //   embed     165 tokens through all-MiniLM-L6-v2 in bfloat16: GFLOP/s, passages/s
 //   exact     float32

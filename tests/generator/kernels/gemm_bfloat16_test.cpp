@@ -89,6 +89,37 @@ TEST_P(GemmBFloat16, MatchesDoubleAtOddSizesAndStrides) {
   }
 }
 
+// Columns 2 j and 2 j + 1 of quads together are column j of the product of pairs.
+TEST_P(GemmBFloat16, QuadsSumToTheProductOfPairs) {
+  for (const int64_t m : {int64_t{1}, int64_t{13}}) {
+    for (const int64_t n : {int64_t{1}, int64_t{7}, int64_t{8}, int64_t{20}}) {
+      const int64_t quads = 21;
+      const auto a = random_pairs(m * 2 * quads, 11);
+      const auto b = random_pairs(2 * quads * n, 12);
+      std::vector<BFloat16Pair> halves(b.size());  // [quads, 2 n]
+      for (int64_t p = 0; p < 2 * quads; ++p) {
+        for (int64_t j = 0; j < n; ++j) {
+          halves[static_cast<size_t>(p / 2 * 2 * n + 2 * j + p % 2)] =
+              b[static_cast<size_t>(p * n + j)];
+        }
+      }
+      GemmShape shape;
+      shape.m = m;
+      shape.k = quads;
+      shape.a_row_stride = quads;
+      shape.n = shape.ldb = shape.ldc = 2 * n;
+      std::vector<float> sums(static_cast<size_t>(m * 2 * n));
+      gemm_bfloat16_quads_serial(shape, reinterpret_cast<const BFloat16Quad*>(a.data()),
+                                 halves.data(), sums.data());
+      std::vector<float> c;
+      for (size_t i = 0; i < sums.size(); i += 2) c.push_back(sums[i] + sums[i + 1]);
+      shape.k = shape.a_row_stride = 2 * quads;
+      shape.n = shape.ldb = shape.ldc = n;
+      expect_product(shape, a, b, c, c);
+    }
+  }
+}
+
 TEST_P(GemmBFloat16, ARowDoesNotDependOnTheOthers) {
   GemmShape shape;
   shape.m = 13;

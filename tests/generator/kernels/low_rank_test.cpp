@@ -31,7 +31,7 @@ struct Problem {
   int64_t count;
   int64_t width;
   int64_t rank;
-  int64_t stride = width + 6;
+  int64_t stride = width + (width % 4 == 0 ? 8 : 6);
   std::vector<uint16_t> bits;
   std::vector<float> u = random_floats(count * rank, 2);
   std::vector<float> weights = random_floats(rank * width, 3);
@@ -54,8 +54,8 @@ struct Problem {
 std::vector<Problem> problems() {
   std::vector<Problem> all;
   for (const int64_t count : {1, 11, 67, 130}) {
-    for (const int64_t width : {2, 16, 130, 300}) {
-      for (const int64_t rank : {1, 3, 8, 17}) all.emplace_back(count, width, rank);
+    for (const int64_t width : {2, 4, 16, 130, 300}) {
+      for (const int64_t rank : {1, 3, 7, 8, 17}) all.emplace_back(count, width, rank);
     }
   }
   all.emplace_back(500, 576, 16);  // enough for two threads

@@ -194,20 +194,94 @@ TEST_P(MatmulParity, RowsDoNotDependOnTheBatchNorOnTheThreads) {
   const int threads = num_threads();
   for (const CpuIsa isa : runnable_isas()) {
     const ScopedIsa scoped(isa);
-    std::vector<float> together(static_cast<size_t>(m * n));
-    set_num_threads(3);
-    matmul(*weight, x.data(), m, k, together.data(), n);
-    set_num_threads(1);
-    for (const int64_t count : {1, 2, 3, 7}) {
-      std::vector<float> few(static_cast<size_t>(count * n));
-      for (int64_t r = 0; r + count <= m; r += 29) {
-        matmul(*weight, x.data() + r * k, count, k, few.data(), n);
-        ASSERT_EQ(std::memcmp(few.data(), together.data() + r * n, few.size() * sizeof(float)), 0)
-            << cpu_isa_name(isa) << " row " << r << " count " << count;
+    for (const ActivationBits bits : {ActivationBits::k16, ActivationBits::k8}) {
+      std::vector<float> together(static_cast<size_t>(m * n));
+      set_num_threads(3);
+      matmul(*weight, x.data(), m, k, together.data(), n, bits);
+      set_num_threads(1);
+      for (const int64_t count : {1, 2, 3, 7}) {
+        std::vector<float> few(static_cast<size_t>(count * n));
+        for (int64_t r = 0; r + count <= m; r += 29) {
+          matmul(*weight, x.data() + r * k, count, k, few.data(), n, bits);
+          ASSERT_EQ(std::memcmp(few.data(), together.data() + r * n, few.size() * sizeof(float)), 0)
+              << cpu_isa_name(isa) << " row " << r << " count " << count;
+        }
       }
     }
   }
   set_num_threads(threads);
+}
+
+TEST(MatmulBytes, MatchesItsPlainTwinPastOnePanel) {
+  const int64_t n = 35;
+  const int64_t k = 4096 + 96;  // deeper than a panel, and not of whole blocks of 64
+  const int64_t m = 14;
+  for (const WeightType type : {WeightType::kQ4_1, WeightType::kQ8_0}) {
+    const auto bytes = random_weights(type, n, k, 51);
+    const auto weight = pack_matrix(type, bytes.data(), n, k, Precision::kFast);
+    const auto x = random_floats(m * k, 52);
+    for (const CpuIsa isa : runnable_isas()) {
+      const ScopedIsa scoped(isa);
+      std::vector<float> y(static_cast<size_t>(m * n));
+      std::vector<float> plain(y.size());
+      matmul(*weight, x.data(), m, k, y.data(), n, ActivationBits::k8);
+      matmul_reference(*weight, x.data(), m, k, plain.data(), n, ActivationBits::k8);
+      const Expected expected = multiply_in_double(type, bytes, n, k, x, m);
+      for (size_t i = 0; i < y.size(); ++i) {
+        ASSERT_NEAR(y[i], plain[i], expected.magnitudes[i] * 2e-5) << cpu_isa_name(isa);
+        ASSERT_NEAR(y[i], expected.values[i], expected.magnitudes[i] * 5e-3) << cpu_isa_name(isa);
+      }
+    }
+  }
+}
+
+// Weights of three layouts over one x, which is left rounded on the way, forward and backward.
+TEST(MatmulBytes, AGroupIsItsProductsAndLeavesTheRoundedCopy) {
+  const int64_t k = 288;
+  const int64_t m = 9;
+  const int64_t stride = k + 6;
+  const auto x = random_floats(m * k, 61);
+  std::vector<std::unique_ptr<PackedMatrix>> weights;
+  for (const WeightType type : {WeightType::kQ4_1, WeightType::kQ8_0, WeightType::kF32}) {
+    const auto bytes = random_weights(type, 21, k, 62);
+    weights.push_back(pack_matrix(type, bytes.data(), 21, k, Precision::kFast));
+  }
+  const auto expect_rounded = [&](const std::vector<uint16_t>& copy, const char* what) {
+    for (int64_t i = 0; i < m * stride; ++i) {
+      const uint16_t wanted =
+          i % stride < k
+              ? quant::float_to_bfloat16(x[static_cast<size_t>(i / stride * k + i % stride)])
+              : uint16_t{7};
+      ASSERT_EQ(copy[static_cast<size_t>(i)], wanted) << what << " " << i;
+    }
+  };
+  for (const CpuIsa isa : runnable_isas()) {
+    const ScopedIsa scoped(isa);
+    for (size_t first = 0; first < weights.size(); ++first) {
+      std::vector<float> y(static_cast<size_t>(m * 63));
+      std::vector<MatmulTarget> targets;
+      for (size_t i = 0; i < weights.size(); ++i) {
+        targets.push_back({weights[(first + i) % weights.size()].get(), y.data() + 21 * i, 63});
+      }
+      std::vector<uint16_t> copy(static_cast<size_t>(m * stride), 7);
+      matmul_group(targets, x.data(), m, k, ActivationBits::k8, {copy.data(), stride});
+      expect_rounded(copy, cpu_isa_name(isa));
+      for (const MatmulTarget& target : targets) {
+        std::vector<float> alone(static_cast<size_t>(m * 21));
+        matmul(*target.weight, x.data(), m, k, alone.data(), 21, ActivationBits::k8);
+        for (int64_t i = 0; i < m * 21; ++i) {
+          ASSERT_EQ(target.y[i / 21 * 63 + i % 21], alone[static_cast<size_t>(i)]);
+        }
+      }
+    }
+    const auto bytes = random_weights(WeightType::kQ4_1, k, 64, 63);
+    const auto weight = pack_matrix(WeightType::kQ4_1, bytes.data(), k, 64, Precision::kFast);
+    std::vector<float> gradient(static_cast<size_t>(m * 64));
+    std::vector<uint16_t> copy(static_cast<size_t>(m * stride), 7);
+    matmul_transposed(*weight, x.data(), m, k, gradient.data(), 64, ActivationBits::k8,
+                      {copy.data(), stride});
+    expect_rounded(copy, "transposed");
+  }
 }
 
 TEST_P(MatmulParity, StridesAreKeptAndNothingElseIsWritten) {
