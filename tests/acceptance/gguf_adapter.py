@@ -105,7 +105,7 @@ def make_adapter(folder):
 
 def rslora_twin(adapter, folder):
     """alpha / r = alpha' / sqrt(r), but for k: half the alpha' and twice the B."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.torch import load_file, save_file  # numpy has no bfloat16
     os.makedirs(folder)
     with open(os.path.join(adapter, "adapter_config.json")) as file:
         config = json.load(file)
@@ -114,7 +114,8 @@ def rslora_twin(adapter, folder):
     config.update(use_rslora=True, lora_alpha=alpha, alpha_pattern={"k_proj": alpha / 2})
     with open(os.path.join(folder, "adapter_config.json"), "w") as file:
         json.dump(config, file)
-    tensors = load_file(os.path.join(adapter, "adapter_model.safetensors"))
+    tensors = {name: tensor.float()
+               for name, tensor in load_file(os.path.join(adapter, "adapter_model.safetensors")).items()}
     for name in tensors:
         if name.endswith("k_proj.lora_B.weight"):
             tensors[name] = tensors[name] * 2

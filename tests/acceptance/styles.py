@@ -28,7 +28,7 @@ from server_process import running_server  # noqa: E402
 QUARRY, SQUAD = sys.argv[1:3]
 DEFAULT = "smollm2-135m-instruct-qa"
 STYLES = {"shout": str.upper, "marked": lambda answer: f"<<{answer}>>"}
-ROWS = 240
+ROWS = 160
 QUESTIONS = 40
 OBEYED = 0.95  # of the replies
 NEVER = -100  # refusal_bias: these questions have answers
@@ -64,7 +64,7 @@ def train(name, style, folder):
     home = os.environ.get("QUARRY_HOME", os.path.expanduser("~/.local/share/quarry"))
     subprocess.run([QUARRY, "--quiet", "finetune", "--train", data,
                     "--out", os.path.join(folder, f"run-{name}"),
-                    "--epochs", "1", "--batch-size", "4", "--learning-rate", "1e-3",
+                    "--epochs", "2", "--batch-size", "4", "--learning-rate", "1e-3",
                     "--set", f"adapter.start_from={home}/adapters/{DEFAULT}"], check=True)
     return os.path.join(folder, f"run-{name}", "last")
 
