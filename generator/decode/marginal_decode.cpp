@@ -118,9 +118,14 @@ class Decoder {
     for (size_t z = 0; z < num_passages(); ++z) {
       caches_.push_back(model_.make_cache());
       std::vector<int32_t> prompt;
-      run_([&] {
+      const auto begin_prompt = [&] {
         prompt = begin_sequence(model_, request_.prompts[z], request_.adapter, *caches_[z]);
-      });
+      };
+      if (model_.config().has_encoder()) {
+        run_(begin_prompt);
+      } else {
+        begin_prompt();  // runs no model
+      }
       for (size_t begin = 0; begin < prompt.size();) {
         if (!keep_going()) return false;
         const size_t count = std::min(most, prompt.size() - begin);
