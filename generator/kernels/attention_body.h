@@ -214,8 +214,7 @@ inline void add_alibi(float slope, int64_t first, float* scores) {
 }
 
 // The same with the biases of one head.
-inline void add_relative_bias(const RelativeBias& bias, int64_t head, int64_t first,
-                              float* scores) {
+inline void add_tile_bias(const RelativeBias& bias, int64_t head, int64_t first, float* scores) {
   const float* middle = bias.table + head * (2 * bias.reach + 1) + bias.reach;
   for (int64_t i = 0; i < kKeyTile; ++i) {
     const int64_t distance = first + i < bias.reach ? first + i : bias.reach;
@@ -246,7 +245,7 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
       float* scores = s.scores + r * kKeyTile;
       if (shape.alibi_slopes != nullptr) add_alibi(shape.alibi_slopes[head], first, scores);
       if (shape.relative_bias.table != nullptr) {
-        add_relative_bias(shape.relative_bias, head, first, scores);
+        add_tile_bias(shape.relative_bias, head, first, scores);
       }
     }
   }

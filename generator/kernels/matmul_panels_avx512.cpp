@@ -63,6 +63,8 @@ inline __m512 decode_column(const MatrixView& w, int64_t strip, int64_t k) {
 }
 
 // Columns k .. k + 15 of W in the strip's 16 rows, k a multiple of 16; past the matrix all is 0.
+// kDownStrips: the strips below come next, too far apart for the CPU to see a pattern.
+template <bool kDownStrips>
 inline void decode_columns(const MatrixView& w, int64_t strip, int64_t k, VecAvx512* columns) {
   const bool is_integer = w.layout == Layout::kNibbles || w.layout == Layout::kBytes;
   if (strip >= w.strips || !is_integer || k + kStripRows > w.k) {
@@ -84,12 +86,15 @@ inline void decode_columns(const MatrixView& w, int64_t strip, int64_t k, VecAvx
   const __m512 scale = load_halves(w.scales + slot);
   const __m512 offset = w.offsets != nullptr ? load_halves(w.offsets + slot) : _mm512_setzero_ps();
   const __m512 center = _mm512_set1_ps(w.offsets != nullptr ? 0.0f : w.center);
-  // A panel goes down the strips, too far apart for the CPU to see a pattern.
-  constexpr int64_t kAhead = kByteBlock / kStripRows;
-  const auto fetch = [](const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); };
-  for (int j = 0; j < 4; ++j) fetch(codes + kAhead * w.strip_bytes + 64 * j);
-  fetch(w.scales + slot + kAhead * w.blocks * kStripRows);
-  if (w.offsets != nullptr) fetch(w.offsets + slot + kAhead * w.blocks * kStripRows);
+  if (kDownStrips) {
+    constexpr int64_t kAhead = kByteBlock / kStripRows;
+    const auto fetch = [](const void* p) {
+      _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+    };
+    for (int j = 0; j < 4; ++j) fetch(codes + kAhead * w.strip_bytes + 64 * j);
+    fetch(w.scales + slot + kAhead * w.blocks * kStripRows);
+    if (w.offsets != nullptr) fetch(w.offsets + slot + kAhead * w.blocks * kStripRows);
+  }
   for (int j = 0; j < 4; ++j) {
     __m512i four = _mm512_srl_epi32(load_codes(codes + 64 * j), shift);
     for (int i = 0; i < 4; ++i) {
@@ -132,7 +137,7 @@ void store_bytes(const float* elements, uint8_t* codes, float* scales) {
 
 void transpose_tile(const MatrixView& w, int64_t strip, int64_t k, Layout layout, uint8_t* out) {
   VecAvx512 columns[kStripRows];
-  decode_columns(w, strip, k, columns);
+  decode_columns<true>(w, strip, k, columns);
   if (layout == Layout::kF32) {
     transpose_block(columns, reinterpret_cast<float*>(out), kStripRows);
     return;
@@ -154,7 +159,7 @@ void transpose_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* cod
   alignas(64) float rows[kByteBlock * kStripRows];  // of W, a lane for each column
   for (int part = 0; part < kByteBlock / kStripRows; ++part) {
     VecAvx512 columns[kStripRows];
-    decode_columns(w, strip + part, k, columns);
+    decode_columns<true>(w, strip + part, k, columns);
     transpose_block(columns, rows + part * kStripRows * kStripRows, kStripRows);
   }
   store_bytes(rows, codes, scales);
@@ -164,7 +169,7 @@ void round_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, 
   alignas(64) float columns[kByteBlock * kStripRows];  // of W, a lane for each row
   for (int part = 0; part < kByteBlock / kStripRows; ++part) {
     VecAvx512 decoded[kStripRows];
-    decode_columns(w, strip, k + part * kStripRows, decoded);
+    decode_columns<false>(w, strip, k + part * kStripRows, decoded);
     for (int i = 0; i < kStripRows; ++i) {
       decoded[i].store(columns + (part * kStripRows + i) * kStripRows);
     }
