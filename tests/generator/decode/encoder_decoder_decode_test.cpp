@@ -98,6 +98,13 @@ TEST_P(EncoderDecoderTexts, CompanyAndRepetitionDoNotChangeThem) {
     requests[i].max_tokens = 12;
     requests[i].top_logprobs = 2;
   }
+  std::vector<GenerateResult> alone;
+  for (const GenerateRequest& request : requests) {
+    EngineOptions options;
+    options.prompt_lookup = false;
+    Engine engine(model.generator, options);
+    alone.push_back(engine.submit(request, nullptr).result.get());
+  }
   Engine together(model.generator, EngineOptions());
   std::vector<std::future<GenerateResult>> running;
   for (size_t i = 0; i < 6; ++i) {
@@ -105,13 +112,12 @@ TEST_P(EncoderDecoderTexts, CompanyAndRepetitionDoNotChangeThem) {
   }
   for (size_t i = 0; i < running.size(); ++i) {
     const GenerateResult found = running[i].get();
-    EngineOptions options;
-    options.prompt_lookup = false;
-    Engine engine(model.generator, options);
-    const GenerateResult alone = engine.submit(requests[i % 3], nullptr).result.get();
-    EXPECT_EQ(found.tokens, alone.tokens);
+    const GenerateResult& wanted = alone[i % 3];
+    EXPECT_EQ(found.tokens, wanted.tokens);
     ASSERT_EQ(found.logprobs.size(), 12u);
-    for (size_t t = 0; t < 12; ++t) EXPECT_EQ(found.logprobs[t].logprob, alone.logprobs[t].logprob);
+    for (size_t t = 0; t < 12; ++t) {
+      EXPECT_EQ(found.logprobs[t].logprob, wanted.logprobs[t].logprob);
+    }
     EXPECT_EQ(found.cached_tokens, 0);
   }
   EXPECT_EQ(together.stats().prompt_tokens_total,

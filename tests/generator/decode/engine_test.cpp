@@ -82,6 +82,7 @@ TEST(Engine, ManyAtOnceEachGetTheTextTheyGetAlone) {
   EngineOptions options;
   options.max_batch_sequences = 12;
   options.prefill_chunk_tokens = 16;
+  options.prompt_lookup = false;  // drafts add rows of their own
   Rig rig(fake::hashed_letters, options);
   constexpr int kRequests = 32;
   std::vector<std::thread> clients;
@@ -534,11 +535,17 @@ TEST(Engine, HotSwapUnderManyClientsFailsAndMixesNothing) {
   rig.engine->adapters().load("live", folder.path() / "one");
   std::atomic<int> answers[2] = {{0}, {0}};
   std::atomic<int> others{0};
+  std::atomic<int> asked{0};
   std::atomic<int> running{16};
+  // However the threads take turns: until each adapter has answered.
+  const auto enough = [&](int round) {
+    return (round >= 20 && answers[0] > 0 && answers[1] > 0) || round >= 10000;
+  };
   std::vector<std::thread> clients;
   for (int i = 0; i < 16; ++i) {
     clients.emplace_back([&] {
-      for (int round = 0; round < 20; ++round) {
+      for (int round = 0; !enough(round); ++round) {
+        ++asked;
         try {
           const std::string text = generate(*rig.engine, request).text;
           const bool known = text == alone[0] || text == alone[1];
@@ -555,7 +562,7 @@ TEST(Engine, HotSwapUnderManyClientsFailsAndMixesNothing) {
   }
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(others, 0);
-  EXPECT_EQ(answers[0] + answers[1], 320);
+  EXPECT_EQ(answers[0] + answers[1], asked);
   EXPECT_GT(answers[0], 0);
   EXPECT_GT(answers[1], 0);
   EXPECT_EQ(rig.engine->adapters().list().front().requests_in_flight, 0);
