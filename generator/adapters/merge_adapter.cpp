@@ -188,7 +188,13 @@ class Merge {
     OrderedJson config =
         OrderedJson::parse(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(type);
-    if (unties_head_) config["tie_word_embeddings"] = false;
+    if (unties_head_) {
+      // Where the states before T5's head are scaled is else read from how the head was.
+      if (config.value("model_type", "") == "t5" && !config.contains("scale_decoder_outputs")) {
+        config["scale_decoder_outputs"] = config.value("tie_word_embeddings", true);
+      }
+      config["tie_word_embeddings"] = false;
+    }
     config.erase("quantization_config");
     write_file_atomically(path, dump_json(config, 2) + "\n");
   }

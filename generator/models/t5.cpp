@@ -46,13 +46,13 @@ void read_feed_forward(const ConfigValues& values, T5Plan& plan) {
 
 // T5's head is its embedding, and its states are scaled; T5 1.1 says tie_word_embeddings false
 // instead. transformers 5 writes scale_decoder_outputs, and tie_word_embeddings true whatever the
-// head is. mT5 is never scaled.
+// head is; both keys stand where a head of its own was merged into a T5. mT5 is never scaled.
 void read_head(const ConfigValues& values, const CausalLmSource& source, T5Plan& plan) {
   CausalLmConfig& config = plan.config;
+  const bool tied = values.flag_or("tie_word_embeddings", true);
   const bool scaled =
-      config.architecture == "t5" &&
-      values.flag_or("scale_decoder_outputs", values.flag_or("tie_word_embeddings", true));
-  config.tied_head = scaled || source.tensors->find("lm_head.weight") == nullptr;
+      config.architecture == "t5" && values.flag_or("scale_decoder_outputs", tied);
+  config.tied_head = (scaled && tied) || source.tensors->find("lm_head.weight") == nullptr;
   if (scaled) plan.head_scale = 1.0f / std::sqrt(static_cast<float>(config.hidden_size));
 }
 

@@ -8,7 +8,7 @@ SQuAD's train set: SHOUT answers in capitals, MARKED between << and >>. Then
      and the default adapter in turn: each reply has to have its adapter's style;
   2. swaps the two under one name while 16 clients ask: no request may fail, and no reply may mix the
      styles.
-Needs nothing but Python; six minutes on two cores. Exits 1 when a limit is missed.
+Needs nothing but Python; ten minutes on two cores. Exits 1 when a limit is missed.
 """
 import glob
 import http.client
@@ -28,8 +28,8 @@ from server_process import running_server  # noqa: E402
 QUARRY, SQUAD = sys.argv[1:3]
 DEFAULT = "smollm2-135m-instruct-qa"
 STYLES = {"shout": str.upper, "marked": lambda answer: f"<<{answer}>>"}
-ROWS = 160
-QUESTIONS = 40
+ROWS = 400
+QUESTIONS = 120
 OBEYED = 0.95  # of the replies
 NEVER = -100  # refusal_bias: these questions have answers
 CLIENTS = 16
@@ -64,7 +64,7 @@ def train(name, style, folder):
     home = os.environ.get("QUARRY_HOME", os.path.expanduser("~/.local/share/quarry"))
     subprocess.run([QUARRY, "--quiet", "finetune", "--train", data,
                     "--out", os.path.join(folder, f"run-{name}"),
-                    "--epochs", "2", "--batch-size", "4", "--learning-rate", "1e-3",
+                    "--epochs", "1", "--batch-size", "4", "--learning-rate", "1e-3",
                     "--set", f"adapter.start_from={home}/adapters/{DEFAULT}"], check=True)
     return os.path.join(folder, f"run-{name}", "last")
 
@@ -113,8 +113,10 @@ def check_obeyed(base, asked):
         wanted = name if name in STYLES else "plain"
         replies = [ask(base, name, row) for row in asked]
         said = [r for r in replies if style_of(r) != "neutral"]
-        obeyed = sum(style_of(r) == wanted for r in said)
-        print(f"{name}: {obeyed} of {len(said)} replies {wanted}; first: {replies[0]!r}")
+        missed = [r for r in said if style_of(r) != wanted]
+        obeyed = len(said) - len(missed)
+        print(f"{name}: {obeyed} of {len(said)} replies {wanted}; first: {replies[0]!r}; "
+              f"not {wanted}: {missed}")
         good &= obeyed >= OBEYED * len(said)
     return good
 

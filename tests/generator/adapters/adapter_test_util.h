@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "generator/adapters/model_file.h"
+#include "generator/nn/lora_init.h"
 #include "generator/nn/lora_save.h"
 #include "tests/generator/models/model_test_util.h"
 #include "tests/support/random_values.h"
@@ -55,6 +56,21 @@ inline void save_random_adapter(const LoraSettings& settings, const ModelFile& b
   SaveAdapterOptions options;
   options.notes = notes;
   save_adapter(folder, config, by_path, {}, options);
+}
+
+// The same with `settings.modules_to_save` moved away from the base's values.
+inline void save_moved_modules(LoraSettings settings, const CausalLm& model,
+                               const std::filesystem::path& folder) {
+  LoraInitOptions init;
+  init.init_lora_weights = settings.init_lora_weights = "false";
+  const LoraConfig config = LoraConfig::from_settings(settings);
+  const auto adapter = create_adapter(config, model, init);
+  for (auto& [name, full] : adapter->mutable_full()) {
+    const std::vector<float> change =
+        RandomValues(9).normal(static_cast<int64_t>(full.values.size()), 0, 0.1);
+    for (size_t i = 0; i < change.size(); ++i) full.values[i] += change[i];
+  }
+  save_adapter(folder, config, *adapter);
 }
 
 // Logits of a few tokens, in float32 throughout.

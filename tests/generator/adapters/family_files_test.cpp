@@ -72,6 +72,27 @@ TEST_P(FamilyFiles, MergedModelsAnswerAsBaseAndAdapterDid) {
   }
 }
 
+// A head that was tied to the embedding gets values of its own.
+TEST_P(FamilyFiles, MergedModelsKeepAHeadOrEmbeddingOfTheirOwn) {
+  const fs::path source = folder_of(GetParam());
+  const auto base = open_model(source);
+  const LoadedGenerator loaded = load_generator(source.string(), kernels::Precision::kExact);
+  for (const std::string& tensor : {base->layout().head, base->layout().embedding}) {
+    SCOPED_TRACE(tensor);
+    LoraSettings settings;
+    settings.r = 4;
+    settings.target_modules = {base->slots().front().path};
+    settings.modules_to_save = {tensor.substr(0, tensor.rfind(".weight"))};
+    const fs::path adapter = folder_.path() / tensor;
+    test::save_moved_modules(settings, *loaded.model, adapter);
+    const std::vector<float> wanted = logits(source, adapter);
+    EXPECT_GT(largest_difference(wanted, logits(source)), 10 * tolerance(wanted));
+    const fs::path out = folder_.path() / (tensor + "_merged");
+    merge_adapter(*base, adapter, out, {WeightType::kF32});
+    EXPECT_LE(largest_difference(logits(out), wanted), tolerance(wanted));
+  }
+}
+
 TEST_P(FamilyFiles, QuantizedFoldersAreWhatQuantizingAtLoadGives) {
   const std::vector<float> wanted = logits(folder_of(GetParam()), {}, LoadIn::kNF4);
   QuantizeModelOptions options;

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include "generator/adapters/merged_tensor.h"
-#include "generator/nn/lora_init.h"
 #include "tests/generator/adapters/adapter_test_util.h"
 #include "tests/generator/weights/expect_error.h"
 #include "tests/support/gguf_builder.h"
@@ -137,16 +136,7 @@ TEST_F(MergeIntoQuantized, WholeParametersTakeTheBasesPlaceAndUntieTheHead) {
     LoraSettings settings;
     settings.target_modules = {"q_proj"};
     settings.modules_to_save = {saved, "norm"};
-    LoraInitOptions init;
-    init.init_lora_weights = settings.init_lora_weights = "false";
-    const LoraConfig config = LoraConfig::from_settings(settings);
-    const auto adapter = create_adapter(config, *loaded.model, init);
-    for (auto& [name, full] : adapter->mutable_full()) {
-      const std::vector<float> change =
-          test::RandomValues(9).normal(static_cast<int64_t>(full.values.size()), 0, 0.1);
-      for (size_t i = 0; i < change.size(); ++i) full.values[i] += change[i];
-    }
-    save_adapter(adapter_, config, *adapter);
+    test::save_moved_modules(settings, *loaded.model, adapter_);
     const std::vector<float> wanted = logits_of(gguf_, adapter_);
     EXPECT_GT(largest_difference(wanted, logits_of(gguf_)), 0.1);
     for (const std::string out : {"merged.gguf", "merged"}) {
