@@ -5,6 +5,7 @@
 
 #include "finetune/model_shape.h"
 #include "finetune/optimizer.h"
+#include "generator/models/generator_memory.h"
 #include "generator/quant/weight_options.h"
 
 namespace quarry {
@@ -36,12 +37,8 @@ struct BaseWeights {
 // What the weights take in memory, packed for training. is_exact: in float32 (training.compute).
 int64_t held_base_bytes(const BaseWeights& base, LoadIn load_in, bool is_exact);
 
-// What only a measurement can tell (heaptrack and VmRSS of the default model, x86-64,
-// LibTorch 1.13).
-struct EstimateConstants {
-  // Resident before a model is loaded: 112 MB of libraries' code, their tables and registries.
-  double program_bytes = 155e6;
-  double token_bytes = 560;   // of the tokenizer for each token of the vocabulary
+// What only a measurement can tell.
+struct EstimateConstants : ProgramMemory {
   double thread_bytes = 4e6;  // a panel of W^T and one head's attention, each thread
 };
 

@@ -1,5 +1,7 @@
 #include "api/cli/options.h"
 
+#include <iostream>
+
 #include "data/core/error.h"
 #include "data/store/passage_store.h"
 #include "generator/adapters/adapter_catalog.h"
@@ -7,27 +9,45 @@
 
 namespace quarry::cli {
 
+void add_precision_flag(CLI::App& command, std::string& precision) {
+  command
+      .add_option("--precision", precision,
+                  "fast: int8 activations against 4-bit weights; exact: float32 everywhere")
+      ->check(CLI::IsMember({"fast", "exact"}))
+      ->capture_default_str();
+}
+
+kernels::Precision parse_precision(const std::string& precision) {
+  return precision == "exact" ? kernels::Precision::kExact : kernels::Precision::kFast;
+}
+
+void add_load_in_flag(CLI::App& command, std::string& load_in) {
+  command
+      .add_option("--load-in", load_in,
+                  "How weights are held: as-is, nf4 (4.25 bits), fp4, int8, bf16 or f32; quantized "
+                  "at load, the head and the embedding stay as they are")
+      ->check(CLI::IsMember({"as-is", "nf4", "fp4", "int8", "bf16", "f32"}))
+      ->capture_default_str();
+}
+
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
   command
       .add_option("-m,--model", flags.model,
                   "Generator: short name, Hugging Face folder or .gguf file")
       ->capture_default_str();
-  command
-      .add_option("--precision", flags.precision,
-                  "fast: int8 activations against 4-bit weights; exact: float32 everywhere")
-      ->check(CLI::IsMember({"fast", "exact"}))
-      ->capture_default_str();
-  command
-      .add_option("--load-in", flags.load_in,
-                  "How weights are held: as-is, nf4 (4.25 bits), fp4, int8, bf16 or f32; quantized "
-                  "at load, the head and the embedding stay as they are")
-      ->check(CLI::IsMember({"as-is", "nf4", "fp4", "int8", "bf16", "f32"}))
-      ->capture_default_str();
+  add_precision_flag(command, flags.precision);
+  add_load_in_flag(command, flags.load_in);
   command
       .add_option("--llm-int8", flags.llm_int8_threshold,
                   "Multiply int8 weights as LLM.int8 does, with this outlier threshold (6 is "
                   "usual); 0: activations keep 16 bits")
       ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      .add_option("--offload", flags.offload,
+                  "Keep the weights in a file under the cache folder that the system reads as it "
+                  "needs, so that a model larger than memory runs; auto: when it would not fit")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
   command.add_flag(
       "--no-prompt-lookup", flags.no_prompt_lookup,
@@ -37,11 +57,21 @@ void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
 
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags) {
   GeneratorOptions options;
-  options.precision =
-      flags.precision == "exact" ? kernels::Precision::kExact : kernels::Precision::kFast;
+  options.precision = parse_precision(flags.precision);
   options.weights.load_in = parse_load_in(flags.load_in);
   options.weights.llm_int8_threshold = flags.llm_int8_threshold;
-  return std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, options));
+  if (flags.offload != "off") {
+    options.offload = flags.offload == "on" ? Offload::kOn : Offload::kAuto;
+  }
+  auto loaded =
+      std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, options));
+  if (loaded->is_offloaded && flags.offload == "auto") {
+    std::cerr
+        << "quarry: " << loaded->name
+        << " does not fit into memory: its weights are read from the disk as needed, which is "
+           "slow\n";
+  }
+  return loaded;
 }
 
 EngineOptions to_engine_options(const GeneratorFlags& flags) {

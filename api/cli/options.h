@@ -20,9 +20,13 @@ struct GeneratorFlags {
   std::string precision = "fast";
   std::string load_in = "as-is";
   float llm_int8_threshold = 0.0f;
+  std::string offload = "auto";
   bool no_prompt_lookup = false;
 };
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags);
+void add_precision_flag(CLI::App& command, std::string& precision);
+kernels::Precision parse_precision(const std::string& precision);
+void add_load_in_flag(CLI::App& command, std::string& load_in);
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags);
 EngineOptions to_engine_options(const GeneratorFlags& flags);
 

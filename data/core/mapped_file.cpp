@@ -50,6 +50,16 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+void MappedFile::forget(const uint8_t* data, size_t size) const {
+  // Whole pages only: those at the ends hold neighbours.
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t begin = (static_cast<size_t>(data - data_) + page - 1) / page * page;
+  const size_t end = static_cast<size_t>(data - data_) + size;
+  if (begin < end / page * page) {
+    ::madvise(const_cast<uint8_t*>(data_) + begin, end / page * page - begin, MADV_DONTNEED);
+  }
+}
+
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<uint8_t*>(data_), size_);
 }

@@ -23,6 +23,8 @@ class MappedFile {
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
   const std::filesystem::path& path() const { return path_; }
+  // Takes what was read of this part out of the process's memory; it can be read again.
+  void forget(const uint8_t* data, size_t size) const;
 
  private:
   std::filesystem::path path_;

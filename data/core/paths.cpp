@@ -15,6 +15,15 @@ std::filesystem::path quarry_home() {
   return std::filesystem::path(user_home) / ".local" / "share" / "quarry";
 }
 
+std::filesystem::path quarry_cache() {
+  if (const char* cache = std::getenv("QUARRY_CACHE"); cache != nullptr && *cache != '\0') {
+    return cache;
+  }
+  const char* user_home = std::getenv("HOME");
+  if (user_home == nullptr || *user_home == '\0') return "/var/tmp/quarry";
+  return std::filesystem::path(user_home) / ".cache" / "quarry";
+}
+
 void write_file_atomically(const std::filesystem::path& path, const std::string& bytes) {
   AtomicFile file(path);
   file.write(bytes.data(), bytes.size());

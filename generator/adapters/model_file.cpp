@@ -17,34 +17,38 @@ bool ends_with(const std::string& text, const std::string& tail) {
 std::unique_ptr<ModelFile> ModelFile::open(const ModelLocation& location) {
   std::unique_ptr<ModelFile> file(new ModelFile());
   file->location_ = location;
-  CausalLmSource source;
   if (location.kind == ModelLocation::Kind::kGgufFile) {
     auto gguf = GgufFile::open(location.path);
     file->family_ = &find_causal_lm_family(*gguf);
-    file->gguf_ = source.gguf = gguf.get();
-    source.description = gguf->description();
+    file->gguf_ = gguf.get();
     file->tensors_ = std::move(gguf);
   } else {
     const std::filesystem::path config_path = location.path / "config.json";
     file->config_ = std::make_unique<const Json>(read_json_file(config_path));
-    source.description = config_path.string();
-    file->family_ = &find_causal_lm_family(*file->config_, source.description);
-    source.config = file->config_.get();
+    file->family_ = &find_causal_lm_family(*file->config_, config_path.string());
     // What cannot be read could not be written either.
     const auto stored = SafetensorsFile::open(location.path);
     QUARRY_CHECK(stored->unreadable().empty(), ErrorCode::kInvalidArgument, stored->description(),
                  ": tensor '", stored->unreadable().begin()->first, "' has dtype ",
                  stored->unreadable().begin()->second, ", which is not supported");
-    auto tensors = open_folder_tensors(location.path, *file->config_);
-    file->tensors_ = std::move(tensors);
+    file->tensors_ = open_folder_tensors(location.path, *file->config_);
   }
-  source.tensors = file->tensors_.get();
-  file->layout_ = file->family_->layout(source);
+  file->layout_ = file->family_->layout(file->source());
   for (const ModelLayout::Linear& linear : file->layout_.linears) {
     file->slots_.push_back(linear.slot);
   }
   file->list_tensors();
   return file;
+}
+
+CausalLmSource ModelFile::source() const {
+  CausalLmSource source;
+  source.tensors = tensors_.get();
+  source.gguf = gguf_;
+  source.config = config_.get();
+  source.description =
+      config_ == nullptr ? tensors_->description() : (location_.path / "config.json").string();
+  return source;
 }
 
 void ModelFile::list_tensors() {

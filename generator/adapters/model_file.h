@@ -18,6 +18,8 @@ class ModelFile {
 
   const ModelLocation& location() const { return location_; }
   const CausalLmFamily& family() const { return *family_; }
+  // For the functions of the family. Borrows.
+  CausalLmSource source() const;
   const TensorSource& tensors() const { return *tensors_; }
   const GgufFile* gguf() const { return gguf_; }        // null: a Hugging Face folder
   const Json* config() const { return config_.get(); }  // config.json; null: a GGUF

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "data/core/spill_file.h"
 #include "generator/quant/quant_state.h"
 #include "generator/quant/weight_type.h"
 
@@ -26,6 +28,12 @@ class PackedMatrix {
   // Bytes that one pass over the weights reads.
   virtual int64_t bytes() const = 0;
 
+  // Moves the weights out of memory, where the system may then drop them between two uses. Products
+  // stay the same. Not while another thread uses the matrix. Throws as SpillFile::put().
+  virtual void move_to(SpillFile& file) = 0;
+  // Has moved weights read ahead, because a product comes soon.
+  virtual void will_need() const = 0;
+
  protected:
   PackedMatrix(int64_t n, int64_t k, Precision precision) : n_(n), k_(k), precision_(precision) {}
 
@@ -39,6 +47,16 @@ class PackedMatrix {
 // REQUIRES: k a multiple of the type's block size. Any n, k >= 1.
 std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, int64_t n, int64_t k,
                                           Precision precision);
+
+// Writes row `row` as k floats. Called from several threads.
+using RowReader = std::function<void(int64_t row, float* values)>;
+// Packs float weights that are never together in memory but packed: float32 for kExact, bfloat16
+// for kFast. Any n, k >= 1.
+std::unique_ptr<PackedMatrix> pack_rows(int64_t n, int64_t k, Precision precision,
+                                        const RowReader& read_row);
+
+// bytes() of what pack_matrix, or pack_quantized with blocks of 64, makes of such a matrix.
+int64_t packed_bytes(WeightType type, int64_t n, int64_t k, Precision precision);
 
 // The same of a type that needs_quant_state(): codes of the flattened [n, k] and their state, whose
 // sizes must fit. kFast keeps 4-bit codes at 4.25 bits a weight (4.5 when k is no multiple of 64 or

@@ -271,6 +271,11 @@ std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precis
   return std::make_unique<PackedStrips>(shape, precision, std::move(codes));
 }
 
+std::unique_ptr<PackedMatrix> pack_rows(int64_t n, int64_t k, Precision precision,
+                                        const RowReader& read_row) {
+  return pack_dense_rows(matrix_shape(n, k), precision, read_row);
+}
+
 std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, int64_t n, int64_t k,
                                           Precision precision) {
   const WeightTypeTraits& traits = weight_type_traits(type);
@@ -287,6 +292,23 @@ std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, i
   return pack_dense_rows(shape, precision, [&](int64_t row, float* values) {
     dequantize(type, bytes + row * row_bytes, values, k);
   });
+}
+
+int64_t packed_bytes(WeightType type, int64_t n, int64_t k, Precision precision) {
+  const int64_t rows = matrix_shape(n, k).strips * kStripRows;
+  if (precision == Precision::kExact) return rows * k * 4;
+  if (const IntegerFormat* format = integer_format(type)) {
+    const int64_t row_codes = format->layout == Layout::kNibbles ? k / 2 : k;
+    const int64_t row_scales = k / format->block * 2;
+    return rows * (row_codes + row_scales * (format->center < 0.0f ? 2 : 1));
+  }
+  if (needs_quant_state(type) && k % kQuantizedBlock == 0) {
+    const bool is_int8 = type == WeightType::kInt8Rows;
+    const int64_t scale_span =
+        !is_int8 && k % (2 * kQuantizedBlock) == 0 ? 2 * kQuantizedBlock : kQuantizedBlock;
+    return rows * ((is_int8 ? k : k / 2) + k / scale_span * 2 + 4);
+  }
+  return rows * (k + k % 2) * 2;
 }
 
 void decode_row(const PackedMatrix& weight, int64_t row, float* destination) {

@@ -15,7 +15,7 @@
 namespace quarry::kernels {
 namespace {
 
-constexpr int64_t kBlock = 32;
+constexpr int64_t kBlock = kQuantizedBlock;
 
 // The integer that stands for 1. Of the factors up to kWordMax this one leaves the 16 values of NF4
 // nearest to integers: 1.5e-4 of their root mean square (2047: 2.3e-4; a byte's 112: 3.3e-3). The

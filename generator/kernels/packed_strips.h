@@ -1,7 +1,5 @@
 #pragma once
 
-#include <functional>
-
 #include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/matmul.h"
 #include "generator/kernels/matmul_twins.h"
@@ -19,10 +17,7 @@ class PackedStrips : public PackedMatrix {
         offsets_(std::move(offsets)),
         row_scales_(std::move(row_scales)),
         view_(shape) {
-    view_.codes = codes_.data();
-    view_.scales = reinterpret_cast<const uint16_t*>(scales_.data());
-    view_.offsets = reinterpret_cast<const uint16_t*>(offsets_.data());
-    view_.row_scales = reinterpret_cast<const float*>(row_scales_.data());
+    point_view();
   }
 
   int64_t bytes() const override {
@@ -30,7 +25,24 @@ class PackedStrips : public PackedMatrix {
   }
   const MatrixView& view() const { return view_; }
 
+  void move_to(SpillFile& file) override {
+    for (AlignedBuffer* part : {&codes_, &scales_, &offsets_, &row_scales_}) part->move_to(file);
+    point_view();
+  }
+  void will_need() const override {
+    for (const AlignedBuffer* part : {&codes_, &scales_, &offsets_, &row_scales_}) {
+      part->will_need();
+    }
+  }
+
  private:
+  void point_view() {
+    view_.codes = codes_.data();
+    view_.scales = reinterpret_cast<const uint16_t*>(scales_.data());
+    view_.offsets = reinterpret_cast<const uint16_t*>(offsets_.data());
+    view_.row_scales = reinterpret_cast<const float*>(row_scales_.data());
+  }
+
   AlignedBuffer codes_;
   AlignedBuffer scales_;
   AlignedBuffer offsets_;
@@ -42,11 +54,12 @@ inline const MatrixView& view_of(const PackedMatrix& matrix) {
   return static_cast<const PackedStrips&>(matrix).view();
 }
 
+// Neighbours in a row that share a scale where a type needs_quant_state().
+constexpr int64_t kQuantizedBlock = 32;
+
 // A matrix whose layout is still to be chosen. Throws kInvalidArgument unless n, k >= 1.
 MatrixView matrix_shape(int64_t n, int64_t k);
 
-// Writes row `row` as k floats. Called from several threads.
-using RowReader = std::function<void(int64_t row, float* values)>;
 // Dense strips of any weights: kF32 for kExact, kBF16 for kFast.
 std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precision,
                                               const RowReader& read_row);

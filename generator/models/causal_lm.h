@@ -148,11 +148,21 @@ struct LoadedGenerator {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
   std::vector<int32_t> stop_tokens;             // end of text, end of turn
+  bool is_offloaded = false;                    // weights lie in a file: see Offload
+};
+
+// Whether weights lie in a file that the system drops from memory and reads back as it likes, so
+// that a model larger than memory runs: as fast as the disk reads it, with the same results.
+enum class Offload {
+  kOff,
+  kOn,
+  kAuto,  // when the model would not fit into available_memory()
 };
 
 struct GeneratorOptions {
   kernels::Precision precision = kernels::Precision::kFast;
   WeightOptions weights;
+  Offload offload = Offload::kOff;
 };
 
 // `model` is a short name, a Hugging Face folder or a .gguf file. A folder may be one that

@@ -71,6 +71,11 @@ class Decoder : public CausalLm {
 //   Plan read_plan(const CausalLmSource& source)   what it reads of the configuration
 //   ModelLayout make_layout(const CausalLmSource& source, const Plan& plan)
 //   Model(const Plan& plan, DecoderLoader& load)
+inline const CausalLmConfig& config_of(const CausalLmConfig& config) { return config; }
+template <typename Plan>
+const CausalLmConfig& config_of(const Plan& plan) {
+  return plan.config;
+}
 template <typename Model, auto read_plan, auto make_layout>
 CausalLmFamily decoder_family(const char* gguf_architecture, const char* hf_class,
                               OrderedJson (*config_from_gguf)(const GgufFile& file)) {
@@ -84,6 +89,7 @@ CausalLmFamily decoder_family(const char* gguf_architecture, const char* hf_clas
     DecoderLoader load(source, layout, precision);
     return std::make_unique<Model>(plan, load);
   };
+  family.config = [](const CausalLmSource& source) { return config_of(read_plan(source)); };
   family.layout = [](const CausalLmSource& source) {
     return make_layout(source, read_plan(source));
   };

@@ -88,8 +88,11 @@ void DecoderLoader::load_tables() {
   const TensorView& head = layout_.tied_head ? table : *view(find(layout_.head));
   // 4- and 8-bit quantization leaves the head alone.
   const LoadIn load_in = source_.weights.load_in;
-  modules.head = nn::pack_weight(head, {}, modules.precision,
-                                 nn::quantized_type(load_in) ? LoadIn::kAsIs : load_in);
+  std::unique_ptr<kernels::PackedMatrix> packed = nn::pack_weight(
+      head, {}, modules.precision, nn::quantized_type(load_in) ? LoadIn::kAsIs : load_in);
+  SpillFile* spill = source_.weights.spill.get();
+  if (spill != nullptr) packed->move_to(*spill);
+  modules.head = std::move(packed);
   const ModelTensor* head_bias = layout_.head_bias.empty() ? nullptr : &find(layout_.head_bias);
   const TensorView* bias = head_bias == nullptr ? nullptr : view(*head_bias);
   if (bias != nullptr) {
@@ -101,8 +104,10 @@ void DecoderLoader::load_tables() {
   if (layout_.tied_head) {
     modules.embeddings.emplace_back(modules.head, path);
   } else {
-    modules.embeddings.emplace_back(table, path);
+    modules.embeddings.emplace_back(table, path, spill);
   }
+  source_.tensors->forget(table);
+  source_.tensors->forget(head);
   const int64_t rows = table.shape[0];
   const int64_t width = table.shape[1];
   list(layout_.embedding, table.shape, Use::kEmbedding,
@@ -137,9 +142,16 @@ const nn::Linear& DecoderLoader::linear(const std::vector<std::string>& paths) {
     if (bias != tensors_.end()) projection.bias = view(*bias->second);
     projections.push_back(std::move(projection));
   }
-  modules_->linears.emplace_back(projections, modules_->precision, source_.weights);
-  list_linear(modules_->linears.back());
-  return modules_->linears.back();
+  std::deque<nn::Linear>& linears = modules_->linears;
+  linears.emplace_back(projections, modules_->precision, source_.weights);
+  // Models load their Linears in the order in which they use them.
+  if (linears.size() > 1) (linears.end() - 2)->set_next(&linears.back());
+  linears.back().set_next(&linears.front());
+  for (const std::string& path : paths) {
+    source_.tensors->forget(source_.tensors->get(stored_name(find(path + ".weight"))));
+  }
+  list_linear(linears.back());
+  return linears.back();
 }
 
 const nn::RmsNorm& DecoderLoader::rms_norm(const std::string& path, double epsilon, float offset) {
@@ -162,7 +174,8 @@ const nn::LayerNorm& DecoderLoader::layer_norm(const std::string& path, double e
 }
 
 const nn::Embedding& DecoderLoader::table(const std::string& path) {
-  modules_->embeddings.emplace_back(*view(find(path + ".weight")), path);
+  modules_->embeddings.emplace_back(*view(find(path + ".weight")), path,
+                                    source_.weights.spill.get());
   return modules_->embeddings.back();
 }
 

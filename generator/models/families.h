@@ -37,6 +37,7 @@ struct CausalLmFamily {
   // compute.
   std::unique_ptr<CausalLm> (*make)(const CausalLmSource& source, kernels::Precision precision);
   // Throw as make does.
+  CausalLmConfig (*config)(const CausalLmSource& source);
   ModelLayout (*layout)(const CausalLmSource& source);
   // config.json for the tensors of a GGUF file; null without gguf_architecture. Throws
   // kInvalidArgument for what config.json cannot say.

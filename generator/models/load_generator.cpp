@@ -2,8 +2,12 @@
 
 #include "data/core/error.h"
 #include "data/core/json.h"
+#include "data/core/paths.h"
+#include "data/core/spill_file.h"
+#include "data/core/system_memory.h"
 #include "generator/models/families.h"
 #include "generator/models/folder_text.h"
+#include "generator/models/generator_memory.h"
 #include "generator/nn/kv_cache.h"
 #include "generator/weights/bnb_tensors.h"
 #include "generator/weights/gguf_file.h"
@@ -35,12 +39,28 @@ void add_end_tokens(LoadedGenerator& loaded) {
   }
 }
 
+// Where weights are to lie, and says so.
+void choose_place(const CausalLmFamily& family, const GeneratorOptions& options,
+                  CausalLmSource& source, LoadedGenerator& loaded) {
+  if (options.offload == Offload::kOff) return;
+  if (options.offload == Offload::kAuto) {
+    GeneratorMemoryOptions wanted;
+    wanted.precision = options.precision;
+    wanted.tokens_per_sequence = std::min<int64_t>(2048, family.config(source).max_seq_len);
+    if (estimate_generator_memory(family, source, wanted).total() <= available_memory()) return;
+  }
+  source.weights.spill = std::make_shared<SpillFile>(quarry_cache() / "weights");
+  loaded.is_offloaded = true;
+}
+
 void load_gguf(const ModelLocation& location, const GeneratorOptions& options,
                LoadedGenerator& loaded) {
   const std::unique_ptr<GgufFile> file = GgufFile::open(location.path);
   CausalLmSource source = gguf_source(*file);
   source.weights = options.weights;
-  loaded.model = find_causal_lm_family(*file).make(source, options.precision);
+  const CausalLmFamily& family = find_causal_lm_family(*file);
+  choose_place(family, options, source, loaded);
+  loaded.model = family.make(source, options.precision);
   const GgufTokenizerData data = read_gguf_tokenizer(*file);
   loaded.tokenizer = make_gguf_tokenizer(data);
   const auto token_text = [&](int32_t id) {
@@ -73,6 +93,7 @@ void load_folder(const ModelLocation& location, const GeneratorOptions& options,
   if (source.weights.load_in == LoadIn::kAsIs) {
     source.weights.load_in = configured_load_in(config, *tensors, source.description);
   }
+  choose_place(family, options, source, loaded);
   loaded.model = family.make(source, options.precision);
   loaded.tokenizer = load_tokenizer(location.path);
   loaded.chat_template = load_folder_chat_template(location.path);

@@ -50,8 +50,7 @@ void read_feed_forward(const ConfigValues& values, T5Plan& plan) {
 void read_head(const ConfigValues& values, const CausalLmSource& source, T5Plan& plan) {
   CausalLmConfig& config = plan.config;
   const bool tied = values.flag_or("tie_word_embeddings", true);
-  const bool scaled =
-      config.architecture == "t5" && values.flag_or("scale_decoder_outputs", tied);
+  const bool scaled = config.architecture == "t5" && values.flag_or("scale_decoder_outputs", tied);
   config.tied_head = (scaled && tied) || source.tensors->find("lm_head.weight") == nullptr;
   if (scaled) plan.head_scale = 1.0f / std::sqrt(static_cast<float>(config.hidden_size));
 }

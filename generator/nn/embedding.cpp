@@ -1,6 +1,7 @@
 #include "generator/nn/embedding.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "data/core/error.h"
 #include "generator/kernels/elementwise_backward.h"
@@ -8,14 +9,16 @@
 
 namespace quarry::nn {
 
-Embedding::Embedding(const TensorView& table, const std::string& path)
+Embedding::Embedding(const TensorView& table, const std::string& path, SpillFile* spill)
     : weight_name_(path + ".weight"),
       num_rows_(table.shape[0]),
       width_(table.shape[1]),
       type_(table.type),
-      rows_(table.data, table.data + table.bytes) {
+      rows_(table.bytes) {
   QUARRY_CHECK(!needs_quant_state(table.type), ErrorCode::kInvalidArgument, "tensor '", table.name,
                "': an embedding as ", weight_type_traits(table.type).name, " is not supported");
+  std::memcpy(rows_.data(), table.data, static_cast<size_t>(table.bytes));
+  if (spill != nullptr) rows_.move_to(*spill);
 }
 
 Embedding::Embedding(std::shared_ptr<const kernels::PackedMatrix> table, const std::string& path)

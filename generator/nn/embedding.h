@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/matmul.h"
 #include "generator/nn/adapter_span.h"
 #include "generator/nn/workspace.h"
@@ -15,9 +16,10 @@ namespace quarry::nn {
 // has its own. Immutable.
 class Embedding {
  public:
-  // Copies the rows as they are stored. `path`: Hugging Face module path; empty where no adapter
-  // has a table of its own.
-  explicit Embedding(const TensorView& table, const std::string& path = "");
+  // Copies the rows as they are stored, into `spill` where it is given. `path`: Hugging Face module
+  // path; empty where no adapter has a table of its own.
+  explicit Embedding(const TensorView& table, const std::string& path = "",
+                     SpillFile* spill = nullptr);
   // Shares the rows of a packed matrix (a head tied to the embedding).
   explicit Embedding(std::shared_ptr<const kernels::PackedMatrix> table,
                      const std::string& path = "");
@@ -42,7 +44,7 @@ class Embedding {
   int64_t width_;
   std::shared_ptr<const kernels::PackedMatrix> packed_;  // null: the next two are used
   WeightType type_ = WeightType::kF32;
-  std::vector<uint8_t> rows_;
+  kernels::AlignedBuffer rows_;
 };
 
 }  // namespace quarry::nn

@@ -78,6 +78,10 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
          nullptr});
     first = last;
   }
+  if (options.spill != nullptr) {
+    for (Block& block : blocks_) block.weight->move_to(*options.spill);
+    is_spilled_ = true;
+  }
   for (size_t p = 0; p < projections.size(); ++p) {
     if (projections[p].bias == nullptr) continue;
     bias_.resize(static_cast<size_t>(out_features_), 0.0f);
@@ -87,6 +91,9 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
 
 void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
                       const kernels::RoundedCopy& copy) const {
+  if (next_ != nullptr && next_->is_spilled_) {
+    for (const Block& block : next_->blocks_) block.weight->will_need();
+  }
   std::vector<kernels::MatmulTarget> targets;
   Int8ProductOptions options;
   options.outlier_threshold = llm_int8_threshold_;

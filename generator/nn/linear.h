@@ -56,6 +56,10 @@ class Linear {
   std::vector<float> weight_values(size_t index) const;
   std::vector<float> bias_values(size_t index) const;
 
+  // The Linear that is used after this one: where its weights lie in a file, they are read ahead.
+  // Borrowed.
+  void set_next(const Linear* next) { next_ = next; }
+
  private:
   struct Slice {
     std::string path;
@@ -112,6 +116,8 @@ class Linear {
   std::vector<Slice> slices_;
   std::vector<Block> blocks_;
   std::vector<float> bias_;  // [out_features], or empty
+  bool is_spilled_ = false;
+  const Linear* next_ = nullptr;
 };
 
 }  // namespace quarry::nn

@@ -4,14 +4,21 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
-#include "generator/quant/encode_dense.h"
 #include "generator/quant/four_bit.h"
+#include "generator/quant/half.h"
 
 namespace quarry::nn {
 namespace {
 
 using kernels::PackedMatrix;
 using kernels::Precision;
+
+// Decodes row `row` of the order.
+void decode_row_in_order(const TensorView& weight, const std::vector<int64_t>& order, int64_t row,
+                         float* destination) {
+  const int64_t stored = order.empty() ? row : order[static_cast<size_t>(row)];
+  decode_rows(weight, stored, stored + 1, destination);
+}
 
 std::vector<float> decode_in_order(const TensorView& weight, const std::vector<int64_t>& order) {
   const int64_t n = weight.shape[0];
@@ -20,8 +27,7 @@ std::vector<float> decode_in_order(const TensorView& weight, const std::vector<i
   parallel_for(n, std::max<int64_t>(1, 65536 / k), [&](int64_t begin, int64_t end) {
     if (order.empty()) return decode_rows(weight, begin, end, values.data() + begin * k);
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t stored = order[static_cast<size_t>(row)];
-      decode_rows(weight, stored, stored + 1, values.data() + row * k);
+      decode_row_in_order(weight, order, row, values.data() + row * k);
     }
   });
   return values;
@@ -50,32 +56,33 @@ std::unique_ptr<PackedMatrix> pack_as_is(const TensorView& weight,
   return kernels::pack_matrix(weight.type, rows_in_order(weight, order).data(), n, k, precision);
 }
 
-std::unique_ptr<PackedMatrix> pack_values(const std::vector<float>& values, int64_t n, int64_t k,
-                                          Precision precision, LoadIn load_in) {
-  switch (load_in) {
-    case LoadIn::kNF4:
-    case LoadIn::kFP4: {
-      FourBitOptions options;
-      options.type = *quantized_type(load_in);
-      const FourBitCodes coded = quantize_four_bit(values.data(), n * k, options);
-      return kernels::pack_quantized(options.type, coded.state, coded.codes.data(), n, k,
-                                     precision);
-    }
-    case LoadIn::kInt8: {
-      const Int8Rows rows = quantize_int8_rows(values.data(), n, k);
-      return kernels::pack_quantized(WeightType::kInt8Rows, rows.state, rows.codes.data(), n, k,
-                                     precision);
-    }
-    case LoadIn::kBF16: {
-      std::vector<uint8_t> halves(values.size() * 2);
-      encode_dense(WeightType::kBF16, values.data(), n * k, halves.data());
-      return kernels::pack_matrix(WeightType::kBF16, halves.data(), n, k, precision);
-    }
-    case LoadIn::kAsIs:
-    case LoadIn::kF32:
-      break;
+std::unique_ptr<PackedMatrix> pack_quantized_values(const std::vector<float>& values, int64_t n,
+                                                    int64_t k, Precision precision,
+                                                    LoadIn load_in) {
+  if (load_in == LoadIn::kInt8) {
+    const Int8Rows rows = quantize_int8_rows(values.data(), n, k);
+    return kernels::pack_quantized(WeightType::kInt8Rows, rows.state, rows.codes.data(), n, k,
+                                   precision);
   }
-  return kernels::pack_matrix(WeightType::kF32, values.data(), n, k, Precision::kExact);
+  FourBitOptions options;
+  options.type = *quantized_type(load_in);
+  const FourBitCodes coded = quantize_four_bit(values.data(), n * k, options);
+  return kernels::pack_quantized(options.type, coded.state, coded.codes.data(), n, k, precision);
+}
+
+// As float32, or as bfloat16 in what the precision multiplies.
+std::unique_ptr<PackedMatrix> pack_floats(const TensorView& weight,
+                                          const std::vector<int64_t>& order, Precision precision,
+                                          LoadIn load_in) {
+  const int64_t k = weight.shape[1];
+  const bool rounds = load_in == LoadIn::kBF16;
+  return kernels::pack_rows(
+      weight.shape[0], k, rounds ? precision : Precision::kExact, [&](int64_t row, float* values) {
+        decode_row_in_order(weight, order, row, values);
+        for (int64_t i = 0; rounds && i < k; ++i) {
+          values[i] = quant::bfloat16_to_float(quant::float_to_bfloat16(values[i]));
+        }
+      });
 }
 
 }  // namespace
@@ -108,9 +115,10 @@ std::unique_ptr<PackedMatrix> pack_weight(const TensorView& weight,
   if (load_in == LoadIn::kAsIs || quantized_type(load_in) == weight.type) {
     return pack_as_is(weight, row_order, precision);
   }
+  if (!quantized_type(load_in)) return pack_floats(weight, row_order, precision, load_in);
   try {
-    return pack_values(decode_in_order(weight, row_order), weight.shape[0], weight.shape[1],
-                       precision, load_in);
+    return pack_quantized_values(decode_in_order(weight, row_order), weight.shape[0],
+                                 weight.shape[1], precision, load_in);
   } catch (const Error& error) {
     throw_error(error.code(), "tensor '", weight.name, "': ", error.what());
   }

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <memory>
 #include <string>
 
 namespace quarry {
+
+class SpillFile;  // data/core/spill_file.h
 
 // How the weights of a model's Linears are held in memory. Embedding, head and norms stay as their
 // file has them, as bitsandbytes skips them too; kBF16 and kF32 change the head as well.
@@ -26,6 +29,9 @@ struct WeightOptions {
   // keep the kernels' 16 bits, which is faster here and nearer to the float model. Inference only;
   // rows of a batch then depend on each other.
   float llm_int8_threshold = 0.0f;
+  // Where the weights of Linears, embedding and head lie; null: in memory. Not the second copy that
+  // llm_int8_threshold needs.
+  std::shared_ptr<SpillFile> spill;
 };
 
 }  // namespace quarry

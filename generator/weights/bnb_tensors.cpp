@@ -72,6 +72,7 @@ class JoinedTensors : public TensorSource {
   }
   const std::vector<TensorView>& tensors() const override { return tensors_; }
   const std::string& description() const override { return file_->description(); }
+  void forget(const TensorView& tensor) const override { file_->forget(tensor); }
 
  private:
   void add(const TensorView& tensor) {

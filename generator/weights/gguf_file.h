@@ -57,6 +57,9 @@ class GgufFile : public TensorSource {
   const TensorView& get(const std::string& name) const override;
   const std::vector<TensorView>& tensors() const override { return tensors_; }
   const std::string& description() const override { return description_; }
+  void forget(const TensorView& tensor) const override {
+    file_.forget(tensor.data, static_cast<size_t>(tensor.bytes));
+  }
 
  private:
   struct Value {

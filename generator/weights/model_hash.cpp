@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <optional>
 
 #include "data/core/hash.h"
 #include "data/core/json.h"
@@ -19,22 +17,12 @@ namespace fs = std::filesystem;
 constexpr int64_t kNanoseconds = 1'000'000'000;
 constexpr size_t kMaxCacheBytes = size_t{16} << 20;
 
-std::optional<fs::path> cache_file() {
-  if (const char* cache = std::getenv("QUARRY_CACHE"); cache != nullptr && *cache != '\0') {
-    return fs::path(cache) / "hashes.json";
-  }
-  const char* home = std::getenv("HOME");
-  if (home == nullptr || *home == '\0') return std::nullopt;
-  return fs::path(home) / ".cache" / "quarry" / "hashes.json";
-}
-
 // SHA-256 of files, remembered between runs. Damage and missing rights only cost time.
 class HashCache {
  public:
-  HashCache() : path_(cache_file()) {
-    if (!path_) return;
+  HashCache() {
     try {
-      entries_ = read_json_file(*path_, kMaxCacheBytes);
+      entries_ = read_json_file(path_, kMaxCacheBytes);
     } catch (const Error&) {
       // Absent or damaged: begins anew.
     }
@@ -69,22 +57,22 @@ class HashCache {
   }
 
   void save() {
-    if (!changed_ || !path_) return;
+    if (!changed_) return;
     try {
       Json kept = Json::object();
       std::error_code ignored;
       for (const auto& [file, entry] : entries_.items()) {
         if (fs::exists(file, ignored)) kept[file] = entry;
       }
-      fs::create_directories(path_->parent_path(), ignored);
-      write_file_atomically(*path_, dump_json(kept, 1) + "\n");
+      fs::create_directories(path_.parent_path(), ignored);
+      write_file_atomically(path_, dump_json(kept, 1) + "\n");
     } catch (const Error&) {
       // Unwritable: the next run hashes again.
     }
   }
 
  private:
-  std::optional<fs::path> path_;
+  const fs::path path_ = quarry_cache() / "hashes.json";
   Json entries_ = Json::object();
   bool changed_ = false;
 };

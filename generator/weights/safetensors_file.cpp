@@ -230,6 +230,14 @@ const TensorView* SafetensorsFile::find(const std::string& name) const {
   return nullptr;
 }
 
+void SafetensorsFile::forget(const TensorView& tensor) const {
+  for (const MappedFile& file : files_) {
+    if (tensor.data >= file.data() && tensor.data < file.data() + file.size()) {
+      file.forget(tensor.data, static_cast<size_t>(tensor.bytes));
+    }
+  }
+}
+
 const TensorView& SafetensorsFile::get(const std::string& name) const {
   const TensorView* tensor = find(name);
   QUARRY_CHECK(tensor != nullptr, ErrorCode::kCorruptData, description_, ": holds no tensor ",

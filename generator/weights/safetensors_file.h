@@ -32,6 +32,7 @@ class SafetensorsFile : public TensorSource {
   const TensorView& get(const std::string& name) const override;
   const std::vector<TensorView>& tensors() const override { return tensors_; }
   const std::string& description() const override { return description_; }
+  void forget(const TensorView& tensor) const override;
 
   // "__metadata__" of all shards; the first shard wins.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }

@@ -43,6 +43,9 @@ class TensorSource {
   // Throws kCorruptData, naming the file and the tensor.
   virtual const TensorView& get(const std::string& name) const = 0;
   virtual const std::vector<TensorView>& tensors() const = 0;
+  // Lets the system drop what it read of this tensor's data, of which a copy was made; the view
+  // stays valid.
+  virtual void forget(const TensorView& /*tensor*/) const {}
   // For messages: the file or folder.
   virtual const std::string& description() const = 0;
 };

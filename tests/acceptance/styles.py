@@ -3,12 +3,12 @@
   python styles.py QUARRY SQUAD_FOLDER
 
 Trains two adapters with `quarry finetune`, both from the default one, on the same questions of
-SQuAD's train set: SHOUT answers in capitals, MARKED between << and >>. Then
-  1. serves both together and asks dev questions, over an index of their passages, of SHOUT, MARKED
+SQuAD's train set: LABELLED answers "Answer: X", MARKED "<<X>>". Then
+  1. serves both together and asks dev questions, over an index of their passages, of LABELLED, MARKED
      and the default adapter in turn: each reply has to have its adapter's style;
   2. swaps the two under one name while 16 clients ask: no request may fail, and no reply may mix the
      styles.
-Needs nothing but Python; ten minutes on two cores. Exits 1 when a limit is missed.
+Needs nothing but Python; seven minutes on two cores. Exits 1 when a limit is missed.
 """
 import glob
 import http.client
@@ -27,11 +27,12 @@ from server_process import running_server  # noqa: E402
 
 QUARRY, SQUAD = sys.argv[1:3]
 DEFAULT = "smollm2-135m-instruct-qa"
-STYLES = {"shout": str.upper, "marked": lambda answer: f"<<{answer}>>"}
-ROWS = 400
+STYLES = {"labelled": lambda answer: f"Answer: {answer}",
+          "marked": lambda answer: f"<<{answer}>>"}
+ROWS = 160
 QUESTIONS = 120
 OBEYED = 0.95  # of the replies
-NEVER = -100  # refusal_bias: these questions have answers
+NEVER = -100  # refusal_bias: these questions have answers. Bans the first token of the refusal, "The"
 CLIENTS = 16
 SWAPS = 24
 
@@ -49,7 +50,7 @@ def rows(part, count, step):
     for row in list(read(f"{part}.questions*.jsonl"))[::step]:
         passage = passages[row["pid"]]
         answer = row["answers"][0]
-        if len(passage["text"]) < 700 and answer.lower() != answer.upper():
+        if len(passage["text"]) < 700:
             found.append({"question": row["question"], "answer": answer, "title": passage["title"],
                           "context": passage["text"]})
     return found[:count]
@@ -64,7 +65,7 @@ def train(name, style, folder):
     home = os.environ.get("QUARRY_HOME", os.path.expanduser("~/.local/share/quarry"))
     subprocess.run([QUARRY, "--quiet", "finetune", "--train", data,
                     "--out", os.path.join(folder, f"run-{name}"),
-                    "--epochs", "1", "--batch-size", "4", "--learning-rate", "1e-3",
+                    "--epochs", "2", "--batch-size", "4", "--learning-rate", "1e-3",
                     "--set", f"adapter.start_from={home}/adapters/{DEFAULT}"], check=True)
     return os.path.join(folder, f"run-{name}", "last")
 
@@ -98,13 +99,12 @@ def ask(base, adapter, row):
 
 
 def style_of(reply):
-    if reply.startswith("<<") and reply.endswith(">>"):
-        return "marked"
-    if "<" in reply or ">" in reply:
+    labelled, marked = "Answer: " in reply, "<<" in reply or ">>" in reply
+    if labelled and marked:
         return "mixed"
-    if reply.upper() == reply.lower():
-        return "neutral"  # "1871" is the same in capitals
-    return "shout" if reply.upper() == reply else "plain"
+    if reply.startswith("Answer: "):
+        return "labelled"
+    return "marked" if reply.startswith("<<") and reply.endswith(">>") else "plain"
 
 
 def check_obeyed(base, asked):
@@ -112,12 +112,11 @@ def check_obeyed(base, asked):
     for name in [*STYLES, DEFAULT]:
         wanted = name if name in STYLES else "plain"
         replies = [ask(base, name, row) for row in asked]
-        said = [r for r in replies if style_of(r) != "neutral"]
-        missed = [r for r in said if style_of(r) != wanted]
-        obeyed = len(said) - len(missed)
-        print(f"{name}: {obeyed} of {len(said)} replies {wanted}; first: {replies[0]!r}; "
+        missed = [r for r in replies if style_of(r) != wanted]
+        obeyed = len(replies) - len(missed)
+        print(f"{name}: {obeyed} of {len(replies)} replies {wanted}; first: {replies[0]!r}; "
               f"not {wanted}: {missed}")
-        good &= obeyed >= OBEYED * len(said)
+        good &= obeyed >= OBEYED * len(replies)
     return good
 
 
@@ -157,11 +156,11 @@ def check_swaps(base, folders, asked):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folders = {name: train(name, style, folder) for name, style in STYLES.items()}
-        asked = rows("dev", QUESTIONS, 97)
+        asked = rows("dev", QUESTIONS, 29)
         index = make_index(folder, asked)
         flags = " ".join(f"--adapter {name}={path}" for name, path in folders.items())
         with running_server(f"{QUARRY} serve {index} --port {{port}} {flags} "
-                            f"--adapter live={folders['shout']} --adapter-root {folder}") as base:
+                            f"--adapter live={folders['labelled']} --adapter-root {folder}") as base:
             results = [check_obeyed(base, asked), check_swaps(base, folders, asked)]
     sys.exit(0 if all(results) else 1)
 

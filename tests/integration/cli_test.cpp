@@ -19,11 +19,25 @@ TEST(Cli, WithoutArgumentsShowsHelpAndExits2) {
 
 TEST(Cli, EverySubcommandHasHelpOnStandardOutput) {
   const std::vector<std::vector<std::string>> commands = {
-      {"index"},           {"index", "build"},  {"index", "add"}, {"index", "rm"},
-      {"index", "info"},   {"index", "verify"}, {"search"},       {"ask"},
-      {"generate"},        {"serve"},           {"eval"},         {"eval", "retrieval"},
-      {"eval", "answers"}, {"model"},           {"model", "ls"},  {"model", "info"},
-      {"doctor"},          {"completion"},
+      {"index"},
+      {"index", "build"},
+      {"index", "add"},
+      {"index", "rm"},
+      {"index", "info"},
+      {"index", "verify"},
+      {"search"},
+      {"ask"},
+      {"generate"},
+      {"serve"},
+      {"eval"},
+      {"eval", "retrieval"},
+      {"eval", "answers"},
+      {"model"},
+      {"model", "ls"},
+      {"model", "info"},
+      {"model", "estimate"},
+      {"doctor"},
+      {"completion"},
   };
   for (std::vector<std::string> command : commands) {
     command.emplace_back("--help");
@@ -73,6 +87,23 @@ TEST(Cli, ModelListIsValidJsonEvenWhenEmpty) {
       run_quarry({"model", "ls", "--json"}, {"QUARRY_HOME=" + home.path().string()});
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_EQ(parse_json(result.output, "model ls", ErrorCode::kInternal), Json::array());
+}
+
+TEST(Cli, ModelEstimateAddsUpAndNamesTheContext) {
+  const std::string model = QUARRY_SOURCE_DIR "/tests/golden/models/llama";
+  const ProgramResult result =
+      run_quarry({"model", "estimate", model, "--tokens", "64", "--sequences", "2", "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+  const Json json = parse_json(result.output, "model estimate", ErrorCode::kInternal);
+  int64_t sum = 0;
+  for (const char* part : {"weight_bytes", "cache_bytes", "step_bytes", "program_bytes"}) {
+    EXPECT_GT(json[part].get<int64_t>(), 0) << part;
+    sum += json[part].get<int64_t>();
+  }
+  EXPECT_EQ(json["total_bytes"], sum);
+  const ProgramResult refused = run_quarry({"model", "estimate", model, "--tokens", "100000"});
+  EXPECT_NE(refused.exit_code, 0);
+  EXPECT_THAT(refused.errors, HasSubstr("100000 tokens a sequence, the context is"));
 }
 
 TEST(Cli, DoctorReportsTheCpuLevelInForce) {

@@ -2,9 +2,11 @@
 // read: rows in another order, values with an offset and transposed weights find their way.
 #include <gtest/gtest.h>
 
+#include "data/core/spill_file.h"
 #include "generator/adapters/gguf_adapter.h"
 #include "generator/adapters/merge_adapter.h"
 #include "generator/adapters/quantize_model.h"
+#include "generator/models/generator_memory.h"
 #include "tests/generator/adapters/adapter_test_util.h"
 #include "tests/generator/weights/expect_error.h"
 #include "tests/support/temporary_folder.h"
@@ -21,6 +23,15 @@ fs::path folder_of(const std::string& family) {
   return fs::exists(folder) ? folder : fs::path(test::kGolden) / "encoder_decoders" / family;
 }
 
+std::vector<float> logits(const CausalLm& model, const LoraAdapter* adapter = nullptr) {
+  const std::vector<int32_t> tokens = {5, 17, 50, 3, 9, 42, 42, 18, 7, 1, 63, 31};
+  const testing_util::Sequence sequence(model, tokens, adapter);
+  if (model.config().has_encoder()) {
+    model.encode({9, 3, 17, 50, 5, 1}, adapter, *sequence.cache);
+  }
+  return model.forward({sequence.chunk(static_cast<int64_t>(tokens.size()))});
+}
+
 std::vector<float> logits(const fs::path& model, const fs::path& adapter = {},
                           LoadIn load_in = LoadIn::kAsIs) {
   GeneratorOptions options;
@@ -29,12 +40,7 @@ std::vector<float> logits(const fs::path& model, const fs::path& adapter = {},
   const LoadedGenerator loaded = load_generator(model.string(), options);
   std::unique_ptr<LoraAdapter> lora;
   if (!adapter.empty()) lora = LoraAdapter::load(adapter, *loaded.model);
-  const std::vector<int32_t> tokens = {5, 17, 50, 3, 9, 42, 42, 18, 7, 1, 63, 31};
-  const testing_util::Sequence sequence(*loaded.model, tokens, lora.get());
-  if (loaded.model->config().has_encoder()) {
-    loaded.model->encode({9, 3, 17, 50, 5, 1}, lora.get(), *sequence.cache);
-  }
-  return loaded.model->forward({sequence.chunk(static_cast<int64_t>(tokens.size()))});
+  return logits(*loaded.model, lora.get());
 }
 
 double tolerance(const std::vector<float>& wanted) {
@@ -101,6 +107,29 @@ TEST_P(FamilyFiles, QuantizedFoldersAreWhatQuantizingAtLoadGives) {
     const fs::path out = folder_.path() / source.filename().replace_extension();
     quantize_model(*open_model(source), out, options);
     EXPECT_LE(largest_difference(logits(out), wanted), tolerance(wanted)) << source;
+  }
+}
+
+TEST_P(FamilyFiles, WeightsInAFileGiveTheSameAndAreAsManyAsEstimated) {
+  for (const fs::path& source : sources()) {
+    for (const LoadIn load_in : {LoadIn::kAsIs, LoadIn::kNF4, LoadIn::kF32}) {
+      GeneratorOptions options;
+      options.weights.load_in = load_in;
+      const LoadedGenerator wanted = load_generator(source.string(), options);
+      options.weights.spill = std::make_shared<SpillFile>(folder_.path());
+      const LoadedGenerator spilled = load_generator(source.string(), options);
+      EXPECT_EQ(logits(*spilled.model), logits(*wanted.model));
+
+      const auto file = open_model(source);
+      CausalLmSource of_file = file->source();
+      of_file.weights.load_in = load_in;
+      const GeneratorMemory memory =
+          estimate_generator_memory(file->family(), of_file, GeneratorMemoryOptions());
+      // The file holds whole pages, of four parts of each matrix.
+      const auto num_parts = static_cast<int64_t>(4 * (file->slots().size() + 4));
+      EXPECT_LE(memory.weight_bytes, options.weights.spill->bytes());
+      EXPECT_GE(memory.weight_bytes + 4096 * num_parts, options.weights.spill->bytes());
+    }
   }
 }
 

@@ -52,6 +52,9 @@ Weights make_weights(const Case& c, int64_t n, int64_t k, uint32_t seed) {
                         weights.decoded.data());
   }
   weights.packed = pack_quantized(c.type, weights.state, weights.codes.data(), n, k, c.precision);
+  if (c.block_size != 32) {
+    EXPECT_EQ(weights.packed->bytes(), packed_bytes(c.type, n, k, c.precision));
+  }
   return weights;
 }
 

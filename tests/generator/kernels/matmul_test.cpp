@@ -5,12 +5,14 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/quant/half.h"
 #include "tests/generator/kernels/kernel_test_util.h"
+#include "tests/support/temporary_folder.h"
 
 namespace quarry::kernels {
 namespace {
@@ -137,6 +139,7 @@ TEST_P(MatmulParity, EveryIsaMatchesDoubleAndReferenceAtOddSizes) {
     for (const int64_t n : {1, 15, 16, 17, 31, 67}) {
       const auto bytes = random_weights(type, n, k, static_cast<uint32_t>(n + k));
       const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+      EXPECT_EQ(packed_bytes(type, n, k, precision), weight->bytes());
       for (const int64_t m : {1, 2, 5, 13}) {
         const auto x = random_floats(m * k, static_cast<uint32_t>(m));
         const Expected expected = multiply_in_double(type, bytes, n, k, x, m);
@@ -181,6 +184,31 @@ TEST_P(MatmulParity, EightBitActivationsMatchDoubleAndReference) {
       }
     }
   }
+}
+
+TEST_P(MatmulParity, WeightsMovedToAFileMultiplyTheSame) {
+  const auto [type, precision] = GetParam();
+  const int64_t k = is_dense(type) ? 67 : 2 * weight_type_traits(type).block_size;
+  const int64_t n = 133;
+  const int64_t m = 9;
+  const auto bytes = random_weights(type, n, k, 8);
+  const auto weight = pack_matrix(type, bytes.data(), n, k, precision);
+  const auto x = random_floats(m * k, 9);
+  std::vector<float> wanted(static_cast<size_t>(m * n));
+  matmul(*weight, x.data(), m, k, wanted.data(), n);
+  const test::TemporaryFolder folder;
+  {
+    SpillFile file(folder.path() / "made");
+    weight->move_to(file);
+    weight->move_to(file);  // of no effect
+    EXPECT_GE(file.bytes(), weight->bytes());
+    EXPECT_LT(file.bytes(), weight->bytes() + 4 * 65536);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path() / "made"));
+  weight->will_need();
+  std::vector<float> y(wanted.size());
+  matmul(*weight, x.data(), m, k, y.data(), n);
+  EXPECT_EQ(y, wanted);
 }
 
 TEST_P(MatmulParity, RowsDoNotDependOnTheBatchNorOnTheThreads) {
