@@ -77,8 +77,10 @@ struct TextEncoderSource {
   int64_t max_tokens = 0;  // 0: as many as the model has positions
 };
 
+// A family of encoders: one file in this folder, one row in the registry.
 struct TextEncoderFamily {
   const char* model_type;  // of config.json
+  // Throws as CausalLmFamily::make.
   std::unique_ptr<TextEncoder> (*make)(const TextEncoderSource& source,
                                        std::unique_ptr<Tokenizer> tokenizer,
                                        kernels::Precision precision);
@@ -86,9 +88,10 @@ struct TextEncoderFamily {
 
 const std::vector<TextEncoderFamily>& text_encoder_families();
 
-// bert.cpp. Throws as CausalLmFamily::make.
-std::unique_ptr<TextEncoder> make_bert(const TextEncoderSource& source,
-                                       std::unique_ptr<Tokenizer> tokenizer,
-                                       kernels::Precision precision);
+// Each in the file of its name.
+TextEncoderFamily bert_family();
+TextEncoderFamily dpr_family();
+TextEncoderFamily roberta_family();
+TextEncoderFamily xlm_roberta_family();  // roberta.cpp
 
 }  // namespace quarry

@@ -49,7 +49,10 @@ const CausalLmFamily& find_causal_lm_family(const Json& config, const std::strin
 
 const std::vector<TextEncoderFamily>& text_encoder_families() {
   static const std::vector<TextEncoderFamily> families = {
-      {"bert", make_bert},
+      bert_family(),
+      roberta_family(),
+      xlm_roberta_family(),
+      dpr_family(),
   };
   return families;
 }
