@@ -12,11 +12,16 @@ BertConfig read_config(const TextEncoderSource& source) {
   return config;
 }
 
+std::unique_ptr<BertStack> make_stack(const TextEncoderSource& source,
+                                      kernels::Precision precision) {
+  return std::make_unique<BertStack>(*source.tensors, read_config(source), precision);
+}
+
 std::unique_ptr<TextEncoder> make(const TextEncoderSource& source,
                                   std::unique_ptr<Tokenizer> tokenizer,
                                   kernels::Precision precision) {
   SentenceEncoderParts parts;
-  parts.stack = std::make_unique<BertStack>(*source.tensors, read_config(source), precision);
+  parts.stack = make_stack(source, precision);
   parts.tokenizer = std::move(tokenizer);
   parts.pooling = source.pooling;
   parts.max_tokens = source.max_tokens;
@@ -25,6 +30,8 @@ std::unique_ptr<TextEncoder> make(const TextEncoderSource& source,
 
 }  // namespace
 
-TextEncoderFamily bert_family() { return {"bert", make}; }
+TextEncoderFamily bert_family() {
+  return {"bert", make, make_stack, "Bert", "bert.pooler.dense", "classifier"};
+}
 
 }  // namespace quarry

@@ -18,11 +18,16 @@ BertConfig read_config(const TextEncoderSource& source) {
   return config;
 }
 
+std::unique_ptr<BertStack> make_stack(const TextEncoderSource& source,
+                                      kernels::Precision precision) {
+  return std::make_unique<BertStack>(*source.tensors, read_config(source), precision);
+}
+
 std::unique_ptr<TextEncoder> make(const TextEncoderSource& source,
                                   std::unique_ptr<Tokenizer> tokenizer,
                                   kernels::Precision precision) {
   SentenceEncoderParts parts;
-  parts.stack = std::make_unique<BertStack>(*source.tensors, read_config(source), precision);
+  parts.stack = make_stack(source, precision);
   parts.tokenizer = std::move(tokenizer);
   parts.pooling = source.pooling;
   parts.max_tokens = source.max_tokens;
@@ -31,7 +36,12 @@ std::unique_ptr<TextEncoder> make(const TextEncoderSource& source,
 
 }  // namespace
 
-TextEncoderFamily roberta_family() { return {"roberta", make}; }
-TextEncoderFamily xlm_roberta_family() { return {"xlm-roberta", make}; }
+TextEncoderFamily roberta_family() {
+  return {"roberta", make, make_stack, "Roberta", "classifier.dense", "classifier.out_proj"};
+}
+
+TextEncoderFamily xlm_roberta_family() {
+  return {"xlm-roberta", make, make_stack, "XLMRoberta", "classifier.dense", "classifier.out_proj"};
+}
 
 }  // namespace quarry

@@ -26,6 +26,10 @@ std::vector<EncoderInput> encode_texts(const Tokenizer& tokenizer,
   return inputs;
 }
 
+int64_t num_template_tokens(const PairTemplate& around) {
+  return static_cast<int64_t>(around.before.size() + around.between.size() + around.after.size());
+}
+
 EncoderInput join_pair(const PairTemplate& around, const std::vector<int32_t>& first,
                        const std::vector<int32_t>& second) {
   EncoderInput input;
@@ -47,6 +51,20 @@ EncoderInput join_pair(const PairTemplate& around, const std::vector<int32_t>& f
   input.second_end = input.ids.size();
   add(around.after);
   return input;
+}
+
+EncoderInput encode_pair(const Tokenizer& tokenizer, const PairTemplate& around,
+                         const std::string& first, const std::string& second, int64_t max_tokens) {
+  std::vector<int32_t> a = tokenizer.encode(first, Tokenizer::SpecialTokens::kNone);
+  std::vector<int32_t> b = tokenizer.encode(second, Tokenizer::SpecialTokens::kNone);
+  const auto room = static_cast<size_t>(max_tokens - num_template_tokens(around));
+  if (a.size() + b.size() > room) {
+    std::vector<int32_t>& shorter = a.size() <= b.size() ? a : b;
+    std::vector<int32_t>& longer = a.size() <= b.size() ? b : a;
+    shorter.resize(std::min(shorter.size(), room / 2));
+    longer.resize(room - shorter.size());
+  }
+  return join_pair(around, a, b);
 }
 
 void TextBatch::add(const EncoderInput& input) {

@@ -24,9 +24,17 @@ struct EncoderInput {
 std::vector<EncoderInput> encode_texts(const Tokenizer& tokenizer,
                                        const std::vector<std::string>& texts, int64_t max_tokens);
 
+// How many tokens the template itself has.
+int64_t num_template_tokens(const PairTemplate& around);
 // The ids of two texts inside the pair template, nothing cut.
 EncoderInput join_pair(const PairTemplate& around, const std::vector<int32_t>& first,
                        const std::vector<int32_t>& second);
+
+// The same, of at most `max_tokens`: the longer text is cut until both are of one length, then both
+// ("longest_first" of Hugging Face's tokenizers, with their rounding). REQUIRES: max_tokens is more
+// than the template has.
+EncoderInput encode_pair(const Tokenizer& tokenizer, const PairTemplate& around,
+                         const std::string& first, const std::string& second, int64_t max_tokens);
 
 // Texts one after the other, nothing padded: text i is rows [starts[i], starts[i + 1]).
 struct TextBatch {

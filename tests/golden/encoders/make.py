@@ -13,6 +13,9 @@ NAME/golden.json
   vectors: of bare encoders, of length 1 but for DPR's
   logits: of heads, [labels]; [tokens, labels] of token classification; [tokens, 2] (start, end) of question answering.
           Computed in one padded batch
+  spans: of token classification, [start, end) in characters of each token (these texts are ASCII)
+  answers: of question answering, the best span of at most 30 tokens: [start, end) of the context, score
+  long: question, context, overlap: the same over the windows that the tokenizer cuts; no_answer: the least of the first token
 """
 import json
 import os
@@ -198,6 +201,32 @@ def rounded(rows):
     return [rounded(row) if isinstance(row, list) else round(row, 7) for row in rows]
 
 
+def best_answer(start, end, sequence_ids, offsets):
+    best = None
+    context = [t for t, which in enumerate(sequence_ids) if which == 1]
+    for first in context:
+        for last in (t for t in context if first <= t < first + 30):
+            score = (start[first] + end[last]).item()
+            if best is None or score > best[2]:
+                best = [offsets[first][0].item(), offsets[last][1].item(), score]
+    return best
+
+
+def answer_long(model, tokenizer):
+    question, context, overlap = "what?", "the sea and the moon, first river then two walks. " * 3, 4
+    windows = tokenizer(question, context, truncation="only_second", stride=overlap, return_overflowing_tokens=True,
+                        return_offsets_mapping=True, padding=True, return_tensors="pt")
+    offsets = windows.pop("offset_mapping")
+    windows.pop("overflow_to_sample_mapping")
+    with torch.no_grad():
+        outputs = model(**windows)
+    answers = [best_answer(outputs.start_logits[w], outputs.end_logits[w], windows.sequence_ids(w), offsets[w])
+               for w in range(len(offsets))]
+    assert len(answers) > 2
+    return {"question": question, "context": context, "overlap": overlap, "answer": max(answers, key=lambda a: a[2]),
+            "no_answer": (outputs.start_logits[:, 0] + outputs.end_logits[:, 0]).min().item()}
+
+
 def make(name):
     path = os.path.join(HERE, name)
     shutil.rmtree(path, ignore_errors=True)
@@ -227,6 +256,17 @@ def make(name):
         golden["logits"] = [rounded(row[mask.bool()].tolist()) for row, mask in zip(logits, batch["attention_mask"])]
     else:
         golden["logits"] = rounded(outputs.logits.tolist())
+    columns = [list(column) for column in zip(*inputs)]
+    fitted = tokenizer(*columns, truncation="only_second" if only_second else True, padding=True,
+                       return_offsets_mapping=True, return_tensors="pt")
+    if "tokens" in name:
+        golden["spans"] = [offsets[mask.bool()].tolist()
+                           for offsets, mask in zip(fitted["offset_mapping"], batch["attention_mask"])]
+    if "questions" in name:
+        golden["answers"] = [best_answer(outputs.start_logits[i], outputs.end_logits[i], fitted.sequence_ids(i),
+                                         fitted["offset_mapping"][i])
+                             for i in range(len(inputs))]
+        golden["long"] = answer_long(model, tokenizer)
     with open(os.path.join(path, "golden.json"), "w") as file:
         json.dump(golden, file)
     if name in WITH_ADAPTER:
