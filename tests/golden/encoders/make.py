@@ -1,6 +1,6 @@
 """Makes tiny random encoders of the BERT family, bare and with heads, and what transformers computes with them.
 
-  python make.py [NAME ...]      (torch 2.15, transformers 5.23, tokenizers 0.23, peft 0.21; seed 11)
+  python make.py [NAME ...]      (torch 2.15, transformers 5.23, tokenizers 0.23, peft 0.21; seed 11, of dpr_question 12)
 
 NAME/config.json, model.safetensors   BF16; the reference computes in float32
 NAME/tokenizer.json, tokenizer_config.json   WordPiece (BERT, DPR), byte-level BPE (RoBERTa), Unigram (XLM-RoBERTa);
@@ -15,6 +15,7 @@ NAME/golden.json
           Computed in one padded batch
   spans: of token classification, [start, end) in characters of each token (these texts are ASCII)
   answers: of question answering, the best span of at most 30 tokens: [start, end) of the context, score
+  ranking: of models with one label, query, passages, scores: the logit of each pair
   long: question, context, overlap: the same over the windows that the tokenizer cuts; no_answer: the least of the first token
 """
 import json
@@ -227,10 +228,21 @@ def answer_long(model, tokenizer):
             "no_answer": (outputs.start_logits[:, 0] + outputs.end_logits[:, 0]).min().item()}
 
 
+RANKED = ["the moon", "two people walk on the moon", "the sea is not full", "a river runs to the sea",
+          "first what, then who, then the moon in 1969 " * 2, "s", "1969", "people walk"]
+
+
+def rank(model, tokenizer, query):
+    batch = encode(tokenizer, [[query, passage] for passage in RANKED], False)
+    with torch.no_grad():
+        scores = model(**batch).logits[:, 0].tolist()
+    return {"query": query, "passages": RANKED, "scores": rounded(scores)}
+
+
 def make(name):
     path = os.path.join(HERE, name)
     shutil.rmtree(path, ignore_errors=True)
-    torch.manual_seed(11)
+    torch.manual_seed(12 if name == "dpr_question" else 11)
     tokenizer = make_tokenizer(name)
     model = write_model(name, path, tokenizer)
     tokenizer.save_pretrained(path)
@@ -259,6 +271,8 @@ def make(name):
     columns = [list(column) for column in zip(*inputs)]
     fitted = tokenizer(*columns, truncation="only_second" if only_second else True, padding=True,
                        return_offsets_mapping=True, return_tensors="pt")
+    if "rerank" in name:
+        golden["ranking"] = rank(model, tokenizer, "who walked on the moon?")
     if "tokens" in name:
         golden["spans"] = [offsets[mask.bool()].tolist()
                            for offsets, mask in zip(fitted["offset_mapping"], batch["attention_mask"])]
