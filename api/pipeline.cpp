@@ -121,10 +121,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 Pipeline::Pipeline(std::shared_ptr<Retriever> retriever, std::shared_ptr<const Embedder> embedder,
-                   std::shared_ptr<Engine> engine)
+                   std::shared_ptr<Engine> engine, std::shared_ptr<const Reranker> reranker)
     : retriever_(std::move(retriever)),
       embedder_(std::move(embedder)),
-      engine_(std::move(engine)) {}
+      engine_(std::move(engine)),
+      reranker_(std::move(reranker)) {}
 
 std::vector<Hit> Pipeline::search(const std::string& query, const SearchOptions& options) const {
   QUARRY_CHECK(retriever_ != nullptr, ErrorCode::kUnavailable,
@@ -138,7 +139,13 @@ std::vector<Hit> Pipeline::search(const std::string& query, const SearchOptions&
                  "no embedder is loaded: only lexical search works");
     engine_->run([&] { vector = embedder_->embed_query(text); });
   }
-  return retriever_->search(text, vector.empty() ? nullptr : vector.data(), options);
+  const float* query_vector = vector.empty() ? nullptr : vector.data();
+  if (options.rerank_candidates == 0) return retriever_->search(text, query_vector, options);
+  QUARRY_CHECK(reranker_ != nullptr, ErrorCode::kInvalidArgument, "rerank_candidates is ",
+               options.rerank_candidates, ", but no reranker is loaded: start with --rerank MODEL");
+  return reranker_->rerank(text, retriever_->search(text, query_vector, candidate_search(options)),
+                           options.top_k,
+                           [this](const std::function<void()>& job) { engine_->run(job); });
 }
 
 const LoadedGenerator& Pipeline::generator() const {

@@ -10,6 +10,7 @@
 #include "generator/decode/beam_search.h"
 #include "generator/decode/engine.h"
 #include "retriever/passage_prior.h"
+#include "retriever/reranker.h"
 #include "retriever/search.h"
 
 namespace quarry {
@@ -67,9 +68,9 @@ bool says_not_in_documents(const std::string& text, const ServedAdapter& adapter
 // question -> passages -> prompt -> Answer. Thread-safe.
 class Pipeline {
  public:
-  // Both are kept.
+  // All are kept. `reranker` may be null: then no search may ask for one.
   Pipeline(std::shared_ptr<Retriever> retriever, std::shared_ptr<const Embedder> embedder,
-           std::shared_ptr<Engine> engine);
+           std::shared_ptr<Engine> engine, std::shared_ptr<const Reranker> reranker = nullptr);
 
   // Throws kNotFound for an unknown adapter, kInvalidArgument for sampling, stop strings or lexical
   // search where decoding is over latent passages, and as search(), Engine::submit() and
@@ -79,7 +80,7 @@ class Pipeline {
   // The same from given passages: nothing is searched and nothing is found irrelevant.
   Answer answer_from(const std::vector<Hit>& hits, const std::vector<ChatMessage>& messages,
                      const AskOptions& options, const Engine::OnText& on_text) const;
-  // Query embedding runs on the engine thread.
+  // Query embedding and reranking run on the engine thread.
   std::vector<Hit> search(const std::string& query, const SearchOptions& options) const;
 
   // In two steps, for streaming servers that must send headers in between.
@@ -111,6 +112,7 @@ class Pipeline {
   std::shared_ptr<Retriever> retriever_;
   std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Engine> engine_;
+  std::shared_ptr<const Reranker> reranker_;
 };
 
 }  // namespace quarry

@@ -39,9 +39,10 @@ struct Passage {
 // One search result. Higher score is better, within one search only.
 struct Hit {
   Passage passage;
-  double score = 0.0;                   // of the mode that was asked for
-  std::optional<double> dense_score;    // inner product of unit vectors, -1..1
+  double score = 0.0;                   // of the mode that was asked for, or of a reranker
+  std::optional<double> dense_score;    // inner product; of unit vectors -1..1
   std::optional<double> lexical_score;  // BM25, >= 0
+  std::optional<double> rerank_score;   // a cross-encoder's logit
 };
 
 // A source that an answer stands on: number `index` (from 1) in the prompt and in the printed list.

@@ -57,18 +57,31 @@ EmbedderPrefixes embedder_prefixes(const std::string& name, const std::string& p
   return prefixes;
 }
 
-Embedder::Embedder(LoadedEncoder encoder, std::shared_ptr<const LoraAdapter> query_adapter)
+Embedder::Embedder(LoadedEncoder encoder, std::shared_ptr<const LoraAdapter> query_adapter,
+                   std::optional<LoadedEncoder> query_encoder)
     : encoder_(std::move(encoder)),
+      query_encoder_(std::move(query_encoder)),
       query_adapter_(std::move(query_adapter)),
-      prefixes_(embedder_prefixes(encoder_.name, encoder_.path)) {}
+      prefixes_(embedder_prefixes(encoder_.name, encoder_.path)) {
+  if (!query_encoder_) return;
+  QUARRY_CHECK(query_encoder_->model->dim() == dim(), ErrorCode::kInvalidArgument,
+               "the query encoder ", query_encoder_->name, " makes ", query_encoder_->model->dim(),
+               "-d vectors, the embedder ", name(), " ", dim(), "-d ones");
+  prefixes_.query = embedder_prefixes(query_encoder_->name, query_encoder_->path).query;
+}
 
-std::unique_ptr<Embedder> Embedder::load(const std::string& model, const fs::path& query_adapter) {
+std::unique_ptr<Embedder> Embedder::load(const std::string& model, const fs::path& query_adapter,
+                                         const std::string& query_encoder) {
   LoadedEncoder encoder = load_text_encoder(model, kernels::Precision::kFast);
-  if (query_adapter.empty()) return std::make_unique<Embedder>(std::move(encoder));
-  check_adapter_base(query_adapter, encoder.content_hash, encoder.name);
-  std::shared_ptr<const LoraAdapter> adapter =
-      LoraAdapter::load(query_adapter, encoder.model->linear_slots(), {});
-  return std::make_unique<Embedder>(std::move(encoder), std::move(adapter));
+  std::optional<LoadedEncoder> queries;
+  if (!query_encoder.empty()) queries = load_text_encoder(query_encoder, kernels::Precision::kFast);
+  std::shared_ptr<const LoraAdapter> adapter;
+  if (!query_adapter.empty()) {
+    const LoadedEncoder& side = queries ? *queries : encoder;
+    check_adapter_base(query_adapter, side.content_hash, side.name);
+    adapter = LoraAdapter::load(query_adapter, side.model->linear_slots(), {});
+  }
+  return std::make_unique<Embedder>(std::move(encoder), std::move(adapter), std::move(queries));
 }
 
 std::vector<float> Embedder::embed_query(const std::string& query) const {
@@ -77,8 +90,9 @@ std::vector<float> Embedder::embed_query(const std::string& query) const {
 
 std::vector<float> Embedder::embed_queries(const std::vector<std::string>& queries) const {
   const std::vector<std::string> texts = with_prefix(prefixes_.query, queries);
-  return query_adapter_ == nullptr ? encoder_.model->encode(texts)
-                                   : encoder_.model->encode_with(*query_adapter_, texts);
+  const TextEncoder& model = *query_side().model;
+  return query_adapter_ == nullptr ? model.encode(texts)
+                                   : model.encode_with(*query_adapter_, texts);
 }
 
 std::vector<float> Embedder::embed_passages(const std::vector<std::string>& texts) const {
@@ -89,8 +103,8 @@ void Embedder::accumulate_query_gradients(const std::vector<std::string>& querie
                                           const float* vector_gradients,
                                           LoraGradients& gradients) const {
   QUARRY_DCHECK(query_adapter_ != nullptr);
-  encoder_.model->accumulate_gradients(*query_adapter_, with_prefix(prefixes_.query, queries),
-                                       vector_gradients, gradients);
+  query_side().model->accumulate_gradients(*query_adapter_, with_prefix(prefixes_.query, queries),
+                                           vector_gradients, gradients);
 }
 
 }  // namespace quarry

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,18 +21,22 @@ struct EmbedderPrefixes {
 // arXiv:2212.03533), known by "e5" standing alone in its name; else none.
 EmbedderPrefixes embedder_prefixes(const std::string& name, const std::string& path);
 
-// Text -> unit vector, with the prefixes that the model's card asks for. Queries may be embedded
+// Text -> vector, with the prefixes that the model's card asks for. Queries may be embedded
 // with an adapter, tuned to find the passages that lie in an index as they were embedded without
-// it. One thread at a time.
+// it, or by an encoder of their own (DPR). One thread at a time.
 class Embedder {
  public:
-  // `query_adapter` is kept, may be null and was made for the encoder's linear_slots().
+  // `query_adapter` is kept, may be null and was made for the linear_slots() of what embeds
+  // queries: `query_encoder`, or `encoder` where that is none. Throws kInvalidArgument when the two
+  // make vectors of different sizes, naming both.
   explicit Embedder(LoadedEncoder encoder,
-                    std::shared_ptr<const LoraAdapter> query_adapter = nullptr);
-  // `query_adapter`: a PEFT folder; empty: none. Throws as load_text_encoder(), LoraAdapter::load()
-  // and check_adapter_base().
+                    std::shared_ptr<const LoraAdapter> query_adapter = nullptr,
+                    std::optional<LoadedEncoder> query_encoder = std::nullopt);
+  // `query_adapter`: a PEFT folder, `query_encoder`: as `model`; empty: none. Throws as
+  // load_text_encoder(), LoraAdapter::load(), check_adapter_base() and the constructor.
   static std::unique_ptr<Embedder> load(const std::string& model,
-                                        const std::filesystem::path& query_adapter = {});
+                                        const std::filesystem::path& query_adapter = {},
+                                        const std::string& query_encoder = "");
 
   const std::string& name() const { return encoder_.name; }
   const std::string& content_hash() const { return encoder_.content_hash; }
@@ -50,7 +55,10 @@ class Embedder {
                                   const float* vector_gradients, LoraGradients& gradients) const;
 
  private:
+  const LoadedEncoder& query_side() const { return query_encoder_ ? *query_encoder_ : encoder_; }
+
   LoadedEncoder encoder_;
+  std::optional<LoadedEncoder> query_encoder_;
   std::shared_ptr<const LoraAdapter> query_adapter_;
   EmbedderPrefixes prefixes_;
 };

@@ -112,6 +112,17 @@ SearchOptions deep_enough(const RetrievalEvalOptions& options) {
   return search;
 }
 
+// The first hits anew, the others behind them as they were.
+std::vector<Hit> rerank_first(const Reranker& reranker, const std::string& question,
+                              std::vector<Hit> hits, int64_t candidates) {
+  const auto count = std::min(hits.size(), static_cast<size_t>(candidates));
+  const auto border = hits.begin() + static_cast<int64_t>(count);
+  const std::vector<Hit> best =
+      reranker.rerank(question, {hits.begin(), border}, candidates, nullptr);
+  std::copy(best.begin(), best.end(), hits.begin());
+  return hits;
+}
+
 }  // namespace
 
 std::vector<std::string> document_names(const std::string& uri) {
@@ -134,7 +145,7 @@ GoldMatch parse_gold_match(const std::string& text) {
 }
 
 RetrievalReport evaluate_retrieval(const Retriever& retriever, const Embedder* embedder,
-                                   const std::vector<QaExample>& examples,
+                                   const Reranker* reranker, const std::vector<QaExample>& examples,
                                    const RetrievalEvalOptions& options,
                                    const std::function<void(int64_t done)>& on_progress,
                                    const CancelFlag& cancel) {
@@ -143,6 +154,8 @@ RetrievalReport evaluate_retrieval(const Retriever& retriever, const Embedder* e
   const bool dense = search.mode != SearchMode::kLexical;
   QUARRY_CHECK(!dense || embedder != nullptr, ErrorCode::kInvalidArgument,
                "evaluating dense or hybrid search needs an embedder");
+  QUARRY_CHECK(search.rerank_candidates == 0 || reranker != nullptr, ErrorCode::kInvalidArgument,
+               "rerank_candidates is ", search.rerank_candidates, ", but there is no reranker");
   for (const QaExample& example : examples) match_of(example, options.match);
   RetrievalReport report;
   report.rows.resize(examples.size());
@@ -155,14 +168,23 @@ RetrievalReport evaluate_retrieval(const Retriever& retriever, const Embedder* e
       for (size_t i = begin; i < end; ++i) questions.push_back(examples[i].question);
       vectors = embedder->embed_queries(questions);
     }
+    std::vector<std::vector<Hit>> found(end - begin);
     parallel_for(static_cast<int64_t>(end - begin), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        const size_t at = begin + static_cast<size_t>(i);
         const float* vector = dense ? vectors.data() + i * embedder->dim() : nullptr;
-        const std::vector<Hit> hits = retriever.search(examples[at].question, vector, search);
-        report.rows[at] = score_question(examples[at], hits, options);
+        found[static_cast<size_t>(i)] =
+            retriever.search(examples[begin + static_cast<size_t>(i)].question, vector, search);
       }
     });
+    for (size_t at = begin; at < end; ++at) {
+      std::vector<Hit> hits = std::move(found[at - begin]);
+      if (search.rerank_candidates > 0) {
+        cancel.check("evaluation");
+        hits = rerank_first(*reranker, examples[at].question, std::move(hits),
+                            search.rerank_candidates);
+      }
+      report.rows[at] = score_question(examples[at], hits, options);
+    }
     if (on_progress) on_progress(static_cast<int64_t>(end));
   }
   report.metrics = summarize(report.rows, options);

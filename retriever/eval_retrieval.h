@@ -7,6 +7,7 @@
 #include "data/core/cancel.h"
 #include "data/datasets/dataset.h"
 #include "data/metrics/bootstrap.h"
+#include "retriever/reranker.h"
 #include "retriever/search.h"
 
 namespace quarry {
@@ -27,7 +28,8 @@ std::vector<std::string> document_names(const std::string& uri);
 GoldMatch parse_gold_match(const std::string& text);
 
 struct RetrievalEvalOptions {
-  SearchOptions search;  // top_k is raised to what the cutoffs need
+  // top_k is raised to what the cutoffs need. Beyond rerank_candidates passages keep their order.
+  SearchOptions search;
   std::vector<int64_t> cutoffs = {1, 5, 10, 20};
   GoldMatch match = GoldMatch::kAuto;
   BootstrapOptions bootstrap;
@@ -57,11 +59,11 @@ struct RetrievalReport {
 };
 
 // Asks every question of the retriever on all threads, query vectors made in batches. `embedder`
-// may be null for lexical search. on_progress(done) is called on the calling thread. Throws
-// kInvalidArgument for a question without gold, naming it; what search throws; kUnavailable when
-// cancelled.
+// may be null for lexical search, `reranker` without rerank_candidates. on_progress(done) is called
+// on the calling thread. Throws kInvalidArgument for a question without gold, naming it; what
+// search throws; kUnavailable when cancelled.
 RetrievalReport evaluate_retrieval(const Retriever& retriever, const Embedder* embedder,
-                                   const std::vector<QaExample>& examples,
+                                   const Reranker* reranker, const std::vector<QaExample>& examples,
                                    const RetrievalEvalOptions& options,
                                    const std::function<void(int64_t done)>& on_progress,
                                    const CancelFlag& cancel);

@@ -42,6 +42,9 @@ void check_options(const SearchOptions& options) {
   QUARRY_CHECK(options.candidates >= 1 && options.candidates <= 100 * kMaxTopK,
                ErrorCode::kInvalidArgument, "candidates is ", options.candidates, ", wanted 1 to ",
                100 * kMaxTopK);
+  QUARRY_CHECK(options.rerank_candidates >= 0 && options.rerank_candidates <= kMaxTopK,
+               ErrorCode::kInvalidArgument, "rerank_candidates is ", options.rerank_candidates,
+               ", wanted 0 to ", kMaxTopK);
 }
 
 // What one search works with.

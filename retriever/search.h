@@ -29,7 +29,10 @@ struct SearchOptions {
   Fusion fusion = Fusion::kMinMax;
   double dense_weight = 0.5;  // 0..1, min-max fusion only
   int64_t candidates = 100;   // taken from each mode before fusion; raised to top_k
-  Metadata filter;            // only passages whose document matches every pair
+  // How many of the passages found a Reranker reads (reranker.h), 0 to 1000; raised to top_k. 0:
+  // the order stays. Retriever::search() leaves that to its caller.
+  int64_t rerank_candidates = 0;
+  Metadata filter;  // only passages whose document matches every pair
 };
 
 // An index opened for reading: the SQLite store and the FAISS index in step with it. search() may

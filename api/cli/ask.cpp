@@ -12,14 +12,13 @@ namespace {
 struct AskArguments {
   std::string index;
   std::string question;
-  std::string embedder;
+  EmbedderFlags embedder;
   std::string adapter;
   double min_relevance = -1.0;
   GeneratorFlags generator;
   SamplingFlags sampling;
   SearchFlags search;
   DecodeFlags decode;
-  std::string query_adapter;
   double refusal_bias = 0.0;
   BeamSearchOptions beams;
   int64_t top_logprobs = -1;
@@ -48,12 +47,12 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   options.beams = arguments.beams;
   options.top_logprobs = arguments.top_logprobs;
 
-  const OpenedIndex opened =
-      open_index(arguments.index, arguments.embedder, true, arguments.query_adapter);
+  const OpenedIndex opened = open_index(arguments.index, true, arguments.embedder);
   const auto engine = std::make_shared<Engine>(load_generator(arguments.generator),
                                                to_engine_options(arguments.generator));
   options.adapter = load_adapter(arguments.adapter, *engine);
-  const Pipeline pipeline(opened.retriever, opened.embedder, engine);
+  const Pipeline pipeline(opened.retriever, opened.embedder, engine,
+                          load_reranker(arguments.search));
   const bool stream = !arguments.as_json;
   const Answer answer =
       pipeline.ask({{"user", arguments.question}}, options, [&](const std::string& text) {
@@ -94,10 +93,8 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
   add_decode_flags(*command, arguments->decode);
-  add_query_adapter_flag(*command, arguments->query_adapter);
+  add_embedder_flags(*command, arguments->embedder);
   add_refusal_bias_flag(*command, arguments->refusal_bias);
-  command->add_option("--embedder", arguments->embedder,
-                      "Embedder to use (default: the one the index was made with)");
   add_beam_flags(*command, arguments->beams);
   add_top_logprobs_flag(*command, arguments->top_logprobs);
   command->add_flag("--json", arguments->as_json, "Print JSON");

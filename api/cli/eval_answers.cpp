@@ -35,7 +35,7 @@ struct AnswersArguments {
   SamplingFlags sampling;
   SearchFlags search;
   DecodeFlags decode;
-  std::string query_adapter;
+  EmbedderFlags embedder;
   double refusal_bias = 0.0;
   bool as_json = false;
 };
@@ -90,11 +90,12 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
   const std::map<std::string, Hit> gold =
       use_gold ? read_gold_passages(arguments) : std::map<std::string, Hit>();
   const OpenedIndex opened =
-      use_gold ? OpenedIndex() : open_index(arguments.index, "", true, arguments.query_adapter);
+      use_gold ? OpenedIndex() : open_index(arguments.index, true, arguments.embedder);
   const auto engine = std::make_shared<Engine>(load_generator(arguments.generator),
                                                to_engine_options(arguments.generator));
   options.adapter = load_adapter(arguments.adapter, *engine);
-  const Pipeline pipeline(opened.retriever, opened.embedder, engine);
+  const Pipeline pipeline(opened.retriever, opened.embedder, engine,
+                          load_reranker(arguments.search));
 
   constexpr size_t kAskedAtOnce = 8;
   std::vector<std::string> answers(examples.size());
@@ -236,7 +237,7 @@ void add_eval_answers_command(CLI::App& eval, CommandContext& context) {
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
   add_decode_flags(*command, arguments->decode);
-  add_query_adapter_flag(*command, arguments->query_adapter);
+  add_embedder_flags(*command, arguments->embedder);
   add_refusal_bias_flag(*command, arguments->refusal_bias);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(

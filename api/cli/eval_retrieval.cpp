@@ -19,8 +19,7 @@ struct RetrievalArguments {
   std::string qrels;
   std::string dataset = "auto";
   std::string match = "auto";
-  std::string embedder;
-  std::string query_adapter;
+  EmbedderFlags embedder;
   std::string output;
   int64_t limit = 0;
   SearchFlags search;
@@ -69,10 +68,10 @@ void evaluate(RetrievalArguments arguments, CommandContext& context) {
   arguments.options.search = to_search_options(arguments.search);
   arguments.options.match = parse_gold_match(arguments.match);
   const bool lexical = arguments.options.search.mode == SearchMode::kLexical;
-  const OpenedIndex opened =
-      open_index(arguments.index, arguments.embedder, !lexical, arguments.query_adapter);
+  const OpenedIndex opened = open_index(arguments.index, !lexical, arguments.embedder);
+  const std::shared_ptr<const Reranker> reranker = load_reranker(arguments.search);
   const RetrievalReport report = evaluate_retrieval(
-      *opened.retriever, opened.embedder.get(), examples, arguments.options,
+      *opened.retriever, opened.embedder.get(), reranker.get(), examples, arguments.options,
       [&](int64_t done) {
         if (!context.quiet && done % 1000 == 0) {
           std::cerr << done << " of " << examples.size() << " questions\n";
@@ -104,9 +103,7 @@ void add_eval_retrieval_command(CLI::App& eval, CommandContext& context) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--output", arguments->output,
                       "Keep each question's outcome in this JSONL file");
-  command->add_option("--embedder", arguments->embedder,
-                      "Embedder to use (default: the one the index was made with)");
-  add_query_adapter_flag(*command, arguments->query_adapter);
+  add_embedder_flags(*command, arguments->embedder);
   add_search_flags(*command, arguments->search);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(

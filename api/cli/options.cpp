@@ -172,6 +172,14 @@ void add_search_flags(CLI::App& command, SearchFlags& flags) {
                   "(repeatable)")
       ->take_all()
       ->expected(1);
+  command.add_option("--rerank", flags.rerank,
+                     "Cross-encoder that orders the passages found: a sequence classifier with one "
+                     "label, short name or Hugging Face folder");
+  command
+      .add_option("--rerank-candidates", flags.rerank_candidates,
+                  "How many passages it reads, at least --top-k")
+      ->check(CLI::Range(int64_t{1}, int64_t{1000}))
+      ->capture_default_str();
 }
 
 void add_refusal_bias_flag(CLI::App& command, double& bias) {
@@ -188,6 +196,7 @@ SearchOptions to_search_options(const SearchFlags& flags) {
   options.fusion = parse_fusion(flags.fusion);
   options.top_k = flags.top_k;
   options.dense_weight = flags.dense_weight;
+  options.rerank_candidates = flags.rerank.empty() ? 0 : flags.rerank_candidates;
   for (const std::string& pair : flags.filter) {
     const size_t equals = pair.find('=');
     QUARRY_CHECK(equals != std::string::npos && equals > 0, ErrorCode::kInvalidArgument,
@@ -195,6 +204,10 @@ SearchOptions to_search_options(const SearchFlags& flags) {
     options.filter[pair.substr(0, equals)] = pair.substr(equals + 1);
   }
   return options;
+}
+
+std::shared_ptr<const Reranker> load_reranker(const SearchFlags& flags) {
+  return flags.rerank.empty() ? nullptr : Reranker::load(flags.rerank);
 }
 
 void add_decode_flags(CLI::App& command, DecodeFlags& flags) {
@@ -217,23 +230,27 @@ void set_decoding(const DecodeFlags& flags, AskOptions& options) {
   options.prior_temperature = flags.prior_temperature;
 }
 
-void add_query_adapter_flag(CLI::App& command, std::string& adapter) {
-  command.add_option("--query-adapter", adapter,
+void add_embedder_flags(CLI::App& command, EmbedderFlags& flags) {
+  command.add_option("--embedder", flags.model,
+                     "Embedder to use (default: the one the index was made with)");
+  command.add_option("--query-encoder", flags.query_encoder,
+                     "Model that questions are embedded with, where they have one of their own (of "
+                     "DPR the question encoder); passages stay as the index has them");
+  command.add_option("--query-adapter", flags.query_adapter,
                      "LoRA adapter of the embedder, a PEFT folder, that questions are embedded "
                      "with; passages stay as the index has them");
 }
 
-OpenedIndex open_index(const std::string& index, const std::string& override_model,
-                       bool needs_embedder, const std::string& query_adapter) {
+OpenedIndex open_index(const std::string& index, bool needs_embedder, const EmbedderFlags& flags) {
   OpenedIndex opened;
   if (needs_embedder) {
-    std::string model = override_model;
+    std::string model = flags.model;
     if (model.empty()) {
       const auto store = PassageStore::open(std::filesystem::path(index) / kStoreFileName,
                                             PassageStore::Mode::kReadOnly);
       model = store->manifest().embedder_name;
     }
-    opened.embedder = Embedder::load(model, query_adapter);
+    opened.embedder = Embedder::load(model, flags.query_adapter, flags.query_encoder);
   }
   opened.retriever = Retriever::open(index, opened.embedder);
   return opened;
@@ -245,6 +262,7 @@ OrderedJson to_json(const Hit& hit) {
   json["score"] = hit.score;
   if (hit.dense_score) json["dense_score"] = *hit.dense_score;
   if (hit.lexical_score) json["lexical_score"] = *hit.lexical_score;
+  if (hit.rerank_score) json["rerank_score"] = *hit.rerank_score;
   json["document"] = hit.passage.document_uri;
   json["title"] = hit.passage.title;
   json["heading"] = hit.passage.heading;

@@ -9,6 +9,7 @@
 #include "generator/decode/beam_search.h"
 #include "generator/decode/engine.h"
 #include "generator/weights/model_catalog.h"
+#include "retriever/reranker.h"
 #include "retriever/search.h"
 
 namespace quarry::cli {
@@ -53,11 +54,15 @@ struct SearchFlags {
   std::string fusion = "min-max";
   double dense_weight = SearchOptions{}.dense_weight;
   std::vector<std::string> filter;  // key=value
+  std::string rerank;               // model of a Reranker; empty: none
+  int64_t rerank_candidates = 50;
 };
 void add_search_flags(CLI::App& command, SearchFlags& flags);
 // AskOptions::refusal_bias.
 void add_refusal_bias_flag(CLI::App& command, double& bias);
 SearchOptions to_search_options(const SearchFlags& flags);
+// Null without --rerank.
+std::shared_ptr<const Reranker> load_reranker(const SearchFlags& flags);
 
 // How an answer is decoded.
 struct DecodeFlags {
@@ -67,17 +72,19 @@ struct DecodeFlags {
 void add_decode_flags(CLI::App& command, DecodeFlags& flags);
 void set_decoding(const DecodeFlags& flags, AskOptions& options);
 
-// "--query-adapter", for open_index().
-void add_query_adapter_flag(CLI::App& command, std::string& adapter);
+// What embeds questions.
+struct EmbedderFlags {
+  std::string model;          // empty: what the index's manifest names
+  std::string query_encoder;  // for questions alone; empty: none
+  std::string query_adapter;  // folder; empty: none
+};
+void add_embedder_flags(CLI::App& command, EmbedderFlags& flags);
 
-// Embedder of an index, as its manifest names it; `override_model` when not empty. `query_adapter`:
-// folder of an adapter that questions are embedded with; empty: none.
 struct OpenedIndex {
   std::shared_ptr<const Embedder> embedder;
   std::shared_ptr<Retriever> retriever;
 };
-OpenedIndex open_index(const std::string& index, const std::string& override_model,
-                       bool needs_embedder, const std::string& query_adapter);
+OpenedIndex open_index(const std::string& index, bool needs_embedder, const EmbedderFlags& flags);
 
 OrderedJson to_json(const Hit& hit);
 OrderedJson to_json(const Answer& answer);

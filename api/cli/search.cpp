@@ -11,8 +11,7 @@ namespace {
 struct SearchArguments {
   std::string index;
   std::string query;
-  std::string embedder;
-  std::string query_adapter;
+  EmbedderFlags embedder;
   SearchFlags flags;
   bool as_json = false;
 };
@@ -47,9 +46,13 @@ void print_hits(const std::vector<Hit>& hits) {
 void search(const SearchArguments& arguments, CommandContext& context) {
   const SearchOptions options = to_search_options(arguments.flags);
   const OpenedIndex opened =
-      open_index(arguments.index, arguments.embedder, options.mode != SearchMode::kLexical,
-                 arguments.query_adapter);
-  const std::vector<Hit> hits = opened.retriever->search(arguments.query, options);
+      open_index(arguments.index, options.mode != SearchMode::kLexical, arguments.embedder);
+  const std::shared_ptr<const Reranker> reranker = load_reranker(arguments.flags);
+  std::vector<Hit> hits =
+      opened.retriever->search(arguments.query, reranker ? candidate_search(options) : options);
+  if (reranker) {
+    hits = reranker->rerank(arguments.query, std::move(hits), options.top_k, nullptr);
+  }
   if (arguments.as_json) {
     OrderedJson json;
     json["query"] = arguments.query;
@@ -74,9 +77,7 @@ void add_search_command(CLI::App& app, CommandContext& context) {
   command->add_option("INDEX", arguments->index, "Folder made by quarry index build")->required();
   command->add_option("QUERY", arguments->query, "What to look for")->required();
   add_search_flags(*command, arguments->flags);
-  command->add_option("--embedder", arguments->embedder,
-                      "Embedder to use (default: the one the index was made with)");
-  add_query_adapter_flag(*command, arguments->query_adapter);
+  add_embedder_flags(*command, arguments->embedder);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(
       "Examples\n"

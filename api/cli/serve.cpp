@@ -15,7 +15,7 @@ namespace {
 
 struct ServeArguments {
   std::string index;
-  std::string embedder;
+  EmbedderFlags embedder;
   std::string api_key_file;
   std::vector<std::string> adapters;  // NAME=DIR, or one without a name
   std::string adapter_root;
@@ -26,7 +26,6 @@ struct ServeArguments {
   SamplingFlags sampling;
   SearchFlags search;
   DecodeFlags decode;
-  std::string query_adapter;
 };
 
 // Loads adapters and returns the name of the one that requests without a model get; empty: the base
@@ -94,14 +93,14 @@ void serve(ServeArguments arguments, CommandContext& context) {
   set_decoding(arguments.decode, options.ask);
   options.adapter_root = adapter_root(arguments.adapter_root);
 
-  const OpenedIndex opened =
-      open_index(arguments.index, arguments.embedder, true, arguments.query_adapter);
+  const OpenedIndex opened = open_index(arguments.index, true, arguments.embedder);
   arguments.engine.prefix_cache_bytes = arguments.prefix_cache_mb << 20;
   arguments.engine.prompt_lookup = !arguments.generator.no_prompt_lookup;
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), arguments.engine);
   options.ask.adapter = load_adapters(arguments.adapters, *engine);
-  const Pipeline pipeline(opened.retriever, opened.embedder, engine);
+  const Pipeline pipeline(opened.retriever, opened.embedder, engine,
+                          load_reranker(arguments.search));
   Server server(pipeline, options);
   const int port = server.bind();
   std::cerr << "serving " << arguments.index << " on http://" << options.host << ":" << port
@@ -164,9 +163,7 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
   add_sampling_flags(*command, arguments->sampling);
   add_search_flags(*command, arguments->search);
   add_decode_flags(*command, arguments->decode);
-  add_query_adapter_flag(*command, arguments->query_adapter);
-  command->add_option("--embedder", arguments->embedder,
-                      "Embedder to use (default: the one the index was made with)");
+  add_embedder_flags(*command, arguments->embedder);
   command->footer(
       "Examples\n"
       "  quarry serve notes.idx --port 8080\n"

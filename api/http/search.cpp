@@ -54,7 +54,9 @@ void handle_search(ServerContext& context, Exchange&, const httplib::Request& re
   if (query->find_first_not_of(" \t\r\n") == std::string::npos) {
     fields.fail("query", "a text that is not empty");
   }
-  const SearchOptions options = read_search_options(fields, SearchOptions());
+  SearchOptions defaults;
+  defaults.rerank_candidates = context.options.ask.search.rerank_candidates;
+  const SearchOptions options = read_search_options(fields, defaults);
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Hit> hits = context.pipeline.search(*query, options);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;

@@ -59,6 +59,7 @@ OrderedJson source_json(const Hit& hit) {
   source["score"] = hit.score;
   source["dense_score"] = null_if_absent(hit.dense_score);
   source["lexical_score"] = null_if_absent(hit.lexical_score);
+  source["rerank_score"] = null_if_absent(hit.rerank_score);
   source["uri"] = passage.document_uri;
   source["title"] = passage.title;
   source["heading"] = passage.heading;
@@ -117,6 +118,8 @@ SearchOptions read_search_options(const Fields& fields, const SearchOptions& def
   SearchOptions options = defaults;
   options.top_k = fields.integer("top_k", 1, kMostPassages).value_or(options.top_k);
   options.candidates = fields.integer("candidates", 1, 10000).value_or(options.candidates);
+  options.rerank_candidates =
+      fields.integer("rerank_candidates", 0, kMostPassages).value_or(options.rerank_candidates);
   options.dense_weight = fields.number("dense_weight", 0.0, 1.0).value_or(options.dense_weight);
   if (const auto mode = fields.string("mode")) {
     try {

@@ -8,9 +8,10 @@
 
 namespace quarry::http {
 
-// {"score", "dense_score", "lexical_score", "uri", "title", "heading", "start", "end", "quote",
-//  "url", "metadata"}: text[start, end) of the document in bytes is `quote`; the two single scores
-// are null when that mode did not find the passage.
+// {"score", "dense_score", "lexical_score", "rerank_score", "uri", "title", "heading", "start",
+// "end", "quote",
+//  "url", "metadata"}: text[start, end) of the document in bytes is `quote`; the single scores
+// are null when that mode did not find the passage, or nothing reranked it.
 OrderedJson source_json(const Hit& hit);
 
 // source_json with "number", as the passage is numbered in the prompt.
@@ -29,7 +30,8 @@ OrderedJson annotations_json(const std::string& answer, const std::vector<Citati
 // "/source?uri=...&start=..&end=..": the page with the span highlighted.
 std::string source_url(const Passage& passage);
 
-// Reads {query options}: top_k, mode, fusion, dense_weight, candidates, filter.
+// Reads {query options}: top_k, mode, fusion, dense_weight, candidates,
+// rerank_candidates, filter.
 SearchOptions read_search_options(const Fields& fields, const SearchOptions& defaults);
 
 }  // namespace quarry::http

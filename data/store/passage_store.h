@@ -49,7 +49,7 @@ class PassageStore {
   virtual const StoreManifest& manifest() const = 0;
   virtual StoreStats stats() const = 0;
 
-  // A document with its passages and one unit vector per passage ([passages, dim] row-major).
+  // A document with its passages and one vector per passage ([passages, dim] row-major).
   // Replaces the document of the same uri. Everything given between begin() and commit() becomes
   // visible at commit, or not at all.
   virtual void begin() = 0;

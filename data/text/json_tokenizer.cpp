@@ -9,6 +9,7 @@ namespace {
 struct Surroundings {
   std::vector<int32_t> prefix;
   std::vector<int32_t> suffix;
+  std::optional<PairTemplate> pair;
 };
 
 // ("[SEP]", 102) as BertProcessing and RobertaProcessing write it.
@@ -20,10 +21,41 @@ int32_t read_token_pair(const Json& config, const char* field, const std::string
   return pair[1].get<int32_t>();
 }
 
+std::vector<int32_t> read_special(const Json& token, const Json& specials,
+                                  const std::string& source) {
+  const auto name = require_field<std::string>(token, "id", source);
+  const auto special = require_field<Json>(specials, name.c_str(), source);
+  return require_field<std::vector<int32_t>>(special, "ids", source);
+}
+
+// Special tokens around one $A and one $B behind it; null for another order.
+std::optional<PairTemplate> read_pair_template(const Json& items, const Json& specials,
+                                               const std::string& source) {
+  PairTemplate pair;
+  std::string sequences;
+  for (const Json& item : items) {
+    const bool is_text = item.contains("Sequence");
+    const auto part = require_field<Json>(item, is_text ? "Sequence" : "SpecialToken", source);
+    const auto type = field_or<int32_t>(part, "type_id", 0, source);
+    if (is_text) {
+      (sequences.empty() ? pair.first_type : pair.second_type) = type;
+      sequences += require_field<std::string>(part, "id", source);
+      continue;
+    }
+    std::vector<PairTemplate::Token>& tokens =
+        sequences.empty() ? pair.before : (sequences.size() == 1 ? pair.between : pair.after);
+    for (const int32_t id : read_special(part, specials, source)) tokens.push_back({id, type});
+  }
+  if (sequences != "AB") return std::nullopt;
+  return pair;
+}
+
 // The single-sequence template: special tokens around one $A.
 Surroundings read_template(const Json& config, const std::string& source) {
   Surroundings around;
   const Json specials = field_or<Json>(config, "special_tokens", Json::object(), source);
+  const Json pair = field_or<Json>(config, "pair", Json::array(), source);
+  around.pair = read_pair_template(pair, specials, source);
   bool behind = false;
   for (const Json& item : require_field<Json>(config, "single", source)) {
     if (item.contains("Sequence")) {
@@ -32,10 +64,8 @@ Surroundings read_template(const Json& config, const std::string& source) {
       behind = true;
       continue;
     }
-    const auto name =
-        require_field<std::string>(require_field<Json>(item, "SpecialToken", source), "id", source);
-    const auto special = require_field<Json>(specials, name.c_str(), source);
-    for (const auto id : require_field<std::vector<int32_t>>(special, "ids", source)) {
+    const auto token = require_field<Json>(item, "SpecialToken", source);
+    for (const int32_t id : read_special(token, specials, source)) {
       (behind ? around.suffix : around.prefix).push_back(id);
     }
   }
@@ -49,18 +79,29 @@ Surroundings read_post_processor(const Json& config, const std::string& source) 
   if (type == "ByteLevel") return around;  // only moves offsets
   if (type == "TemplateProcessing") return read_template(config, source);
   if (type == "BertProcessing" || type == "RobertaProcessing") {
-    around.prefix.push_back(read_token_pair(config, "cls", source));
-    around.suffix.push_back(read_token_pair(config, "sep", source));
+    const int32_t cls = read_token_pair(config, "cls", source);
+    const int32_t sep = read_token_pair(config, "sep", source);
+    around.prefix.push_back(cls);
+    around.suffix.push_back(sep);
+    around.pair = type == "BertProcessing" ? bert_pair_template(cls, sep)
+                                           : PairTemplate{{{cls}}, {{sep}, {sep}}, {{sep}}, 0, 0};
     return around;
   }
   QUARRY_CHECK(type == "Sequence", ErrorCode::kInvalidArgument, source, ": post-processor \"", type,
                "\" is not supported; known: Sequence, ByteLevel, TemplateProcessing, "
                "BertProcessing, RobertaProcessing");
   for (const Json& part : require_field<Json>(config, "processors", source)) {
+    // What a second template would do to a pair is not what it does to a text.
+    const bool has_frame = !around.prefix.empty() || !around.suffix.empty();
     Surroundings outer = read_post_processor(part, source);
     outer.prefix.insert(outer.prefix.end(), around.prefix.begin(), around.prefix.end());
     around.prefix = std::move(outer.prefix);
     around.suffix.insert(around.suffix.end(), outer.suffix.begin(), outer.suffix.end());
+    if (!has_frame) {
+      if (outer.pair) around.pair = std::move(outer.pair);
+    } else if (outer.pair) {
+      around.pair.reset();
+    }
   }
   return around;
 }
@@ -102,6 +143,7 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const Json& config, const std::st
   Surroundings around = read_post_processor(component(config, "post_processor"), source);
   parts.prefix_ids = std::move(around.prefix);
   parts.suffix_ids = std::move(around.suffix);
+  parts.pair = std::move(around.pair);
   return make_pipeline_tokenizer(std::move(parts));
 }
 

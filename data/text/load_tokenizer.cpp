@@ -81,6 +81,7 @@ std::unique_ptr<Tokenizer> load_word_piece(const fs::path& folder) {
                ": the tokens [CLS] and [SEP] are not both in the vocabulary");
   parts.prefix_ids = {cls_id};
   parts.suffix_ids = {sep_id};
+  parts.pair = bert_pair_template(cls_id, sep_id);
   return make_pipeline_tokenizer(std::move(parts));
 }
 

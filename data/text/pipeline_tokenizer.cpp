@@ -83,6 +83,10 @@ class PipelineTokenizer : public Tokenizer {
     return added != added_ids_.end() ? added->second : parts_.model->vocabulary().find(token);
   }
 
+  const PairTemplate* pair_template() const override {
+    return parts_.pair ? &*parts_.pair : nullptr;
+  }
+
   bool is_special(int32_t id) const override {
     return in_vocabulary(id) && special_[static_cast<size_t>(id)];
   }
@@ -151,6 +155,10 @@ class PipelineTokenizer : public Tokenizer {
 };
 
 }  // namespace
+
+PairTemplate bert_pair_template(int32_t cls_id, int32_t sep_id) {
+  return {{{cls_id, 0}}, {{sep_id, 0}}, {{sep_id, 1}}, 0, 1};
+}
 
 std::unique_ptr<Tokenizer> make_pipeline_tokenizer(TokenizerParts parts) {
   return std::make_unique<PipelineTokenizer>(std::move(parts));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,12 @@ struct TokenizerParts {
   std::unique_ptr<TokenModel> model;            // never null
   std::vector<int32_t> prefix_ids;              // SpecialTokens::kAdd puts them before the text
   std::vector<int32_t> suffix_ids;              // and these behind
-  std::unique_ptr<TokenDecoder> decoder;        // null: tokens joined by spaces
+  std::optional<PairTemplate> pair;
+  std::unique_ptr<TokenDecoder> decoder;  // null: tokens joined by spaces
 };
+
+// "[CLS] a [SEP] b [SEP]", b and its [SEP] of type 1.
+PairTemplate bert_pair_template(int32_t cls_id, int32_t sep_id);
 
 std::unique_ptr<Tokenizer> make_pipeline_tokenizer(TokenizerParts parts);
 

@@ -9,6 +9,19 @@
 
 namespace quarry {
 
+// What a model that reads two texts as one has around them: "[CLS] a [SEP] b [SEP]".
+struct PairTemplate {
+  struct Token {
+    int32_t id = 0;
+    int32_t type = 0;  // token type (segment)
+  };
+  std::vector<Token> before;
+  std::vector<Token> between;
+  std::vector<Token> after;
+  int32_t first_type = 0;  // of the first text's own tokens
+  int32_t second_type = 0;
+};
+
 // Text <-> token ids of one model. Immutable after construction: every method is safe to call from
 // many threads at once.
 class Tokenizer {
@@ -33,6 +46,8 @@ class Tokenizer {
   // Id of an exact vocabulary entry ("<|im_end|>", "[CLS]"), or -1.
   virtual int32_t token_id(std::string_view token) const = 0;
   virtual bool is_special(int32_t id) const = 0;
+  // Null when the tokenizer has no template for two texts.
+  virtual const PairTemplate* pair_template() const { return nullptr; }
   // Number of ids that encode(text, kNone) gives, without keeping them.
   virtual int64_t count_tokens(std::string_view text) const {
     return static_cast<int64_t>(encode(text, SpecialTokens::kNone).size());

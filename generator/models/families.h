@@ -78,18 +78,32 @@ struct TextEncoderSource {
   int64_t max_tokens = 0;  // 0: as many as the model has positions
 };
 
+class BertStack;  // generator/models/bert_stack.h
+
+// A family of encoders: one file in this folder, one row in the registry.
 struct TextEncoderFamily {
   const char* model_type;  // of config.json
+  // Throws as CausalLmFamily::make.
   std::unique_ptr<TextEncoder> (*make)(const TextEncoderSource& source,
                                        std::unique_ptr<Tokenizer> tokenizer,
                                        kernels::Precision precision);
+  // Its models with a head (text_heads.h); null, as the next three are: we have none.
+  std::unique_ptr<BertStack> (*make_stack)(const TextEncoderSource& source,
+                                           kernels::Precision precision) = nullptr;
+  const char* class_prefix = nullptr;  // "Bert" of "BertForTokenClassification"
+  // Modules of its sequence classification: tanh(dense(x)) of the first token, then the labels.
+  const char* sequence_dense = nullptr;
+  const char* sequence_output = nullptr;
 };
 
 const std::vector<TextEncoderFamily>& text_encoder_families();
+// Of a config.json. Throws kInvalidArgument, naming the families that we have.
+const TextEncoderFamily& find_text_encoder_family(const Json& config, const std::string& source);
 
-// bert.cpp. Throws as CausalLmFamily::make.
-std::unique_ptr<TextEncoder> make_bert(const TextEncoderSource& source,
-                                       std::unique_ptr<Tokenizer> tokenizer,
-                                       kernels::Precision precision);
+// Each in the file of its name.
+TextEncoderFamily bert_family();
+TextEncoderFamily dpr_family();
+TextEncoderFamily roberta_family();
+TextEncoderFamily xlm_roberta_family();  // roberta.cpp
 
 }  // namespace quarry

@@ -1,8 +1,7 @@
-#include <algorithm>
-
 #include "data/core/error.h"
 #include "data/core/json.h"
 #include "generator/models/config_values.h"
+#include "generator/models/encoder_folder.h"
 #include "generator/models/families.h"
 #include "generator/weights/model_catalog.h"
 #include "generator/weights/safetensors_file.h"
@@ -32,22 +31,6 @@ Pooling read_pooling(const std::filesystem::path& path) {
                ": just one of mean and cls pooling is supported, found ",
                mean ? "both" : (mode.empty() ? "neither" : "'" + mode + "'"));
   return mean ? Pooling::kMean : Pooling::kCls;
-}
-
-// sentence-transformers kept the limit in its own file until it moved to the tokenizer's; 0: none.
-int64_t read_max_tokens(const std::filesystem::path& folder) {
-  const std::filesystem::path own = folder / "sentence_bert_config.json";
-  if (std::filesystem::exists(own)) {
-    const Json json = read_json_file(own);
-    const ConfigValues values(json, own.string());
-    if (values.has("max_seq_length")) return values.size("max_seq_length");
-  }
-  const std::filesystem::path tokenizer = folder / "tokenizer_config.json";
-  if (!std::filesystem::exists(tokenizer)) return 0;
-  const Json json = read_json_file(tokenizer);
-  const double limit = ConfigValues(json, tokenizer.string()).number_or("model_max_length", 0.0);
-  // transformers writes 1e30 for "no limit".
-  return limit >= 1.0 && limit < 1e9 ? static_cast<int64_t>(limit) : 0;
 }
 
 EncoderFolder read_modules(const std::filesystem::path& folder) {
@@ -107,20 +90,7 @@ LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision pre
   const EncoderFolder folder = read_modules(location.path);
   const std::filesystem::path config_path = folder.transformer / "config.json";
   const Json config = read_json_file(config_path);
-  const std::string model_type =
-      ConfigValues(config, config_path.string()).text_or("model_type", "");
-  const auto& families = text_encoder_families();
-  const auto family = std::find_if(families.begin(), families.end(), [&](const auto& candidate) {
-    return model_type == candidate.model_type;
-  });
-  if (family == families.end()) {
-    std::string known;
-    for (const TextEncoderFamily& candidate : families) {
-      known += (known.empty() ? "" : ", ") + std::string(candidate.model_type);
-    }
-    throw_error(ErrorCode::kInvalidArgument, config_path.string(), ": encoder family '", model_type,
-                "' is not supported (known: ", known, ")");
-  }
+  const TextEncoderFamily& family = find_text_encoder_family(config, config_path.string());
   const std::unique_ptr<SafetensorsFile> tensors = SafetensorsFile::open(folder.transformer);
   TextEncoderSource source;
   source.tensors = tensors.get();
@@ -132,7 +102,7 @@ LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision pre
   LoadedEncoder loaded;
   loaded.name = location.name;
   loaded.path = location.path.string();
-  loaded.model = family->make(source, load_tokenizer(folder.transformer), precision);
+  loaded.model = family.make(source, load_tokenizer(folder.transformer), precision);
   loaded.content_hash = model_content_hash(location);
   return loaded;
 }

@@ -1,4 +1,5 @@
 #include "data/core/error.h"
+#include "generator/models/config_values.h"
 #include "generator/models/families.h"
 
 namespace quarry {
@@ -49,9 +50,23 @@ const CausalLmFamily& find_causal_lm_family(const Json& config, const std::strin
 
 const std::vector<TextEncoderFamily>& text_encoder_families() {
   static const std::vector<TextEncoderFamily> families = {
-      {"bert", make_bert},
+      bert_family(),
+      roberta_family(),
+      xlm_roberta_family(),
+      dpr_family(),
   };
   return families;
+}
+
+const TextEncoderFamily& find_text_encoder_family(const Json& config, const std::string& source) {
+  const std::string found = ConfigValues(config, source).text_or("model_type", "");
+  std::string known;
+  for (const TextEncoderFamily& family : text_encoder_families()) {
+    if (found == family.model_type) return family;
+    known += (known.empty() ? "" : ", ") + std::string(family.model_type);
+  }
+  throw_error(ErrorCode::kInvalidArgument, source, ": encoder family '", found,
+              "' is not supported (known: ", known, ")");
 }
 
 }  // namespace quarry

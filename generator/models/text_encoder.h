@@ -11,8 +11,9 @@
 
 namespace quarry {
 
-// A bidirectional encoder that turns a text into one unit vector (sentence-transformers folders:
-// transformer + pooling + normalize). Immutable after loading; encode() by one thread at a time.
+// A bidirectional encoder that turns a text into one vector of length 1 (sentence-transformers
+// folders: transformer + pooling + normalize), or of any length where the family is trained for
+// inner products (DPR). Immutable after loading; encode() by one thread at a time.
 class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
@@ -20,13 +21,13 @@ class TextEncoder {
   // Longest input in tokens, template tokens included; longer inputs are cut there.
   virtual int64_t max_tokens() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
-  // [texts.size(), dim] row-major unit vectors. Batches by length inside; the vector of a text does
+  // [texts.size(), dim] row-major. Batches by length inside; the vector of a text does
   // not depend on the others.
   virtual std::vector<float> encode(const std::vector<std::string>& texts) const = 0;
 
   // Every Linear that an adapter can target, by the path that it has in Hugging Face's bare model:
-  // "encoder.layer.0.attention.self.query". None for an encoder that takes no adapter, of which the
-  // next two throw kInvalidArgument.
+  // "encoder.layer.0.attention.self.query"; DPR's begin with "question_encoder.bert_model.". None
+  // for an encoder that takes no adapter, of which the next two throw kInvalidArgument.
   virtual const std::vector<CausalLm::LinearSlot>& linear_slots() const;
   // encode() with an adapter made for linear_slots().
   virtual std::vector<float> encode_with(const LoraAdapter& adapter,

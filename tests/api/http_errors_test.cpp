@@ -99,6 +99,10 @@ TEST(HttpErrors, CompletionAndEmbeddingFields) {
   expect_openai_error(embed({{"input", "a"}, {"model", "ada"}}), 404,
                       "The model 'ada' does not exist here; there are: length");
   expect_openai_error(rig.post("/v1/search", Json{{"query", "  "}}), 400, "a text that is not");
+  expect_openai_error(rig.post("/v1/search", Json{{"query", "x"}, {"rerank_candidates", 5}}), 400,
+                      "no reranker is loaded");
+  expect_openai_error(rig.post("/v1/search", Json{{"query", "x"}, {"rerank_candidates", -1}}), 400,
+                      "rerank_candidates");
 }
 
 TEST(HttpErrors, UnknownModelIsNotFound) {

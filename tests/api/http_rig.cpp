@@ -134,7 +134,7 @@ HttpRig::HttpRig(HttpRigOptions options) {
     retriever = std::make_shared<FakeRetriever>();
     retriever->best_cosine = options.best_cosine;
   }
-  pipeline_ = std::make_unique<Pipeline>(retriever, fake_embedder(), engine_);
+  pipeline_ = std::make_unique<Pipeline>(retriever, fake_embedder(), engine_, options.reranker);
   options.server.port = 0;
   server_ = std::make_unique<Server>(*pipeline_, options.server);
   port_ = server_->bind();

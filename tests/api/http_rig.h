@@ -47,6 +47,7 @@ struct HttpRigOptions {
   int64_t max_seq_len = 4096;
   bool with_retriever = true;
   double best_cosine = 0.9;
+  std::shared_ptr<const Reranker> reranker;
 };
 
 // A Server on a free port over fake model, embedder and retriever, in a thread of its own.

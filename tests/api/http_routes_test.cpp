@@ -313,6 +313,22 @@ TEST(HttpRoutes, SearchGivesHitsWithSpansAndScores) {
   EXPECT_EQ(body["data"][0]["metadata"]["author"], "Ada");
 }
 
+TEST(HttpRoutes, SearchIsRerankedByDefaultWhereTheServerHasAReranker) {
+  const std::string folder = std::string(QUARRY_SOURCE_DIR) + "/tests/golden/encoders/bert_rerank";
+  HttpRigOptions options;
+  options.reranker = std::make_shared<const Reranker>(
+      load_sequence_classifier(folder, kernels::Precision::kExact));
+  options.server.ask.search.rerank_candidates = 20;
+  HttpRig rig(options);
+  const Json reranked = rig.post("/v1/search", Json{{"query", "steam"}}).json()["data"];
+  ASSERT_EQ(reranked.size(), 2u);
+  EXPECT_GE(reranked[0]["rerank_score"], reranked[1]["rerank_score"]);
+  EXPECT_EQ(reranked[0]["score"], reranked[0]["rerank_score"]);
+  const Json plain =
+      rig.post("/v1/search", Json{{"query", "steam"}, {"rerank_candidates", 0}}).json()["data"];
+  EXPECT_EQ(plain[0]["rerank_score"], nullptr);
+}
+
 TEST(HttpRoutes, DocumentComesInThreePiecesAroundTheSpan) {
   HttpRig rig;
   const std::string uri = "/documents?uri=/docs/steam%20engines.txt";

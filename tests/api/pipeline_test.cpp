@@ -385,6 +385,27 @@ TEST(Pipeline, BadRequestsAreRefusedWithTheReason) {
       ErrorCode::kUnavailable, "no generator is loaded");
 }
 
+TEST(Pipeline, RerankedSearchReadsMoreThanItGives) {
+  Rig rig;
+  const std::string folder = std::string(QUARRY_SOURCE_DIR) + "/tests/golden/encoders/bert_rerank";
+  const auto reranker = std::make_shared<const Reranker>(
+      load_sequence_classifier(folder, kernels::Precision::kExact));
+  const Pipeline pipeline(rig.retriever, nullptr, rig.engine, reranker);
+  SearchOptions options;
+  options.mode = SearchMode::kLexical;
+  options.top_k = 2;
+  options.rerank_candidates = 3;
+  const std::vector<Hit> hits = pipeline.search("steam", options);
+  const std::vector<Hit> wanted = reranker->rerank("steam", rig.retriever->hits, 2, nullptr);
+  ASSERT_EQ(hits.size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(hits[i].passage.text, wanted[i].passage.text);
+    EXPECT_EQ(hits[i].rerank_score, wanted[i].rerank_score);
+  }
+  expect_error([&] { rig.pipeline->search("steam", options); }, ErrorCode::kInvalidArgument,
+               "rerank_candidates is 3, but no reranker is loaded: start with --rerank MODEL");
+}
+
 TEST(Pipeline, ManyAskAtOnce) {
   Rig rig;
   std::vector<std::thread> clients;

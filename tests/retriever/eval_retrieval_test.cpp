@@ -18,7 +18,8 @@ class EvalRetrieval : public IndexFixture {
     options_.cutoffs = {1, 2};
   }
   RetrievalReport evaluate(const std::vector<QaExample>& examples) {
-    return evaluate_retrieval(*retriever_, nullptr, examples, options_, nullptr, CancelFlag());
+    return evaluate_retrieval(*retriever_, nullptr, nullptr, examples, options_, nullptr,
+                              CancelFlag());
   }
   static QaExample example(const std::string& qid, const std::string& question,
                            const std::map<std::string, double>& gold) {
@@ -93,8 +94,8 @@ TEST_F(EvalRetrieval, ManyQuestionsKeepTheirOrder) {
   }
   int64_t last = 0;
   const auto report = evaluate_retrieval(
-      *retriever, embedder.get(), examples, options_, [&last](int64_t done) { last = done; },
-      CancelFlag());
+      *retriever, embedder.get(), nullptr, examples, options_,
+      [&last](int64_t done) { last = done; }, CancelFlag());
   EXPECT_EQ(last, 600);
   EXPECT_DOUBLE_EQ(metric(report, "R@1"), 1.0);
   EXPECT_EQ(report.rows[599].qid, "599");
@@ -114,8 +115,8 @@ TEST_F(EvalRetrieval, CancellingEndsIt) {
   CancelFlag cancel;
   cancel.cancel();
   EXPECT_EQ(error_of([&] {
-              evaluate_retrieval(*retriever_, nullptr, {example("q", "x", {{"p1", 1}})}, options_,
-                                 nullptr, cancel);
+              evaluate_retrieval(*retriever_, nullptr, nullptr, {example("q", "x", {{"p1", 1}})},
+                                 options_, nullptr, cancel);
             }).code(),
             ErrorCode::kUnavailable);
 }

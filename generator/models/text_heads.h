@@ -1,0 +1,131 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/text/tokenizer.h"
+#include "generator/kernels/matmul.h"
+
+namespace quarry {
+
+// Encoders of the BERT family with a trained head, from Hugging Face folders: Bert, Roberta and
+// XLMRoberta ...ForSequenceClassification, ...ForTokenClassification and ...ForQuestionAnswering.
+// All are immutable after loading; their calls are for one thread at a time (they use the OpenMP
+// pool). Inputs are batched by length inside and never padded: what one gives does not depend on
+// the others, to the bit.
+
+struct EncoderHead;  // generator/models/encoder_head.h
+
+// What the heads have in common.
+class TextHead {
+ public:
+  explicit TextHead(std::unique_ptr<EncoderHead> head);
+  ~TextHead();
+  TextHead(TextHead&&) noexcept;
+  TextHead& operator=(TextHead&&) noexcept;
+
+  // Names of the columns of logits: id2label of config.json, else "LABEL_0" and so on.
+  const std::vector<std::string>& labels() const;
+  // Longest input in tokens, template tokens included.
+  int64_t max_tokens() const;
+  const Tokenizer& tokenizer() const;
+
+ protected:
+  std::unique_ptr<EncoderHead> head_;
+};
+
+// A text, or two that the model reads as one.
+struct TextInput {
+  std::string text;
+  std::optional<std::string> second;
+};
+
+class SequenceClassifier : public TextHead {
+ public:
+  using TextHead::TextHead;
+  // [inputs.size(), labels().size()] row-major, before any softmax or sigmoid. What is too long is
+  // cut: of two texts the longer one, until they are of one length. Throws kInvalidArgument for a
+  // pair where the tokenizer has no template for one.
+  std::vector<float> logits(const std::vector<TextInput>& inputs) const;
+};
+
+// Bytes [start, end) of a text.
+struct ByteSpan {
+  int64_t start = 0;
+  int64_t end = 0;
+};
+
+class TokenClassifier : public TextHead {
+ public:
+  using TextHead::TextHead;
+  struct Tokens {
+    std::vector<int32_t> ids;     // the template's tokens included
+    std::vector<float> logits;    // [ids.size(), labels().size()]
+    std::vector<ByteSpan> spans;  // of each id in the text; empty (0, 0) for the template's
+  };
+  // One for each text. A text that is too long loses its end.
+  std::vector<Tokens> classify(const std::vector<std::string>& texts) const;
+};
+
+struct QuestionContext {
+  std::string question;
+  std::string context;
+};
+
+// The best answer that a context holds.
+struct AnswerSpan {
+  ByteSpan span;     // in the context
+  std::string text;  // context[span]
+  double score = 0;  // logit of its start plus logit of its end
+  // The same of the first token, by which models that learned to abstain say "no answer": what is
+  // left out counts as said when this is the larger one. Of several windows the least.
+  double no_answer_score = 0;
+};
+
+struct AnswerSpanOptions {
+  int64_t max_answer_tokens = 30;
+  // A context too long for the model is read in windows that share so many tokens; less where the
+  // question leaves less room.
+  int64_t overlap_tokens = 128;
+};
+
+class QuestionAnswerer : public TextHead {
+ public:
+  using TextHead::TextHead;
+  struct Tokens {
+    std::vector<int32_t> ids;   // question and context in the pair template
+    int64_t context_begin = 0;  // tokens of the context: ids[context_begin, context_end)
+    int64_t context_end = 0;
+    std::vector<float> start_logits;  // [ids.size()]
+    std::vector<float> end_logits;
+  };
+  // Of each question and the beginning of its context, as much as fits. Throws kInvalidArgument for
+  // a question that leaves a context no token, naming both lengths.
+  std::vector<Tokens> logits(const std::vector<QuestionContext>& inputs) const;
+  // One for each input, from the whole context; nothing where the context has no token. Throws as
+  // logits(), and kInvalidArgument for options that are not positive.
+  std::vector<std::optional<AnswerSpan>> answer(const std::vector<QuestionContext>& inputs,
+                                                const AnswerSpanOptions& options) const;
+};
+
+template <typename Model>
+struct LoadedHead {
+  std::string name;
+  std::string path;
+  std::string content_hash;
+  std::unique_ptr<Model> model;
+};
+
+// `model` as in load_generator. Throw likewise, and kInvalidArgument naming the class found and
+// those wanted when the folder holds a model of another kind.
+LoadedHead<SequenceClassifier> load_sequence_classifier(const std::string& model,
+                                                        kernels::Precision precision);
+LoadedHead<TokenClassifier> load_token_classifier(const std::string& model,
+                                                  kernels::Precision precision);
+LoadedHead<QuestionAnswerer> load_question_answerer(const std::string& model,
+                                                    kernels::Precision precision);
+
+}  // namespace quarry

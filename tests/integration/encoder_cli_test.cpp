@@ -1,0 +1,100 @@
+// DPR's two encoders and a cross-encoder from the command line, on the models of
+// tests/golden/encoders.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "data/core/json.h"
+#include "tests/integration/program.h"
+
+namespace quarry::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string model(const std::string& name) {
+  return std::string(QUARRY_SOURCE_DIR) + "/tests/golden/encoders/" + name;
+}
+
+class EncoderCli : public ::testing::Test {
+ protected:
+  EncoderCli() : index_((folder_.path() / "x.idx").string()) {
+    const std::string texts[] = {"the moon", "two people walk on the moon", "the sea is not full",
+                                 "a river runs to the sea"};
+    for (size_t i = 0; i < 4; ++i) {
+      folder_.write("docs/" + std::to_string(i) + ".txt", texts[i] + "\n");
+    }
+  }
+  void build() {
+    const ProgramResult built =
+        run_quarry({"index", "build", index_, (folder_.path() / "docs").string(), "--embedder",
+                    model("dpr_context")});
+    ASSERT_EQ(built.exit_code, 0) << built.errors;
+  }
+  std::vector<std::string> search(const std::vector<std::string>& more) const {
+    std::vector<std::string> arguments = {
+        "search", index_, "who walked on the moon?", "--embedder", model("dpr_context"), "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  static Json json_of(const std::vector<std::string>& arguments) {
+    const ProgramResult result = run_quarry(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    return parse_json(result.output, "search", ErrorCode::kInternal);
+  }
+
+  TemporaryFolder folder_;
+  std::string index_;
+};
+
+TEST_F(EncoderCli, QuestionsHaveAnEncoderOfTheirOwn) {
+  build();
+  const Json same = json_of(search({"--mode", "dense"}));
+  const Json own = json_of(search({"--mode", "dense", "--query-encoder", model("dpr_question")}));
+  ASSERT_EQ(own.at("hits").size(), 4U);
+  EXPECT_NE(own.at("hits")[0].at("dense_score"), same.at("hits")[0].at("dense_score"));
+  const ProgramResult other =
+      run_quarry(search({"--mode", "dense", "--query-encoder", model("dpr_projected")}));
+  EXPECT_NE(other.exit_code, 0);
+  EXPECT_THAT(other.errors, HasSubstr("the query encoder dpr_projected makes 12-d vectors, the "
+                                      "embedder dpr_context 16-d ones"));
+}
+
+TEST_F(EncoderCli, RerankOrdersByItsScores) {
+  build();
+  const std::vector<std::string> rerank = {"--rerank", model("bert_rerank"), "--top-k", "3"};
+  const Json json = json_of(search(rerank));
+  const Json& hits = json.at("hits");
+  ASSERT_EQ(hits.size(), 3U);
+  for (size_t i = 0; i < hits.size(); ++i) {
+    EXPECT_EQ(hits[i].at("score"), hits[i].at("rerank_score"));
+    EXPECT_TRUE(hits[i].contains("dense_score"));
+    EXPECT_LE(hits[i].at("score"), hits[i == 0 ? 0 : i - 1].at("score"));
+  }
+  // By transformers' logits of the same passages this one is the best, by a wide margin.
+  EXPECT_EQ(hits[0].at("text"), "the sea is not full");
+  EXPECT_FALSE(json_of(search({})).at("hits")[0].contains("rerank_score"));
+
+  const ProgramResult wrong = run_quarry(search({"--rerank", model("bert_sequence")}));
+  EXPECT_NE(wrong.exit_code, 0);
+  EXPECT_THAT(wrong.errors, HasSubstr("a reranker is a sequence classifier with one"));
+}
+
+TEST_F(EncoderCli, EvaluationReranks) {
+  build();
+  const std::string questions =
+      folder_
+          .write(
+              "questions.jsonl",
+              "{\"id\": \"1\", \"question\": \"who walked on the moon?\", \"passage\": \"the sea "
+              "is not full\"}\n")
+          .string();
+  const std::vector<std::string> plain = {"eval",       "retrieval",          index_,  questions,
+                                          "--embedder", model("dpr_context"), "--json"};
+  std::vector<std::string> reranked = plain;
+  reranked.insert(reranked.end(), {"--rerank", model("bert_rerank")});
+  EXPECT_EQ(json_of(reranked).at("metrics").at("R@1").at("mean"), 1.0);
+  EXPECT_EQ(json_of(plain).at("metrics").at("R@20").at("mean"), 1.0);
+}
+
+}  // namespace
+}  // namespace quarry::testing
