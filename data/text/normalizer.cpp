@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "data/text/component_json.h"
+#include "data/text/precompiled_normalizer.h"
 #include "data/text/regex.h"
 #include "data/text/unicode.h"
 #include "data/text/utf8.h"
@@ -178,10 +179,15 @@ std::unique_ptr<Normalizer> make_normalizer(const Json& config, const std::strin
     return from_function(
         [prefix](const std::string& text) { return text.empty() ? text : prefix + text; });
   }
+  if (type == "Precompiled") {
+    const auto rules = field_or<std::string>(config, "precompiled_charsmap", "", source);
+    if (rules.empty()) return nullptr;
+    return make_precompiled_normalizer(decode_base64(rules, source), source);
+  }
   throw_error(
       ErrorCode::kInvalidArgument, source, ": normalizer \"", type,
       "\" is not supported; known: Sequence, BertNormalizer, NFC, NFD, NFKC, NFKD, Replace, "
-      "Strip, Lowercase, StripAccents, Prepend");
+      "Strip, Lowercase, StripAccents, Prepend, Precompiled");
 }
 
 }  // namespace quarry

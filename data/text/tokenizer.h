@@ -75,7 +75,7 @@ class IncrementalDecoder {
 
 // Reads tokenizer.json, else vocab.txt (WordPiece), else tokenizer.model or spiece.model
 // (sentencepiece; the latter T5's) from a Hugging Face folder. spiece.model comes first where
-// tokenizer.json has a "Precompiled" normalizer, which only sentencepiece reads. Throws kNotFound,
+// tokenizer.json has a "Precompiled" normalizer: its rules are the file's own. Throws kNotFound,
 // kCorruptData; kInvalidArgument for a kind that we do not know, naming it.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 

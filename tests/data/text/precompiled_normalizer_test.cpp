@@ -1,0 +1,78 @@
+// sentencepiece's compiled rules against PyPI tokenizers: tests/golden/tokenizers/precompiled.
+#include "data/text/precompiled_normalizer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "data/core/error.h"
+#include "data/core/json.h"
+#include "data/text/tokenizer.h"
+
+namespace quarry {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::filesystem::path folder() {
+  return std::filesystem::path(QUARRY_SOURCE_DIR) / "tests/golden/tokenizers/precompiled";
+}
+
+std::string golden_rules() {
+  const Json tokenizer = read_json_file(folder() / "tokenizer.json");
+  return decode_base64(tokenizer.at("normalizer").at("precompiled_charsmap").get<std::string>(),
+                       "golden");
+}
+
+TEST(PrecompiledNormalizer, GivesThePeersTextsAndIds) {
+  const Json expected = read_json_file(folder() / "expected.json");
+  const auto normalizer = make_precompiled_normalizer(golden_rules(), "golden");
+  const auto tokenizer = load_tokenizer(folder());
+  const Json& texts = expected.at("texts");
+  ASSERT_GT(texts.size(), 10U);
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const auto text = texts[i].get<std::string>();
+    EXPECT_EQ(normalizer->apply(text), expected.at("normalized")[i].get<std::string>()) << i;
+    EXPECT_EQ(tokenizer->encode(text, Tokenizer::SpecialTokens::kAdd),
+              expected.at("ids")[i].get<std::vector<int32_t>>())
+        << i;
+  }
+}
+
+template <typename Action>
+void expect_corrupt(const Action& action, const std::string& message) {
+  try {
+    action();
+    FAIL() << "no error, wanted: " << message;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCorruptData);
+    EXPECT_THAT(error.what(), HasSubstr(message));
+  }
+}
+
+TEST(PrecompiledNormalizer, TruncatedRulesAreNamed) {
+  const std::string rules = golden_rules();
+  for (const size_t size : {size_t{0}, size_t{3}, size_t{4}, size_t{100}}) {
+    expect_corrupt([&] { make_precompiled_normalizer(rules.substr(0, size), "file"); },
+                   "file: precompiled_charsmap has " + std::to_string(size) + " bytes");
+  }
+  expect_corrupt([] { decode_base64("QU*B", "file"); },
+                 "file: precompiled_charsmap is not base64: byte 42 at 2");
+}
+
+// Whatever the units say, a text is read within bounds.
+TEST(PrecompiledNormalizer, FlippedBitsNeverLeadOutside) {
+  const std::string rules = golden_rules();
+  for (size_t at = 4; at < rules.size(); at += 3) {
+    std::string broken = rules;
+    broken[at] = static_cast<char>(broken[at] ^ 0x5A);
+    const auto normalizer = make_precompiled_normalizer(broken, "file");
+    for (const char* text : {"a\u0301b", "x\u0302\u0301", "\u2460 moon", "\u1100\u1161"}) {
+      normalizer->apply(text);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quarry
