@@ -14,10 +14,10 @@ struct Surroundings {
 // ("[SEP]", 102) as BertProcessing and RobertaProcessing write it.
 int32_t read_token_pair(const Json& config, const char* field, const std::string& source) {
   const Json pair = require_field<Json>(config, field, source);
-  QUARRY_CHECK(pair.is_array() && pair.size() == 2 && pair[1].is_number_integer(),
-               ErrorCode::kCorruptData, source, ": post-processor field \"", field, "\" is ",
-               dump_json(pair), ", wanted [token, id]");
-  return pair[1].get<int32_t>();
+  QUARRY_CHECK(pair.is_array() && pair.size() == 2, ErrorCode::kCorruptData, source,
+               ": post-processor field \"", field, "\" is ", dump_json(pair),
+               ", wanted [token, id]");
+  return read_integer<int32_t>(pair[1], field, source);
 }
 
 // The single-sequence template: special tokens around one $A.
@@ -35,8 +35,8 @@ Surroundings read_template(const Json& config, const std::string& source) {
     const auto name =
         require_field<std::string>(require_field<Json>(item, "SpecialToken", source), "id", source);
     const auto special = require_field<Json>(specials, name.c_str(), source);
-    for (const auto id : require_field<std::vector<int32_t>>(special, "ids", source)) {
-      (behind ? around.suffix : around.prefix).push_back(id);
+    for (const Json& id : require_field<Json>(special, "ids", source)) {
+      (behind ? around.suffix : around.prefix).push_back(read_integer<int32_t>(id, "ids", source));
     }
   }
   return around;
@@ -83,6 +83,15 @@ std::vector<AddedToken> read_added_tokens(const Json& config, const std::string&
   return tokens;
 }
 
+void check_in_vocabulary(const std::vector<int32_t>& ids, const Tokenizer& tokenizer,
+                         const std::string& source) {
+  for (const int32_t id : ids) {
+    QUARRY_CHECK(id >= 0 && id < tokenizer.vocab_size(), ErrorCode::kCorruptData, source,
+                 ": the post-processor adds the token ", id, ", the vocabulary has ",
+                 tokenizer.vocab_size());
+  }
+}
+
 Json component(const Json& config, const char* name) {
   const auto found = config.find(name);
   return found == config.end() ? Json() : *found;
@@ -99,10 +108,13 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const Json& config, const std::st
   parts.pre_tokenizer = make_pre_tokenizer(component(config, "pre_tokenizer"), source);
   parts.model = make_token_model(config["model"], source);
   parts.decoder = make_token_decoder(component(config, "decoder"), source);
-  Surroundings around = read_post_processor(component(config, "post_processor"), source);
-  parts.prefix_ids = std::move(around.prefix);
-  parts.suffix_ids = std::move(around.suffix);
-  return make_pipeline_tokenizer(std::move(parts));
+  const Surroundings around = read_post_processor(component(config, "post_processor"), source);
+  parts.prefix_ids = around.prefix;
+  parts.suffix_ids = around.suffix;
+  auto tokenizer = make_pipeline_tokenizer(std::move(parts));
+  check_in_vocabulary(around.prefix, *tokenizer, source);
+  check_in_vocabulary(around.suffix, *tokenizer, source);
+  return tokenizer;
 }
 
 }  // namespace quarry
