@@ -19,11 +19,16 @@ enum class ErrorCode {
 
 const char* error_code_name(ErrorCode code);
 
+// A message of at most 2,000 bytes: of a longer one, which holds a value from some file, the middle
+// is left out.
+std::string shortened_message(const std::string& message);
+
 // The one exception type that leaves Quarry's functions. `what()` names the thing, the value found
 // and the value wanted.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Error(ErrorCode code, const std::string& message)
+      : std::runtime_error(shortened_message(message)), code_(code) {}
   ErrorCode code() const { return code_; }
 
  private:
@@ -41,6 +46,17 @@ std::string concat(Parts&&... parts) {
 template <typename... Parts>
 [[noreturn]] void throw_error(ErrorCode code, Parts&&... parts) {
   throw Error(code, concat(std::forward<Parts>(parts)...));
+}
+
+// Calls `body`, which does not know the file that its input came from: "source: " goes in front of
+// the message of an Error.
+template <typename Body>
+auto naming_source(const std::string& source, const Body& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    throw_error(error.code(), source, ": ", error.what());
+  }
 }
 
 }  // namespace quarry

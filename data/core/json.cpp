@@ -35,6 +35,10 @@ Json parse_json(std::string_view text, const std::string& source, ErrorCode code
   const int depth = max_depth(text);
   QUARRY_CHECK(depth <= kMaxJsonDepth, code, source, ": JSON nested ", depth,
                " levels deep, at most ", kMaxJsonDepth, " accepted");
+  // nlohmann takes a zero for the end and leaves what follows unread.
+  const size_t zero = text.find('\0');
+  QUARRY_CHECK(zero == std::string_view::npos, code, source, ": not valid JSON at byte ", zero,
+               ": a zero");
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& e) {

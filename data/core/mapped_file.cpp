@@ -16,7 +16,8 @@ namespace quarry {
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
-    const ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kUnavailable;
+    const bool is_absent = errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG;
+    const ErrorCode code = is_absent ? ErrorCode::kNotFound : ErrorCode::kUnavailable;
     throw_error(code, path.string(), ": cannot open: ", std::strerror(errno));
   }
   struct stat info = {};

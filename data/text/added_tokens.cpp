@@ -69,9 +69,11 @@ size_t skip_space(std::string_view text, size_t position) {
 }  // namespace
 
 AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  tokens_.erase(std::remove_if(tokens_.begin(), tokens_.end(),
-                               [](const AddedToken& token) { return token.content.empty(); }),
-                tokens_.end());
+  // One that is not UTF-8 could only be found inside characters.
+  const auto is_unusable = [](const AddedToken& token) {
+    return token.content.empty() || !is_valid_utf8(token.content);
+  };
+  tokens_.erase(std::remove_if(tokens_.begin(), tokens_.end(), is_unusable), tokens_.end());
   const auto first_byte = [](const AddedToken& token) {
     return static_cast<unsigned char>(token.content.front());
   };

@@ -1,10 +1,26 @@
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <string>
+#include <type_traits>
 
 #include "data/core/json.h"
 
 namespace quarry {
+
+// An integer that fits T, which Json's own conversion would cut. Throws kCorruptData.
+template <typename T>
+T read_integer(const Json& value, const char* field, const std::string& source) {
+  const bool fits =
+      value.is_number_unsigned()
+          ? value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<T>::max())
+          : value.is_number_integer() &&
+                value.get<int64_t>() >= int64_t{std::numeric_limits<T>::min()};
+  QUARRY_CHECK(fits, ErrorCode::kCorruptData, source, ": \"", field, "\" is ", dump_json(value),
+               ", wanted an integer up to ", std::numeric_limits<T>::max());
+  return static_cast<T>(value.get<int64_t>());
+}
 
 // Field of a tokenizer.json component. Throws kCorruptData naming source, component and field when
 // it is missing or of another type.
@@ -13,6 +29,9 @@ T require_field(const Json& config, const char* field, const std::string& source
   const auto found = config.is_object() ? config.find(field) : config.end();
   QUARRY_CHECK(config.is_object() && found != config.end(), ErrorCode::kCorruptData, source,
                ": tokenizer component lacks the field \"", field, "\"");
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    return read_integer<T>(*found, field, source);
+  }
   try {
     return found->template get<T>();
   } catch (const Json::exception& e) {

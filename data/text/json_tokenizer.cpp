@@ -15,17 +15,21 @@ struct Surroundings {
 // ("[SEP]", 102) as BertProcessing and RobertaProcessing write it.
 int32_t read_token_pair(const Json& config, const char* field, const std::string& source) {
   const Json pair = require_field<Json>(config, field, source);
-  QUARRY_CHECK(pair.is_array() && pair.size() == 2 && pair[1].is_number_integer(),
-               ErrorCode::kCorruptData, source, ": post-processor field \"", field, "\" is ",
-               dump_json(pair), ", wanted [token, id]");
-  return pair[1].get<int32_t>();
+  QUARRY_CHECK(pair.is_array() && pair.size() == 2, ErrorCode::kCorruptData, source,
+               ": post-processor field \"", field, "\" is ", dump_json(pair),
+               ", wanted [token, id]");
+  return read_integer<int32_t>(pair[1], field, source);
 }
 
 std::vector<int32_t> read_special(const Json& token, const Json& specials,
                                   const std::string& source) {
   const auto name = require_field<std::string>(token, "id", source);
   const auto special = require_field<Json>(specials, name.c_str(), source);
-  return require_field<std::vector<int32_t>>(special, "ids", source);
+  std::vector<int32_t> ids;
+  for (const Json& id : require_field<Json>(special, "ids", source)) {
+    ids.push_back(read_integer<int32_t>(id, "ids", source));
+  }
+  return ids;
 }
 
 // Special tokens around one $A and one $B behind it; null for another order.
@@ -124,6 +128,15 @@ std::vector<AddedToken> read_added_tokens(const Json& config, const std::string&
   return tokens;
 }
 
+void check_in_vocabulary(const std::vector<int32_t>& ids, const Tokenizer& tokenizer,
+                         const std::string& source) {
+  for (const int32_t id : ids) {
+    QUARRY_CHECK(id >= 0 && id < tokenizer.vocab_size(), ErrorCode::kCorruptData, source,
+                 ": the post-processor adds the token ", id, ", the vocabulary has ",
+                 tokenizer.vocab_size());
+  }
+}
+
 Json component(const Json& config, const char* name) {
   const auto found = config.find(name);
   return found == config.end() ? Json() : *found;
@@ -140,11 +153,21 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const Json& config, const std::st
   parts.pre_tokenizer = make_pre_tokenizer(component(config, "pre_tokenizer"), source);
   parts.model = make_token_model(config["model"], source);
   parts.decoder = make_token_decoder(component(config, "decoder"), source);
-  Surroundings around = read_post_processor(component(config, "post_processor"), source);
-  parts.prefix_ids = std::move(around.prefix);
-  parts.suffix_ids = std::move(around.suffix);
-  parts.pair = std::move(around.pair);
-  return make_pipeline_tokenizer(std::move(parts));
+  const Surroundings around = read_post_processor(component(config, "post_processor"), source);
+  parts.prefix_ids = around.prefix;
+  parts.suffix_ids = around.suffix;
+  parts.pair = around.pair;
+  auto tokenizer = make_pipeline_tokenizer(std::move(parts));
+  check_in_vocabulary(around.prefix, *tokenizer, source);
+  check_in_vocabulary(around.suffix, *tokenizer, source);
+  if (around.pair) {
+    for (const auto* tokens : {&around.pair->before, &around.pair->between, &around.pair->after}) {
+      std::vector<int32_t> ids;
+      for (const PairTemplate::Token& token : *tokens) ids.push_back(token.id);
+      check_in_vocabulary(ids, *tokenizer, source);
+    }
+  }
+  return tokenizer;
 }
 
 }  // namespace quarry

@@ -104,7 +104,8 @@ std::unique_ptr<Normalizer> make_replace(const Json& config, const std::string& 
       return replace_all(text, from, content);
     });
   }
-  return from_function([regex = Regex(pattern.text), content](const std::string& text) {
+  Regex compiled = naming_source(source, [&] { return Regex(pattern.text); });
+  return from_function([regex = std::move(compiled), content](const std::string& text) {
     std::vector<Span> spans;
     regex.find_all(text, spans);
     std::string out;

@@ -251,8 +251,8 @@ std::unique_ptr<PreTokenizer> make_split(const Json& config, const std::string& 
   const SplitBehavior behavior =
       parse_behavior(require_field<std::string>(config, "behavior", source), source);
   const bool invert = field_or(config, "invert", false, source);
-  return pattern.is_regex ? split_by_regex(pattern.text, behavior, invert)
-                          : split_by_string(pattern.text, behavior, invert);
+  if (!pattern.is_regex) return split_by_string(pattern.text, behavior, invert);
+  return naming_source(source, [&] { return split_by_regex(pattern.text, behavior, invert); });
 }
 
 std::unique_ptr<PreTokenizer> make_sequence(const Json& config, const std::string& source) {

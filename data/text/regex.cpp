@@ -107,9 +107,10 @@ Regex::Regex(const std::string& pattern) : impl_(std::make_unique<Impl>()) {
   const std::string translated = translate_pattern(pattern);
   int error = 0;
   PCRE2_SIZE offset = 0;
+  // \C would cut characters of UTF-8, which what comes later relies on.
+  constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
   impl_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
-                                  translated.size(), PCRE2_UTF | PCRE2_UCP, &error, &offset,
-                                  nullptr));
+                                  translated.size(), kOptions, &error, &offset, nullptr));
   if (!impl_->code) {
     PCRE2_UCHAR reason[256];
     pcre2_get_error_message(error, reason, sizeof(reason));

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "data/core/error.h"
+#include "data/text/sentencepiece_check.h"
 #include "data/text/utf8.h"
 
 // Of the library's own common.h, which is not installed.
@@ -28,9 +29,15 @@ void load(sentencepiece::SentencePieceProcessor& processor, const std::string& p
           const std::string& source) {
   constexpr int kErrorsOnly = 2;  // a library does not print notes to standard error
   sentencepiece::logging::SetMinLogLevel(kErrorsOnly);
-  const auto status = processor.LoadFromSerializedProto(proto);
-  QUARRY_CHECK(status.ok(), ErrorCode::kCorruptData, source,
-               ": not a sentencepiece model: ", status.ToString());
+  std::string reason;
+  try {
+    const auto status = processor.LoadFromSerializedProto(proto);
+    if (!status.ok()) reason = status.ToString();
+  } catch (const std::exception& error) {  // of Darts, which the library uses
+    reason = error.what();
+  }
+  QUARRY_CHECK(reason.empty(), ErrorCode::kCorruptData, source,
+               ": not a sentencepiece model: ", reason);
 }
 
 class SentencePieceTokenizer : public Tokenizer {
@@ -38,6 +45,7 @@ class SentencePieceTokenizer : public Tokenizer {
   SentencePieceTokenizer(const std::string& proto, const SentencePieceOptions& options,
                          const std::string& source)
       : options_(options), finder_({}) {
+    check_sentencepiece_model(proto, source);
     load(first_, proto, source);
     load(later_, proto + std::string(kNoDummyPrefix, 4), source);
     vocab_size_ = first_.GetPieceSize();

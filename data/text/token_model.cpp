@@ -1,6 +1,7 @@
 #include "data/text/token_model.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "data/text/component_json.h"
 #include "data/text/utf8.h"
@@ -8,8 +9,11 @@
 namespace quarry {
 namespace {
 
-// Larger vocabularies are taken for corrupt files before memory is spent on them.
+// Larger vocabularies, and ids far beyond the number of tokens, are taken for corrupt files before
+// memory is spent on them.
 constexpr int64_t kMaxVocabularySize = int64_t{1} << 24;
+constexpr int64_t kMaxUnusedIds = int64_t{1} << 16;  // and three for each token
+constexpr double kLargestScore = 1e30;               // of a Unigram token
 
 class WordPieceModel : public TokenModel {
  public:
@@ -155,6 +159,9 @@ std::unique_ptr<TokenModel> read_unigram(const Json& config, const std::string& 
                  " is not [token, score]");
     entries.emplace_back(item[0].get<std::string>(), static_cast<int64_t>(entries.size()));
     scores.push_back(item[1].get<double>());
+    // Sums of them have to stay finite.
+    QUARRY_CHECK(std::fabs(scores.back()) <= kLargestScore, ErrorCode::kCorruptData, source,
+                 ": token \"", entries.back().first, "\" has the score ", scores.back());
   }
   UnigramOptions options;
   options.unknown_id = field_or(config, "unk_id", -1, source);
@@ -174,6 +181,9 @@ Vocabulary::Vocabulary(std::vector<std::pair<std::string, int64_t>> entries,
                  token, "\" has the id ", id, ", wanted 0 to ", kMaxVocabularySize - 1);
     largest = std::max(largest, id);
   }
+  const int64_t limit = 4 * static_cast<int64_t>(entries.size()) + kMaxUnusedIds;
+  QUARRY_CHECK(largest < limit, ErrorCode::kCorruptData, source, ": the largest id of ",
+               entries.size(), " tokens is ", largest);
   tokens_.resize(static_cast<size_t>(largest + 1));
   ids_.reserve(entries.size());
   for (auto& [token, id] : entries) {

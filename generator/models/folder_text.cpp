@@ -50,15 +50,19 @@ std::unique_ptr<ChatTemplate> load_folder_chat_template(const std::filesystem::p
   const std::filesystem::path config_path = folder / "tokenizer_config.json";
   const Json config = read_object_if_present(config_path);
   std::string text;
-  std::ifstream file(folder / "chat_template.jinja", std::ios::binary);
+  std::filesystem::path path = folder / "chat_template.jinja";
+  std::ifstream file(path, std::ios::binary);
   if (file) {
     text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
   } else {
-    text = template_text(config, config_path.string());
+    path = config_path;
+    text = template_text(config, path.string());
   }
   if (text.empty()) return nullptr;
-  return std::make_unique<ChatTemplate>(text, token_text(config, "bos_token"),
-                                        token_text(config, "eos_token"));
+  return naming_source(path.string(), [&] {
+    return std::make_unique<ChatTemplate>(text, token_text(config, "bos_token"),
+                                          token_text(config, "eos_token"));
+  });
 }
 
 Json read_folder_config(const std::filesystem::path& folder) {

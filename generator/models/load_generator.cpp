@@ -62,15 +62,17 @@ void load_gguf(const ModelLocation& location, const GeneratorOptions& options,
   choose_place(family, options, source, loaded);
   loaded.model = family.make(source, options.precision);
   const GgufTokenizerData data = read_gguf_tokenizer(*file);
-  loaded.tokenizer = make_gguf_tokenizer(data);
+  loaded.tokenizer = naming_source(file->description(), [&] { return make_gguf_tokenizer(data); });
   const auto token_text = [&](int32_t id) {
     const bool known = id >= 0 && id < static_cast<int32_t>(data.tokens.size());
     return known ? data.tokens[static_cast<size_t>(id)] : std::string();
   };
   const std::string chat_template = read_gguf_chat_template(*file);
   if (!chat_template.empty()) {
-    loaded.chat_template = std::make_unique<ChatTemplate>(chat_template, token_text(data.bos_id),
-                                                          token_text(data.eos_id));
+    loaded.chat_template = naming_source(file->description(), [&] {
+      return std::make_unique<ChatTemplate>(chat_template, token_text(data.bos_id),
+                                            token_text(data.eos_id));
+    });
   }
   const int64_t vocab_size = loaded.model->config().vocab_size;
   add_stop_token(loaded.stop_tokens, data.eos_id, vocab_size);

@@ -4,10 +4,13 @@
 #include "generator/models/encoder_folder.h"
 #include "generator/models/families.h"
 #include "generator/weights/model_catalog.h"
+#include "generator/weights/printable.h"
 #include "generator/weights/safetensors_file.h"
 
 namespace quarry {
 namespace {
+
+constexpr size_t kLongestFolderName = 255;
 
 // What modules.json of a sentence-transformers folder says.
 struct EncoderFolder {
@@ -46,7 +49,14 @@ EncoderFolder read_modules(const std::filesystem::path& folder) {
     const ConfigValues values(module, path.string());
     const std::string type = values.text_or("type", "");
     const std::string name = type.substr(type.rfind('.') + 1);
-    const std::filesystem::path module_folder = folder / values.text_or("path", "");
+    const std::string subfolder = values.text_or("path", "");
+    // One with a path in it could point anywhere on the disk.
+    QUARRY_CHECK(subfolder.size() <= kLongestFolderName &&
+                     subfolder.find_first_of(std::string("/\0", 2)) == std::string::npos &&
+                     subfolder != "..",
+                 ErrorCode::kCorruptData, path.string(), ": module path ", printable(subfolder),
+                 ", wanted a plain folder name");
+    const std::filesystem::path module_folder = folder / subfolder;
     if (name == "Transformer") {
       result.transformer = module_folder;
     } else if (name == "Pooling") {

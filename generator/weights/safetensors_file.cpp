@@ -42,10 +42,19 @@ const Dtype* find_dtype(const std::string& name) {
 Json parse_header(std::string_view text, const std::string& source) {
   parse_json(text, source, ErrorCode::kCorruptData);  // depth, syntax
   std::set<std::string> names;
+  std::set<std::string> fields;  // of the last name
+  std::string last;
   const Json header = Json::parse(text, [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (event == Json::parse_event_t::key && depth == 1) {
-      QUARRY_CHECK(names.insert(parsed.get<std::string>()).second, ErrorCode::kCorruptData, source,
-                   ": tensor ", printable(parsed.get<std::string>()), " is there twice");
+    if (event != Json::parse_event_t::key || depth > 2) return true;
+    const auto key = parsed.get<std::string>();
+    if (depth == 1) {
+      QUARRY_CHECK(names.insert(key).second, ErrorCode::kCorruptData, source, ": tensor ",
+                   printable(key), " is there twice");
+      fields.clear();
+      last = key;
+    } else {
+      QUARRY_CHECK(fields.insert(key).second, ErrorCode::kCorruptData, source, ": tensor ",
+                   printable(last), " has ", printable(key), " twice");
     }
     return true;
   });

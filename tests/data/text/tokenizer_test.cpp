@@ -133,6 +133,67 @@ TEST(Tokenizer, AnUnknownComponentIsRefusedByName) {
   }
 }
 
+// Changes gpt2's tokenizer.json, or another's, and expects it to be refused.
+template <typename Change>
+void expect_refused(const std::string& name, const std::string& part, const Change& change) {
+  const test::TemporaryFolder folder;
+  Json file = read_json_file(golden_folder() / name / "tokenizer.json");
+  change(file);
+  write_file_atomically(folder.path() / "tokenizer.json", dump_json(file));
+  try {
+    load_tokenizer(folder.path());
+    ADD_FAILURE() << "loaded, wanted: " << part;
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr(folder.path().string()));
+    EXPECT_THAT(error.what(), HasSubstr(part));
+  }
+}
+
+TEST(Tokenizer, ATemplateTokenOutsideTheVocabularyIsRefused) {
+  for (const int64_t id : {int64_t{-1}, int64_t{100000}}) {
+    expect_refused("gpt2", concat("adds the token ", id), [&](Json& file) {
+      file["post_processor"] = {{"type", "BertProcessing"}, {"sep", {"a", id}}, {"cls", {"a", 0}}};
+    });
+  }
+}
+
+TEST(Tokenizer, AnIdBeyond32BitsIsNotCutToAnother) {
+  const auto wide = (int64_t{1} << 32) + 5;
+  expect_refused("gpt2", "4294967301", [&](Json& file) {
+    file["post_processor"] = {{"type", "BertProcessing"}, {"sep", {"a", wide}}, {"cls", {"a", 0}}};
+  });
+  expect_refused("gpt2", "4294967301", [&](Json& file) { file["added_tokens"][0]["id"] = wide; });
+}
+
+TEST(Tokenizer, AnIdFarBeyondTheNumberOfTokensIsRefusedBeforeMemoryIsSpent) {
+  expect_refused("gpt2", "the largest id of",
+                 [](Json& file) { file["model"]["vocab"]["far away"] = (1 << 24) - 1; });
+}
+
+TEST(Tokenizer, AUnigramScoreWhoseSumsOverflowIsRefused) {
+  expect_refused("unigram_json", "has the score -1e+308",
+                 [](Json& file) { file["model"]["vocab"][5][1] = -1e308; });
+}
+
+TEST(Tokenizer, APatternThatCouldCutACharacterIsRefusedWithItsFile) {
+  expect_refused("gpt2", "does not compile", [](Json& file) {
+    file["pre_tokenizer"] = {
+        {"type", "Split"}, {"pattern", {{"Regex", "\\C"}}}, {"behavior", "Isolated"}};
+  });
+}
+
+// A token that is a part of a character must not be found inside one.
+TEST(GgufTokenizer, ATokenThatIsNotUtf8CutsNoCharacter) {
+  GgufTokenizerData data;
+  data.model = "gpt2";
+  data.pre = "gpt-2";
+  data.tokens = {"\xA9", "\u00c3", "\u00a9"};
+  data.token_types = {4, 1, 1};
+  const auto tokenizer = make_gguf_tokenizer(data);
+  EXPECT_EQ(tokenizer->encode("\u00e9", Tokenizer::SpecialTokens::kNone),
+            (std::vector<int32_t>{1, 2}));
+}
+
 TEST(IncrementalDecoder, HoldsBackUnfinishedCharacters) {
   const auto tokenizer = load_tokenizer(golden_folder() / "smollm");
   for (const Json& input : golden().at("inputs")) {

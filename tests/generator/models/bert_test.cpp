@@ -3,8 +3,10 @@
 
 #include "data/core/error.h"
 #include "data/core/json.h"
+#include "data/core/paths.h"
 #include "generator/models/text_encoder.h"
 #include "tests/generator/models/model_test_util.h"
+#include "tests/support/temporary_folder.h"
 
 namespace quarry {
 namespace {
@@ -30,6 +32,23 @@ double cosine(const float* a, const std::vector<float>& b) {
     bb += static_cast<double>(b[i]) * b[i];
   }
   return dot / std::sqrt(aa * bb);
+}
+
+TEST(Bert, AModulesPathIsAPlainFolderName) {
+  for (const std::string& name : {std::string("../other"), std::string("/etc"), std::string(".."),
+                                  std::string(5000, 'x'), std::string("a\0b", 3)}) {
+    const test::TemporaryFolder folder;
+    const Json modules = {{{"type", "sentence_transformers.models.Pooling"}, {"path", name}}};
+    write_file_atomically(folder.path() / "modules.json", dump_json(modules));
+    write_file_atomically(folder.path() / "config.json", "{}");
+    try {
+      load_text_encoder(folder.path().string(), kernels::Precision::kFast);
+      ADD_FAILURE() << "loaded " << name;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCorruptData);
+      EXPECT_THAT(error.what(), HasSubstr("modules.json: module path '"));
+    }
+  }
 }
 
 TEST(Bert, ExactVectorsEqualSentenceTransformers) {

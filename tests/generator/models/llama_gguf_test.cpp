@@ -197,6 +197,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"Shape", "llama.feed_forward_length", 64u, ErrorCode::kCorruptData,
                 "tensor 'blk.0.ffn_gate.weight' has shape [48, 32], the configuration asks for "
                 "[64, 32]"},
+        Refusal{"ChatTemplate", "tokenizer.chat_template", "{% oops %}",
+                ErrorCode::kInvalidArgument, "tag \"oops\" is not supported"},
         Refusal{"Layers", "llama.block_count", 3u, ErrorCode::kCorruptData, "blk.2."},
         Refusal{"HugeLayers", "llama.block_count", 2000000000u, ErrorCode::kCorruptData,
                 "2000000000 layers"},

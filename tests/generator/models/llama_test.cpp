@@ -5,8 +5,10 @@
 
 #include "data/core/error.h"
 #include "data/core/paths.h"
+#include "generator/models/folder_text.h"
 #include "generator/weights/safetensors_file.h"
 #include "tests/generator/models/model_test_util.h"
+#include "tests/support/temporary_folder.h"
 
 namespace quarry {
 namespace {
@@ -184,6 +186,19 @@ TEST(LoadGenerator, FolderBringsTokenizerTemplateAndStopTokens) {
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
   EXPECT_EQ(loaded.model->config().head_dim, 24);
   EXPECT_EQ(loaded.model->linear_slots().size(), 14u);
+}
+
+TEST(LoadGenerator, AChatTemplateThatDoesNotParseIsNamedByItsFile) {
+  const test::TemporaryFolder folder;
+  const std::filesystem::path path = folder.path() / "chat_template.jinja";
+  write_file_atomically(path, "{% oops %}");
+  try {
+    load_folder_chat_template(folder.path());
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr(path.string() + ": "));
+    EXPECT_THAT(error.what(), HasSubstr("tag \"oops\" is not supported"));
+  }
 }
 
 TEST(LoadGenerator, UnknownFamilyIsNamed) {

@@ -196,6 +196,14 @@ TEST_F(SafetensorsFileTest, OverlapsAndDuplicatesAreRefused) {
   expect_corrupt("tensor 'x' is there twice",
                  R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
                  R"("x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})");
+  expect_corrupt("tensor 'x' has 'shape' twice",
+                 R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"shape":[1,2]}})");
+}
+
+TEST_F(SafetensorsFileTest, AZeroDoesNotHideTheRestOfTheHeader) {
+  const std::string header = R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+  expect_corrupt("a zero", header + std::string(1, '\0'));
+  expect_corrupt("a zero", header + std::string(1, '\0') + "more");
 }
 
 TEST_F(SafetensorsFileTest, TrailingBytesAndEmptyTensorsAreTolerated) {
