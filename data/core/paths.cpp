@@ -15,12 +15,12 @@ std::filesystem::path quarry_home() {
   return std::filesystem::path(user_home) / ".local" / "share" / "quarry";
 }
 
-std::filesystem::path quarry_cache() {
+std::optional<std::filesystem::path> quarry_cache() {
   if (const char* cache = std::getenv("QUARRY_CACHE"); cache != nullptr && *cache != '\0') {
-    return cache;
+    return std::filesystem::path(cache);
   }
   const char* user_home = std::getenv("HOME");
-  if (user_home == nullptr || *user_home == '\0') return "/var/tmp/quarry";
+  if (user_home == nullptr || *user_home == '\0') return std::nullopt;
   return std::filesystem::path(user_home) / ".cache" / "quarry";
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace quarry {
@@ -8,9 +9,9 @@ namespace quarry {
 // ${QUARRY_HOME:-~/.local/share/quarry}. The folder need not exist.
 std::filesystem::path quarry_home();
 
-// ${QUARRY_CACHE:-~/.cache/quarry}, or /var/tmp/quarry without a home: what can be made anew. The
-// folder need not exist.
-std::filesystem::path quarry_cache();
+// ${QUARRY_CACHE:-~/.cache/quarry}: what can be made anew; nothing without a home. The folder need
+// not exist.
+std::optional<std::filesystem::path> quarry_cache();
 
 // Writes `bytes` to a temporary file beside `path`, fsyncs, renames over `path` and fsyncs the
 // folder, so a reader sees the old or the new file and never a mix. Throws kUnavailable.

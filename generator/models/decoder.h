@@ -67,15 +67,17 @@ class Decoder : public CausalLm {
   std::shared_ptr<const DecoderModules> modules_;
 };
 
-// The row of the registry for a family whose file has
-//   Plan read_plan(const CausalLmSource& source)   what it reads of the configuration
-//   ModelLayout make_layout(const CausalLmSource& source, const Plan& plan)
-//   Model(const Plan& plan, DecoderLoader& load)
+// Of a plan, which may be just that.
 inline const CausalLmConfig& config_of(const CausalLmConfig& config) { return config; }
 template <typename Plan>
 const CausalLmConfig& config_of(const Plan& plan) {
   return plan.config;
 }
+
+// The row of the registry for a family whose file has
+//   Plan read_plan(const CausalLmSource& source)   what it reads of the configuration
+//   ModelLayout make_layout(const CausalLmSource& source, const Plan& plan)
+//   Model(const Plan& plan, DecoderLoader& load)
 template <typename Model, auto read_plan, auto make_layout>
 CausalLmFamily decoder_family(const char* gguf_architecture, const char* hf_class,
                               OrderedJson (*config_from_gguf)(const GgufFile& file)) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "data/core/error.h"
-#include "generator/nn/load.h"
 #include "generator/nn/pack_weight.h"
 
 namespace quarry {

@@ -49,7 +49,9 @@ void choose_place(const CausalLmFamily& family, const GeneratorOptions& options,
     wanted.tokens_per_sequence = std::min<int64_t>(2048, family.config(source).max_seq_len);
     if (estimate_generator_memory(family, source, wanted).total() <= available_memory()) return;
   }
-  source.weights.spill = std::make_shared<SpillFile>(quarry_cache() / "weights");
+  const std::optional<std::filesystem::path> cache = quarry_cache();
+  source.weights.spill =
+      std::make_shared<SpillFile>(cache ? *cache / "weights" : std::filesystem::path("/var/tmp"));
   loaded.is_offloaded = true;
 }
 

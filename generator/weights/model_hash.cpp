@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "data/core/hash.h"
 #include "data/core/json.h"
@@ -21,8 +22,9 @@ constexpr size_t kMaxCacheBytes = size_t{16} << 20;
 class HashCache {
  public:
   HashCache() {
+    if (!folder_) return;
     try {
-      entries_ = read_json_file(path_, kMaxCacheBytes);
+      entries_ = read_json_file(path(), kMaxCacheBytes);
     } catch (const Error&) {
       // Absent or damaged: begins anew.
     }
@@ -57,22 +59,24 @@ class HashCache {
   }
 
   void save() {
-    if (!changed_) return;
+    if (!changed_ || !folder_) return;
     try {
       Json kept = Json::object();
       std::error_code ignored;
       for (const auto& [file, entry] : entries_.items()) {
         if (fs::exists(file, ignored)) kept[file] = entry;
       }
-      fs::create_directories(path_.parent_path(), ignored);
-      write_file_atomically(path_, dump_json(kept, 1) + "\n");
+      fs::create_directories(*folder_, ignored);
+      write_file_atomically(path(), dump_json(kept, 1) + "\n");
     } catch (const Error&) {
       // Unwritable: the next run hashes again.
     }
   }
 
  private:
-  const fs::path path_ = quarry_cache() / "hashes.json";
+  fs::path path() const { return *folder_ / "hashes.json"; }
+
+  const std::optional<fs::path> folder_ = quarry_cache();
   Json entries_ = Json::object();
   bool changed_ = false;
 };
