@@ -23,6 +23,7 @@ struct Unit {
   uint32_t bits = 0;
 
   bool has_leaf() const { return ((bits >> 8) & 1) != 0; }
+  bool is_leaf() const { return (bits >> 31) != 0; }
   uint32_t value() const { return bits & 0x7FFFFFFFU; }
   // The byte that leads here; of a leaf never equal to one.
   uint32_t label() const { return bits & 0x800000FFU; }
@@ -42,6 +43,7 @@ class PrecompiledNormalizer : public Normalizer {
     units_.resize(trie_bytes / kUnitBytes);
     std::memcpy(units_.data(), charsmap.data() + kUnitBytes, trie_bytes);
     replacements_ = charsmap.substr(kUnitBytes + trie_bytes);
+    check_replacements(source);
   }
 
   std::string apply(std::string text) const override {
@@ -56,6 +58,21 @@ class PrecompiledNormalizer : public Normalizer {
   }
 
  private:
+  // Each is whole characters: what follows takes the text for valid UTF-8.
+  void check_replacements(const std::string& source) const {
+    QUARRY_CHECK(is_valid_utf8(replacements_), ErrorCode::kCorruptData, source,
+                 ": replacements of precompiled_charsmap are not valid UTF-8");
+    for (const Unit& unit : units_) {
+      if (!unit.is_leaf()) continue;
+      const size_t begin = unit.value();
+      QUARRY_CHECK(begin < replacements_.size() && !is_continuation(replacements_[begin]),
+                   ErrorCode::kCorruptData, source, ": precompiled_charsmap has a rule for byte ",
+                   begin, " of its ", replacements_.size(),
+                   " bytes of replacements, wanted the beginning of a character");
+    }
+  }
+  static bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+
   static size_t grapheme_end(const std::string& text, size_t begin) {
     size_t at = begin;
     char32_t before = next_code_point(text, at);
@@ -95,10 +112,10 @@ class PrecompiledNormalizer : public Normalizer {
       if (byte == 0) return std::nullopt;
       at ^= byte;
       if (at >= units_.size() || units_[at].label() != byte) return std::nullopt;
-      const bool is_leaf = units_[at].has_leaf();
+      const bool has_leaf = units_[at].has_leaf();
       at ^= units_[at].offset();
-      if (!is_leaf) continue;
-      if (at >= units_.size() || units_[at].value() >= replacements_.size()) return std::nullopt;
+      if (!has_leaf) continue;
+      if (at >= units_.size() || !units_[at].is_leaf()) return std::nullopt;
       return std::string_view(replacements_.c_str() + units_[at].value());
     }
     return std::nullopt;

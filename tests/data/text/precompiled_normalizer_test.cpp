@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "data/core/error.h"
+#include "data/text/utf8.h"
 #include "data/core/json.h"
 #include "data/text/tokenizer.h"
 
@@ -51,6 +52,18 @@ void expect_corrupt(const Action& action, const std::string& message) {
   }
 }
 
+TEST(PrecompiledNormalizer, RulesForHalfACharacterAreRefused) {
+  const std::string rules = golden_rules();
+  std::string half = rules;
+  half[half.size() - 2] = '\xC3';  // a lead byte before the last zero
+  expect_corrupt([&] { make_precompiled_normalizer(half, "file"); },
+                 "file: replacements of precompiled_charsmap are not valid UTF-8");
+  // A trie of one unit, which is a rule for the second byte of U+00E9.
+  const std::string middle("\4\0\0\0\1\0\0\x80\xC3\xA9\0", 11);
+  expect_corrupt([&] { make_precompiled_normalizer(middle, "file"); },
+                 "file: precompiled_charsmap has a rule for byte 1 of its 3 bytes");
+}
+
 TEST(PrecompiledNormalizer, TruncatedRulesAreNamed) {
   const std::string rules = golden_rules();
   for (const size_t size : {size_t{0}, size_t{3}, size_t{4}, size_t{100}}) {
@@ -61,17 +74,28 @@ TEST(PrecompiledNormalizer, TruncatedRulesAreNamed) {
                  "file: precompiled_charsmap is not base64: byte 42 at 2");
 }
 
-// Whatever the units say, a text is read within bounds.
+// Whatever the units say, rules are refused or a text is read within bounds, character by character.
 TEST(PrecompiledNormalizer, FlippedBitsNeverLeadOutside) {
   const std::string rules = golden_rules();
+  int refused = 0;
+  int applied = 0;
   for (size_t at = 4; at < rules.size(); at += 3) {
     std::string broken = rules;
     broken[at] = static_cast<char>(broken[at] ^ 0x5A);
-    const auto normalizer = make_precompiled_normalizer(broken, "file");
+    std::unique_ptr<Normalizer> normalizer;
+    try {
+      normalizer = make_precompiled_normalizer(broken, "file");
+    } catch (const Error&) {
+      ++refused;
+      continue;
+    }
+    ++applied;
     for (const char* text : {"a\u0301b", "x\u0302\u0301", "\u2460 moon", "\u1100\u1161"}) {
-      normalizer->apply(text);
+      EXPECT_TRUE(is_valid_utf8(normalizer->apply(text)));
     }
   }
+  EXPECT_GT(refused, 0);
+  EXPECT_GT(applied, 0);
 }
 
 }  // namespace
