@@ -7,9 +7,9 @@
 #include <filesystem>
 
 #include "data/core/error.h"
-#include "data/text/utf8.h"
 #include "data/core/json.h"
 #include "data/text/tokenizer.h"
+#include "data/text/utf8.h"
 
 namespace quarry {
 namespace {
@@ -74,7 +74,7 @@ TEST(PrecompiledNormalizer, TruncatedRulesAreNamed) {
                  "file: precompiled_charsmap is not base64: byte 42 at 2");
 }
 
-// Whatever the units say, rules are refused or a text is read within bounds, character by character.
+// Whatever the units say, rules are refused or a text is read within bounds, in characters.
 TEST(PrecompiledNormalizer, FlippedBitsNeverLeadOutside) {
   const std::string rules = golden_rules();
   int refused = 0;
