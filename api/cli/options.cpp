@@ -11,14 +11,18 @@ namespace quarry::cli {
 
 void add_precision_flag(CLI::App& command, std::string& precision) {
   command
-      .add_option("--precision", precision,
-                  "fast: int8 activations against 4-bit weights; exact: float32 everywhere")
-      ->check(CLI::IsMember({"fast", "exact"}))
+      .add_option(
+          "--precision", precision,
+          "fast: 16-bit integer activations against 4- and 8-bit weights, the float model's "
+          "text; fast8: 8-bit ones, faster with AVX-512 and as good as other engines' "
+          "4-bit inference; exact: float32 everywhere")
+      ->check(CLI::IsMember({"fast", "fast8", "exact"}))
       ->capture_default_str();
 }
 
 kernels::Precision parse_precision(const std::string& precision) {
-  return precision == "exact" ? kernels::Precision::kExact : kernels::Precision::kFast;
+  if (precision == "exact") return kernels::Precision::kExact;
+  return precision == "fast8" ? kernels::Precision::kFast8 : kernels::Precision::kFast;
 }
 
 void add_load_in_flag(CLI::App& command, std::string& load_in) {

@@ -1,6 +1,7 @@
 #include "generator/kernels/matmul.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "data/core/cpu_isa.h"
 #include "data/core/error.h"
@@ -89,12 +90,46 @@ constexpr int64_t kStripTile = 4;
 constexpr int64_t kGrainBytes = 24 * 1024;
 constexpr int64_t kGrainMultiplies = 256 * 1024;
 
-bool is_integer(Layout layout) { return layout == Layout::kNibbles || layout == Layout::kBytes; }
+// Layouts whose products subtract a center or add offsets.
+bool is_integer(Layout layout) {
+  return layout == Layout::kNibbles || layout == Layout::kByteCodebook || layout == Layout::kBytes;
+}
+
+// Signed bytes that an activation is made of.
+int activation_terms(const PackedMatrix& weight) {
+  return weight.precision() == Precision::kFast8 ? 1 : 2;
+}
 
 // Two matrices that can share one prepared x.
-bool same_activations(const MatrixView& a, const MatrixView& b) {
-  if (is_integer(a.layout) && is_integer(b.layout)) return a.block == b.block;
-  return a.layout == b.layout;
+bool same_activations(const PackedMatrix& first, const PackedMatrix& second) {
+  const MatrixView& a = view_of(first);
+  const MatrixView& b = view_of(second);
+  if (!is_integer(a.layout) || !is_integer(b.layout)) return a.layout == b.layout;
+  const bool has_offsets = a.offsets != nullptr;
+  return a.block == b.block && has_offsets == (b.offsets != nullptr) &&
+         (has_offsets || a.center == b.center) &&
+         activation_terms(first) == activation_terms(second);
+}
+
+// Of the integer sums of a row's blocks finish_sums makes, in place, what products with `w` take;
+// set_sums points at it.
+void set_sums(const MatrixView& w, int32_t* sums, ActivationView* view) {
+  if (w.offsets != nullptr) {
+    view->sums = reinterpret_cast<const float*>(sums);
+  } else if (is_integer(w.layout)) {
+    view->centers = sums;
+  }
+}
+void finish_sums(const MatrixView& w, int64_t blocks, const float* scales, int32_t* sums) {
+  const auto center = static_cast<int32_t>(w.center);
+  for (int64_t b = 0; b < blocks; ++b) {
+    if (w.offsets != nullptr) {
+      const float sum = scales[b] * static_cast<float>(sums[b]);
+      std::memcpy(sums + b, &sum, sizeof(sum));
+    } else {
+      sums[b] *= -center;
+    }
+  }
 }
 
 // Whether products of bytes are what these activations are for, and the faster ones.
@@ -103,9 +138,11 @@ bool multiplies_bytes(ActivationBits bits) {
 }
 
 // x in the form that w's layout multiplies; the bytes live in `buffer`.
-ActivationView prepare_activations(const Twins& twins, const MatrixView& w, const float* x,
+ActivationView prepare_activations(const Twins& twins, const PackedMatrix& weight, const float* x,
                                    int64_t m, int64_t ldx, AlignedBuffer* buffer) {
+  const MatrixView& w = view_of(weight);
   ActivationView view = {};
+  view.terms = activation_terms(weight);
   if (w.layout == Layout::kF32) {
     view.codes = reinterpret_cast<const uint8_t*>(x);
     view.row_bytes = ldx * static_cast<int64_t>(sizeof(float));
@@ -114,7 +151,7 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
   const int64_t row_bytes = (w.k * 2 + 63) / 64 * 64;
   uint8_t* codes = buffer->reserve(m * (row_bytes + w.blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * row_bytes);
-  float* sums = scales + m * w.blocks;
+  int32_t* sums = reinterpret_cast<int32_t*>(scales + m * w.blocks);
   parallel_for(m, std::max<int64_t>(1, 32768 / w.k), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       if (w.layout == Layout::kBF16) {
@@ -123,11 +160,12 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
       } else {
         uint8_t* out = codes + row * row_bytes;
         float* row_scales = scales + row * w.blocks;
-        float* row_sums = sums + row * w.blocks;
+        int32_t* row_sums = sums + row * w.blocks;
         if (w.layout == Layout::kCodebook) {
           twins.quantize_words(x + row * ldx, w.k, w.block, out, row_scales, row_sums);
         } else {
-          twins.quantize_row(x + row * ldx, w.k, w.block, 2, out, row_scales, row_sums);
+          twins.quantize_row(x + row * ldx, w.k, w.block, view.terms, out, row_scales, row_sums);
+          finish_sums(w, w.blocks, row_scales, row_sums);
         }
       }
     }
@@ -135,7 +173,7 @@ ActivationView prepare_activations(const Twins& twins, const MatrixView& w, cons
   view.codes = codes;
   view.row_bytes = row_bytes;
   view.scales = scales;
-  view.sums = sums;
+  set_sums(w, sums, &view);
   view.scale_stride = w.blocks;
   return view;
 }
@@ -212,7 +250,8 @@ void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, 
   thread_local AlignedBuffer buffer;
   const Twins& chosen = twins();
   const MatrixView& first = view_of(*targets[0].weight);
-  const ActivationView activations = prepare_activations(chosen, first, x, m, ldx, &buffer);
+  const ActivationView activations =
+      prepare_activations(chosen, *targets[0].weight, x, m, ldx, &buffer);
   const Plan plan = make_plan(targets, count, m);
   const int64_t units = plan.first_unit.back();
   parallel_for(units * plan.row_tiles, unit_grain(plan, first, m), [&](int64_t begin, int64_t end) {
@@ -260,7 +299,7 @@ bool rounds_to_bytes(const MatrixView& w, ActivationBits bits) {
 
 // quantize_row of n elements in whole blocks, the last one filled up with zeros.
 void quantize_padded_row(const Twins& twins, const float* y, int64_t n, int64_t block, int terms,
-                         uint8_t* codes, float* scales, float* sums) {
+                         uint8_t* codes, float* scales, int32_t* sums) {
   const int64_t whole = n / block * block;
   twins.quantize_row(y, whole, block, terms, codes, scales, sums);
   if (whole == n) return;
@@ -295,11 +334,12 @@ ActivationView prepare_rows(const Twins& twins, Layout layout, const float* x, i
   const int64_t block = panel_block(layout);
   const int64_t blocks = (depth + block - 1) / block;
   const int terms = layout == Layout::kBytes ? 1 : 2;
+  view.terms = terms;
   view.row_bytes = blocks * block * (terms == 1 ? twins.one_term_bytes : 2);
   view.scale_stride = blocks;
   uint8_t* codes = buffer->reserve(m * (view.row_bytes + blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * view.row_bytes);
-  float* sums = scales + m * blocks;
+  int32_t* sums = reinterpret_cast<int32_t*>(scales + m * blocks);
   parallel_for(m, std::max<int64_t>(1, 32768 / depth), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       if (copy.rows != nullptr) {
@@ -318,7 +358,7 @@ ActivationView prepare_rows(const Twins& twins, Layout layout, const float* x, i
   });
   view.codes = codes;
   view.scales = scales;
-  view.sums = sums;
+  view.centers = sums;
   return view;
 }
 
@@ -386,7 +426,7 @@ void multiply_panel(const Twins& twins, const PanelSource& source, Layout layout
     part.codes += first * element;
     if (!is_dense(layout)) {
       part.scales += first / panel_block(layout);
-      part.sums += first / panel_block(layout);
+      part.centers += first / panel_block(layout);
     }
     const TileRange range = {0, m, 0, panel.view.strips};
     if (first == 0) {
@@ -496,8 +536,11 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
     const MatrixView& first = view_of(*targets[begin].weight);
     const bool to_bytes = rounds_to_bytes(first, bits);
     for (end = begin + 1; end < count; ++end) {
-      const MatrixView& next = view_of(*targets[end].weight);
-      if (to_bytes ? !rounds_to_bytes(next, bits) : !same_activations(first, next)) break;
+      const PackedMatrix& next = *targets[end].weight;
+      if (to_bytes ? !rounds_to_bytes(view_of(next), bits)
+                   : !same_activations(*targets[begin].weight, next)) {
+        break;
+      }
     }
     if (to_bytes) {
       multiply_group_bytes(targets.data() + begin, end - begin, x, m, ldx,
@@ -517,7 +560,8 @@ void matmul_reference(const PackedMatrix& weight, const float* x, int64_t m, int
     return multiply_panels_reference({w, false}, Layout::kBytes, x, m, ldx, y, ldy);
   }
   AlignedBuffer buffer;
-  const ActivationView activations = prepare_activations(kPortableTwins, w, x, m, ldx, &buffer);
+  const ActivationView activations =
+      prepare_activations(kPortableTwins, weight, x, m, ldx, &buffer);
   const TileRange range = {0, m, 0, w.strips};
   run_tile(kPortableTwins, w, activations, range, y, ldy);
 }

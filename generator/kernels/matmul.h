@@ -14,7 +14,9 @@ namespace quarry::kernels {
 // How the products of a Linear are computed.
 enum class Precision {
   kExact,  // weights decoded to float32, float32 multiply-add
-  kFast,   // what the CPU does best: int8 activations against 4- and 8-bit weights, bf16 otherwise
+  kFast,   // integer activations of 16 bits against 4- and 8-bit weights, bfloat16 against others
+  kFast8,  // the same with activations of 8 bits in blocks of 32 and codebooks (NF4, FP4) in bytes:
+           // half the work where the CPU multiplies bytes (AVX-512 VNNI), nothing won elsewhere
 };
 
 // A weight matrix [n, k] (n out_features, k in_features) rearranged once at load for the kernels.

@@ -32,11 +32,6 @@ inline __m128i load_words(const int16_t* p) {
 inline __m256 load_halves(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline __m256 offsets_of(const MatrixView& w, int64_t slot, __m256 scales) {
-  return w.offsets != nullptr ? load_halves(w.offsets + slot)
-                              : _mm256_mul_ps(scales, _mm256_set1_ps(-w.center));
-}
-
 // The low and the high bytes of a codebook, in both halves of a vector.
 struct Codebook {
   __m256i low;
@@ -50,6 +45,10 @@ inline Codebook load_codebook(const MatrixView& w) {
     bytes[1][i] = static_cast<uint8_t>(w.codebook[i % 16] >> 8 & 255);
   }
   return {load_codes(bytes[0]), load_codes(bytes[1])};
+}
+
+constexpr bool has_codebook(Layout layout) {
+  return layout == Layout::kCodebook || layout == Layout::kByteCodebook;
 }
 
 // The codebook's values of 32 nibbles: k 0 and 2 of eight rows, then k 1 and 3.
@@ -71,6 +70,17 @@ inline void widen(const uint8_t* source, const Codebook& codebook, __m256i* word
   if (kLayout == Layout::kBytes) {
     words[0] = _mm256_and_si256(codes, _mm256_set1_epi16(255));
     words[1] = _mm256_srli_epi16(codes, 8);
+    return;
+  }
+  if (kLayout == Layout::kByteCodebook) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i bytes[2] = {
+        _mm256_shuffle_epi8(codebook.low, _mm256_and_si256(codes, low)),
+        _mm256_shuffle_epi8(codebook.low, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low))};
+    for (int i = 0; i < 2; ++i) {
+      words[2 * i] = _mm256_and_si256(bytes[i], _mm256_set1_epi16(255));
+      words[2 * i + 1] = _mm256_srli_epi16(bytes[i], 8);
+    }
     return;
   }
   if (kLayout == Layout::kCodebook) {
@@ -100,14 +110,15 @@ template <Layout kLayout, int kGroups>
 void integer_gemv(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
                   float* y) {
   constexpr int kVectors = kLayout == Layout::kBytes ? kGroups : kGroups / 2;
-  const Codebook codebook = kLayout == Layout::kCodebook ? load_codebook(w) : Codebook{};
+  const Codebook codebook = has_codebook(kLayout) ? load_codebook(w) : Codebook{};
   const uint8_t* codes = w.codes + strip * w.strip_bytes;
   const uint8_t* values = x.codes + row * x.row_bytes;
   VecAvx2 total[2] = {VecAvx2::zero(), VecAvx2::zero()};
   for (int64_t b = 0; b < w.blocks; ++b) {
-    const float scale_x = x.scales[row * x.scale_stride + b];
-    const float sum_x = x.sums[row * x.scale_stride + b];
-    __m256i dot[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    const int64_t place = row * x.scale_stride + b;
+    const float scale_x = x.scales[place];
+    __m256i dot[2];
+    dot[0] = dot[1] = _mm256_set1_epi32(x.centers != nullptr ? x.centers[place] : 0);
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) {
       for (int half = 0; half < 2; ++half) {
@@ -126,8 +137,8 @@ void integer_gemv(const MatrixView& w, const ActivationView& x, int64_t row, int
       const __m256 scale = _mm256_mul_ps(scale_w, _mm256_set1_ps(scale_x));
       __m256& sum = total[half].v;
       sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[half]), scale, sum);
-      if (kLayout == Layout::kCodebook) continue;
-      sum = _mm256_fmadd_ps(offsets_of(w, slot, scale_w), _mm256_set1_ps(sum_x), sum);
+      if (w.offsets == nullptr) continue;
+      sum = _mm256_fmadd_ps(load_halves(w.offsets + slot), _mm256_set1_ps(x.sums[place]), sum);
     }
     codes += 64 * kVectors;
     values += 8 * kGroups;
@@ -136,8 +147,8 @@ void integer_gemv(const MatrixView& w, const ActivationView& x, int64_t row, int
   store_strip<VecAvx2, 2>(total, y + strip * kStripRows, w.n - strip * kStripRows);
 }
 
-// One strip as kWords, with float32 scales and offsets, [blocks][16] each; a codebook has no
-// offsets.
+// One strip as kWords, less the center, with float32 scales and, where there are any, offsets,
+// [blocks][16] each.
 struct Panel {
   const uint8_t* words;
   const float* scales;
@@ -147,7 +158,9 @@ struct Panel {
 template <Layout kLayout, int kGroups>
 Panel make_panel(const MatrixView& w, int64_t strip, uint8_t* scratch) {
   constexpr int kVectors = kLayout == Layout::kBytes ? kGroups : kGroups / 2;
-  const Codebook codebook = kLayout == Layout::kCodebook ? load_codebook(w) : Codebook{};
+  const Codebook codebook = has_codebook(kLayout) ? load_codebook(w) : Codebook{};
+  const bool has_center = kLayout != Layout::kCodebook && w.offsets == nullptr;
+  const __m256i center = _mm256_set1_epi16(static_cast<int16_t>(has_center ? w.center : 0.0f));
   const uint8_t* source = w.codes + strip * w.strip_bytes;
   uint8_t* out = scratch;
   for (int64_t b = 0; b < w.blocks; ++b) {
@@ -157,7 +170,8 @@ Panel make_panel(const MatrixView& w, int64_t strip, uint8_t* scratch) {
         widen<kLayout>(source + 64 * j + 32 * half, codebook, words);
         for (int i = 0; i < (kLayout == Layout::kBytes ? 2 : 4); ++i) {
           const int group = j + i / 2 * kVectors;
-          store_codes(out + 128 * group + 64 * (i % 2) + 32 * half, words[i]);
+          store_codes(out + 128 * group + 64 * (i % 2) + 32 * half,
+                      _mm256_sub_epi16(words[i], center));
         }
       }
     }
@@ -169,10 +183,8 @@ Panel make_panel(const MatrixView& w, int64_t strip, uint8_t* scratch) {
   float* offsets = scales + count;
   for (int64_t i = 0; i < count; i += 8) {
     const int64_t slot = scale_slot(w, strip, i / kStripRows, i % kStripRows);
-    const __m256 scale = load_halves(w.scales + slot);
-    _mm256_store_ps(scales + i, scale);
-    if (kLayout == Layout::kCodebook) continue;
-    _mm256_store_ps(offsets + i, offsets_of(w, slot, scale));
+    _mm256_store_ps(scales + i, load_halves(w.scales + slot));
+    if (w.offsets != nullptr) _mm256_store_ps(offsets + i, load_halves(w.offsets + slot));
   }
   return {scratch, scales, offsets};
 }
@@ -253,9 +265,13 @@ void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRan
   for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
     if (one_row) {
       integer_gemv<kLayout, kGroups>(w, x, range.row_begin, strip, y + range.row_begin * ldy);
+      continue;
+    }
+    const Panel panel = make_panel<kLayout, kGroups>(w, strip, scratch);
+    if (w.offsets != nullptr) {
+      words_rows<kGroups, true>(w, panel, x, range, strip, y, ldy);
     } else {
-      const Panel panel = make_panel<kLayout, kGroups>(w, strip, scratch);
-      words_rows<kGroups, kLayout != Layout::kCodebook>(w, panel, x, range, strip, y, ldy);
+      words_rows<kGroups, false>(w, panel, x, range, strip, y, ldy);
     }
   }
 }
@@ -322,20 +338,24 @@ inline __m256 scale_column(const MatrixView& w, int64_t strip, int half, __m256 
   return _mm256_mul_ps(values, _mm256_loadu_ps(w.row_scales + strip * kStripRows + 8 * half));
 }
 
-// The element `i` of block `b` of kCodebook in rows 8 half .. + 7 of a strip.
+// The element `i` of block `b` of a codebook layout in rows 8 half .. + 7 of a strip.
 inline __m256 decode_codebook_column(const MatrixView& w, int64_t strip, int half, int64_t b,
                                      int64_t i) {
   constexpr int kByteOf[4] = {0, 2, 1, 3};
+  const bool in_order = w.layout == Layout::kByteCodebook;
   const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 256 + 32 * half;
   const __m256i four = load_codes(codes + 64 * (i % 16 / 4));
-  const int shift = 8 * kByteOf[i % 4] + (i >= 16 ? 4 : 0);
+  const int byte = static_cast<int>(in_order ? i % 4 : kByteOf[i % 4]);
+  const int shift = 8 * byte + (i >= 16 ? 4 : 0);
   const __m256i code =
       _mm256_and_si256(_mm256_srl_epi32(four, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(15));
   const __m256i first = _mm256_cvtepi16_epi32(load_words(w.codebook));
   const __m256i second = _mm256_cvtepi16_epi32(load_words(w.codebook + 8));
   const __m256i is_second = _mm256_cmpgt_epi32(code, _mm256_set1_epi32(7));
-  const __m256i value = _mm256_blendv_epi8(_mm256_permutevar8x32_epi32(first, code),
+  const __m256i level = _mm256_blendv_epi8(_mm256_permutevar8x32_epi32(first, code),
                                            _mm256_permutevar8x32_epi32(second, code), is_second);
+  const __m256i center = _mm256_set1_epi32(in_order ? static_cast<int>(w.center) : 0);
+  const __m256i value = _mm256_sub_epi32(level, center);
   const __m256 scale = load_halves(w.scales + scale_slot(w, strip, b, 8 * half));
   return scale_column(w, strip, half, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(value)));
 }
@@ -351,7 +371,7 @@ inline __m256 decode_column(const MatrixView& w, int64_t strip, int half, int64_
   }
   const int64_t b = k / w.block;
   const int64_t i = k % w.block;
-  if (w.layout == Layout::kCodebook) return decode_codebook_column(w, strip, half, b, i);
+  if (has_codebook(w.layout)) return decode_codebook_column(w, strip, half, b, i);
   const bool nibbles = w.layout == Layout::kNibbles;
   const __m256i four = nibbles ? load_codes(codes + b * 256 + 64 * (i % 16 / 4))
                                : load_codes(codes + b * 16 * w.block + 64 * (i / 4));
@@ -360,7 +380,9 @@ inline __m256 decode_column(const MatrixView& w, int64_t strip, int half, int64_
                                         _mm256_set1_epi32(nibbles ? 15 : 255));
   const int64_t slot = (strip * w.blocks + b) * kStripRows + 8 * half;
   const __m256 scale = load_halves(w.scales + slot);
-  const __m256 value = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(code), offsets_of(w, slot, scale));
+  const __m256 offset = w.offsets != nullptr ? load_halves(w.offsets + slot)
+                                             : _mm256_mul_ps(scale, _mm256_set1_ps(-w.center));
+  const __m256 value = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(code), offset);
   return scale_column(w, strip, half, value);
 }
 
@@ -378,7 +400,7 @@ void decode_transposed(const MatrixView& w, int64_t strip, int half, int64_t k, 
 }  // namespace
 
 void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,
-                  float* scales, float* sums) {
+                  float* scales, int32_t* sums) {
   const auto most = static_cast<float>(activation_max(terms));
   const __m256 infinity = _mm256_set1_ps(__builtin_inff());
   for (int64_t b = 0; b < k / block; ++b) {
@@ -404,12 +426,12 @@ void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* 
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_setzero_si128());
       }
     }
-    sums[b] = scales[b] * static_cast<float>(sum_lanes(total));
+    sums[b] = sum_lanes(total);
   }
 }
 
 void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
-                    float* sums) {
+                    int32_t* sums) {
   quantize_row(x, k, block, 2, codes, scales, sums);
 }
 
@@ -422,6 +444,8 @@ void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange&
                   int64_t ldy, uint8_t* scratch) {
   if (w.layout == Layout::kNibbles) {
     integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.layout == Layout::kByteCodebook) {
+    integer_tile_as<Layout::kByteCodebook, 8>(w, x, range, y, ldy, scratch);
   } else if (w.block == 32) {
     integer_tile_as<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
   } else {

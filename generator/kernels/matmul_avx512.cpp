@@ -20,89 +20,143 @@ constexpr int kPanelVectors = kByteBlock / 4;
 // Up to so many rows the codes are unpacked for each four of them; beyond, once into a panel.
 constexpr int64_t kDirectRows = 8;
 
+// What a kernel is made for.
+template <Layout kTheLayout, int kTheVectors, int kTheTerms, bool kHasOffsets>
+struct Kind {
+  static constexpr Layout kLayout = kTheLayout;
+  static constexpr int kVectors = kTheVectors;  // of a block, four k each
+  static constexpr int kTerms = kTheTerms;      // of an activation
+  static constexpr bool kOffsets = kHasOffsets;
+};
+
 inline __m512 load_scales(const MatrixView& w, int64_t slot) {
   return w.float_scales != nullptr ? _mm512_load_ps(w.float_scales + slot)
                                    : load_halves(w.scales + slot);
 }
 
-inline __m512 offsets_of(const MatrixView& w, int64_t slot, __m512 scales) {
-  return w.offsets != nullptr ? load_halves(w.offsets + slot)
-                              : _mm512_mul_ps(scales, _mm512_set1_ps(-w.center));
+// The bytes that the nibbles of a codebook stand for, in each quarter of a vector.
+inline __m512i load_byte_codebook(const MatrixView& w) {
+  alignas(16) uint8_t bytes[16];
+  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(w.codebook[i]);
+  return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
 // The vectors of one block of a strip, nibbles widened to bytes.
 template <Layout kLayout, int kVectors>
-inline void load_block(const uint8_t* codes, __m512i* vectors) {
+inline void load_block(const uint8_t* codes, __m512i codebook, __m512i* vectors) {
   if (kLayout == Layout::kBytes) {
     for (int j = 0; j < kVectors; ++j) vectors[j] = load_codes(codes + 64 * j);
-  } else {
-    const __m512i low = _mm512_set1_epi8(15);
-    for (int j = 0; j < kVectors / 2; ++j) {
-      const __m512i both = load_codes(codes + 64 * j);
-      vectors[j] = _mm512_and_si512(both, low);
-      vectors[j + kVectors / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    return;
+  }
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int j = 0; j < kVectors / 2; ++j) {
+    const __m512i both = load_codes(codes + 64 * j);
+    vectors[j] = _mm512_and_si512(both, low);
+    vectors[j + kVectors / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    if (kLayout != Layout::kByteCodebook) continue;
+    for (int i = j; i < kVectors; i += kVectors / 2) {
+      vectors[i] = _mm512_shuffle_epi8(codebook, vectors[i]);
     }
   }
+}
+
+// Where kRows rows of a product begin: of x, and of y at the strip's first column.
+struct RowPointers {
+  const uint8_t* codes;
+  const float* scales;
+  const float* sums;
+  const int32_t* centers;
+  float* y;
+
+  void move(const ActivationView& x, int64_t ldy, int64_t rows) {
+    codes += rows * x.row_bytes;
+    scales += rows * x.scale_stride;
+    if (sums != nullptr) sums += rows * x.scale_stride;
+    if (centers != nullptr) centers += rows * x.scale_stride;
+    y += rows * ldy;
+  }
+};
+
+inline RowPointers rows_at(const ActivationView& x, int64_t row, int64_t strip, float* y,
+                           int64_t ldy) {
+  RowPointers at = {x.codes, x.scales, x.sums, x.centers, y + strip * kStripRows};
+  at.move(x, ldy, row);
+  return at;
+}
+
+// What the integer sum of a row's block begins with.
+template <bool kOffsets>
+inline __m512i first_sum(const RowPointers& at, int64_t place) {
+  return kOffsets ? _mm512_setzero_si512() : _mm512_set1_epi32(at.centers[place]);
 }
 
 // kRows rows of x by one strip, straight from the packed codes. Two strips at once would need more
 // registers than there are.
-template <Layout kLayout, int kVectors, int kRows>
-void integer_direct(const MatrixView& w, const ActivationView& x, int64_t row, int64_t strip,
-                    float* y, int64_t ldy) {
-  constexpr int kBlockBytes = (kLayout == Layout::kNibbles ? 32 : 64) * kVectors;
-  const uint8_t* rows = x.codes + row * x.row_bytes;
-  const float* scales = x.scales + row * x.scale_stride;
-  const float* sums = x.sums + row * x.scale_stride;
+template <typename K, int kRows>
+void integer_direct(const MatrixView& w, const ActivationView& x, const RowPointers& at,
+                    int64_t strip, int64_t ldy) {
+  constexpr int kVectors = K::kVectors;
+  constexpr int kBlockBytes = (K::kLayout == Layout::kBytes ? 64 : 32) * kVectors;
+  const __m512i codebook =
+      K::kLayout == Layout::kByteCodebook ? load_byte_codebook(w) : _mm512_setzero_si512();
   __m512 total[kRows];
   for (int r = 0; r < kRows; ++r) total[r] = _mm512_setzero_ps();
   for (int64_t b = 0; b < w.blocks; ++b) {
-    const uint8_t* values = rows + b * 4 * kVectors * 2;
+    const uint8_t* values = at.codes + b * 4 * kVectors * K::kTerms;
     __m512i codes[kVectors];
-    load_block<kLayout, kVectors>(w.codes + strip * w.strip_bytes + b * kBlockBytes, codes);
+    load_block<K::kLayout, kVectors>(w.codes + strip * w.strip_bytes + b * kBlockBytes, codebook,
+                                     codes);
     __m512i high[kRows];
     __m512i low[kRows];
-    for (int r = 0; r < kRows; ++r) high[r] = low[r] = _mm512_setzero_si512();
+    for (int r = 0; r < kRows; ++r) {
+      high[r] = _mm512_setzero_si512();
+      low[r] = first_sum<K::kOffsets>(at, r * x.scale_stride + b);
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) {
       for (int r = 0; r < kRows; ++r) {
         const uint8_t* value = values + r * x.row_bytes + 4 * j;
-        high[r] = _mm512_dpbusd_epi32(high[r], codes[j], broadcast4(value));
-        low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value + 4 * kVectors));
+        if (K::kTerms == 2) {
+          high[r] = _mm512_dpbusd_epi32(high[r], codes[j], broadcast4(value));
+          value += 4 * kVectors;
+        }
+        low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value));
       }
     }
-    const int64_t slot = (strip * w.blocks + b) * kStripRows;
+    const int64_t slot = scale_slot(w, strip, b, 0);
     const __m512 scale_w = load_scales(w, slot);
-    const __m512 offset_w = offsets_of(w, slot, scale_w);
     for (int r = 0; r < kRows; ++r) {
-      high[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
-      const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(scales[r * x.scale_stride + b]));
-      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), scale, total[r]);
-      const __m512 sum = _mm512_set1_ps(sums[r * x.scale_stride + b]);
-      total[r] = _mm512_fmadd_ps(offset_w, sum, total[r]);
+      if (K::kTerms == 2) low[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+      const int64_t place = r * x.scale_stride + b;
+      const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(at.scales[place]));
+      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[r]), scale, total[r]);
+      if (!K::kOffsets) continue;
+      total[r] =
+          _mm512_fmadd_ps(load_halves(w.offsets + slot), _mm512_set1_ps(at.sums[place]), total[r]);
     }
   }
-  const int64_t column = strip * kStripRows;
   for (int r = 0; r < kRows; ++r) {
-    _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column),
+    _mm512_mask_storeu_ps(at.y + r * ldy, column_mask(w.n - strip * kStripRows),
                           scale_rows(w, strip, total[r]));
   }
 }
 
-template <Layout kLayout, int kVectors>
+template <typename K>
 void integer_direct_strip(const MatrixView& w, const ActivationView& x, const TileRange& range,
                           int64_t strip, float* y, int64_t ldy) {
-  int64_t row = range.row_begin;
-  for (; row + 4 <= range.row_end; row += 4) {
-    integer_direct<kLayout, kVectors, 4>(w, x, row, strip, y, ldy);
+  RowPointers at = rows_at(x, range.row_begin, strip, y, ldy);
+  int64_t left = range.row_end - range.row_begin;
+  for (; left >= 4; left -= 4) {
+    integer_direct<K, 4>(w, x, at, strip, ldy);
+    at.move(x, ldy, 4);
   }
-  switch (range.row_end - row) {
+  switch (left) {
     case 3:
-      return integer_direct<kLayout, kVectors, 3>(w, x, row, strip, y, ldy);
+      return integer_direct<K, 3>(w, x, at, strip, ldy);
     case 2:
-      return integer_direct<kLayout, kVectors, 2>(w, x, row, strip, y, ldy);
+      return integer_direct<K, 2>(w, x, at, strip, ldy);
     case 1:
-      return integer_direct<kLayout, kVectors, 1>(w, x, row, strip, y, ldy);
+      return integer_direct<K, 1>(w, x, at, strip, ldy);
     default:
       return;
   }
@@ -115,17 +169,20 @@ struct Panel {
   const float* offsets[2];
 };
 
-template <int kVectors>
-void unpack_nibbles(const uint8_t* source, int64_t blocks, uint8_t* out) {
-  for (int64_t b = 0; b < blocks; ++b) {
-    __m512i codes[kVectors];
-    load_block<Layout::kNibbles, kVectors>(source + b * 32 * kVectors, codes);
-    for (int j = 0; j < kVectors; ++j) {
-      _mm512_store_si512(reinterpret_cast<void*>(out + (b * kVectors + j) * 64), codes[j]);
+template <typename K>
+void unpack_nibbles(const MatrixView& w, const uint8_t* source, uint8_t* out) {
+  const __m512i codebook =
+      K::kLayout == Layout::kByteCodebook ? load_byte_codebook(w) : _mm512_setzero_si512();
+  for (int64_t b = 0; b < w.blocks; ++b) {
+    __m512i codes[K::kVectors];
+    load_block<K::kLayout, K::kVectors>(source + b * 32 * K::kVectors, codebook, codes);
+    for (int j = 0; j < K::kVectors; ++j) {
+      _mm512_store_si512(reinterpret_cast<void*>(out + (b * K::kVectors + j) * 64), codes[j]);
     }
   }
 }
 
+template <typename K>
 Panel make_panel(const MatrixView& w, int64_t strip, int count, uint8_t* scratch) {
   Panel panel = {};
   const int64_t code_bytes = w.k * kStripRows;
@@ -134,17 +191,22 @@ Panel make_panel(const MatrixView& w, int64_t strip, int count, uint8_t* scratch
   for (int s = 0; s < count; ++s) {
     const uint8_t* source = w.codes + (strip + s) * w.strip_bytes;
     panel.codes[s] = source;
-    if (w.layout == Layout::kNibbles) {
-      unpack_nibbles<8>(source, w.blocks, scratch + s * code_bytes);
+    if (K::kLayout != Layout::kBytes) {
+      unpack_nibbles<K>(w, source, scratch + s * code_bytes);
       panel.codes[s] = scratch + s * code_bytes;
+    }
+    if (w.float_scales != nullptr) {
+      panel.scales[s] = w.float_scales + (strip + s) * scale_count;
+      continue;
     }
     float* scales = floats + 2 * s * scale_count;
     float* offsets = scales + scale_count;
-    for (int64_t i = 0; i < scale_count; i += kStripRows) {
-      const int64_t slot = (strip + s) * scale_count + i;
-      const __m512 scale = load_scales(w, slot);
-      _mm512_store_ps(scales + i, scale);
-      _mm512_store_ps(offsets + i, offsets_of(w, slot, scale));
+    for (int64_t b = 0; b < w.blocks; ++b) {
+      const int64_t slot = scale_slot(w, strip + s, b, 0);
+      _mm512_store_ps(scales + b * kStripRows, load_halves(w.scales + slot));
+      if (K::kOffsets) {
+        _mm512_store_ps(offsets + b * kStripRows, load_halves(w.offsets + slot));
+      }
     }
     panel.scales[s] = scales;
     panel.offsets[s] = offsets;
@@ -158,23 +220,15 @@ struct BlockRange {
   int64_t end;
 };
 
-// Where kRows rows of a product begin: of x, and of y at the panel's first column.
-struct RowPointers {
-  const uint8_t* codes;
-  const float* scales;
-  const float* sums;
-  float* y;
-};
-
 // kRows rows of x by kStrips strips of a panel; what the blocks before these gave stands in y.
-// `last_mask` has the columns of the last strip. kVectors of a panel made on the way:
-// kPanelVectors.
-template <int kVectors, int kRows, int kStrips>
+// `last_mask` has the columns of the last strip.
+template <typename K, int kRows, int kStrips>
 inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, const Panel& panel,
                                                          BlockRange blocks, const ActivationView& x,
                                                          const RowPointers& at, int64_t strip,
                                                          int64_t ldy, __mmask16 last_mask) {
-  constexpr int kTerms = kVectors == kPanelVectors ? 1 : 2;
+  constexpr int kVectors = K::kVectors;
+  constexpr int kTerms = K::kTerms;
   __m512 total[kRows][kStrips];
   const auto mask_of = [last_mask](int s) {
     return s + 1 < kStrips ? static_cast<__mmask16>(0xffff) : last_mask;
@@ -191,12 +245,19 @@ inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, co
   for (int64_t b = blocks.begin; b < blocks.end; ++b) {
     __m512i dot[kRows][kStrips];
     for (int r = 0; r < kRows; ++r) {
-      for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_setzero_si512();
+      const __m512i first =
+          kTerms == 1 ? first_sum<K::kOffsets>(at, r * x.scale_stride + b) : _mm512_setzero_si512();
+      for (int s = 0; s < kStrips; ++s) dot[r][s] = first;
     }
     for (int term = 0; term < kTerms; ++term) {
       if (term == 1) {
         for (int r = 0; r < kRows; ++r) {
-          for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_slli_epi32(dot[r][s], 8);
+          for (int s = 0; s < kStrips; ++s) {
+            dot[r][s] = _mm512_slli_epi32(dot[r][s], 8);
+            if (K::kOffsets) continue;
+            dot[r][s] =
+                _mm512_add_epi32(dot[r][s], first_sum<K::kOffsets>(at, r * x.scale_stride + b));
+          }
         }
       }
       const uint8_t* values = at.codes + (kTerms * b + term) * 4 * kVectors;
@@ -217,19 +278,14 @@ inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, co
 #pragma GCC unroll 2
     for (int s = 0; s < kStrips; ++s) {
       const __m512 scale_w = _mm512_load_ps(panel.scales[s] + b * kStripRows);
-      const __m512 offset_w = _mm512_load_ps(panel.offsets[s] + b * kStripRows);
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
-        const __m512 scale_x = _mm512_set1_ps(at.scales[r * x.scale_stride + b]);
-        const __m512 sum = _mm512_set1_ps(at.sums[r * x.scale_stride + b]);
-        const __m512 product = _mm512_cvtepi32_ps(dot[r][s]);
-        if (kVectors == kPanelVectors) {
-          total[r][s] =
-              _mm512_fmadd_ps(scale_w, _mm512_fmadd_ps(product, scale_x, sum), total[r][s]);
-          continue;
-        }
-        total[r][s] = _mm512_fmadd_ps(product, _mm512_mul_ps(scale_w, scale_x), total[r][s]);
-        total[r][s] = _mm512_fmadd_ps(offset_w, sum, total[r][s]);
+        const int64_t place = r * x.scale_stride + b;
+        const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(at.scales[place]));
+        total[r][s] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][s]), scale, total[r][s]);
+        if (!K::kOffsets) continue;
+        const __m512 offset_w = _mm512_load_ps(panel.offsets[s] + b * kStripRows);
+        total[r][s] = _mm512_fmadd_ps(offset_w, _mm512_set1_ps(at.sums[place]), total[r][s]);
       }
     }
   }
@@ -247,26 +303,20 @@ inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, co
   }
 }
 
-template <int kVectors, int kStrips>
+template <typename K, int kStrips>
 void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks,
                       const ActivationView& x, const TileRange& range, int64_t strip, float* y,
                       int64_t ldy) {
-  const int64_t column = strip * kStripRows;
-  const __mmask16 last_mask = column_mask(w.n - column - (kStrips - 1) * kStripRows);
-  RowPointers at = {x.codes + range.row_begin * x.row_bytes,
-                    x.scales + range.row_begin * x.scale_stride,
-                    x.sums + range.row_begin * x.scale_stride, y + range.row_begin * ldy + column};
+  const __mmask16 last_mask = column_mask(w.n - (strip + kStrips - 1) * kStripRows);
+  RowPointers at = rows_at(x, range.row_begin, strip, y, ldy);
   int64_t left = range.row_end - range.row_begin;
   for (; left >= kRowsAtOnce; left -= kRowsAtOnce) {
-    integer_micro<kVectors, kRowsAtOnce, kStrips>(w, panel, blocks, x, at, strip, ldy, last_mask);
-    at.codes += kRowsAtOnce * x.row_bytes;
-    at.scales += kRowsAtOnce * x.scale_stride;
-    at.sums += kRowsAtOnce * x.scale_stride;
-    at.y += kRowsAtOnce * ldy;
+    integer_micro<K, kRowsAtOnce, kStrips>(w, panel, blocks, x, at, strip, ldy, last_mask);
+    at.move(x, ldy, kRowsAtOnce);
   }
   const auto rest = [&](auto rows) {
-    integer_micro<kVectors, decltype(rows)::value, kStrips>(w, panel, blocks, x, at, strip, ldy,
-                                                            last_mask);
+    integer_micro<K, decltype(rows)::value, kStrips>(w, panel, blocks, x, at, strip, ldy,
+                                                     last_mask);
   };
   switch (left) {
     case 5:
@@ -287,43 +337,57 @@ void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks
 // Depth of a panel that stays in L1 beside six rows of x while all rows of the tile pass by.
 constexpr int64_t kDepthAtOnce = 640;
 
-template <int kVectors, int kStrips>
+template <typename K, int kStrips>
 void integer_panel_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,
                         int64_t strip, float* y, int64_t ldy, uint8_t* scratch) {
-  const Panel panel = make_panel(w, strip, kStrips, scratch);
-  const int64_t parts = (w.blocks * 4 * kVectors + kDepthAtOnce - 1) / kDepthAtOnce;
+  const Panel panel = make_panel<K>(w, strip, kStrips, scratch);
+  const int64_t parts = (w.blocks * 4 * K::kVectors + kDepthAtOnce - 1) / kDepthAtOnce;
   for (int64_t part = 0; part < parts; ++part) {
     const BlockRange blocks = {w.blocks * part / parts, w.blocks * (part + 1) / parts};
-    integer_all_rows<kVectors, kStrips>(w, panel, blocks, x, range, strip, y, ldy);
+    integer_all_rows<K, kStrips>(w, panel, blocks, x, range, strip, y, ldy);
   }
 }
 
-template <int kVectors>
+template <typename K>
 void integer_panel_tiles(const MatrixView& w, const ActivationView& x, const TileRange& range,
                          float* y, int64_t ldy, uint8_t* scratch) {
   int64_t strip = range.strip_begin;
   for (; strip + 2 <= range.strip_end; strip += 2) {
-    integer_panel_tile<kVectors, 2>(w, x, range, strip, y, ldy, scratch);
+    integer_panel_tile<K, 2>(w, x, range, strip, y, ldy, scratch);
   }
   if (strip == range.strip_end) return;
-  integer_panel_tile<kVectors, 1>(w, x, range, strip, y, ldy, scratch);
+  integer_panel_tile<K, 1>(w, x, range, strip, y, ldy, scratch);
 }
 
-template <Layout kLayout, int kVectors>
+template <typename K>
 void integer_tile_as(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                      int64_t ldy, uint8_t* scratch) {
   if (range.row_end - range.row_begin > kDirectRows) {
-    return integer_panel_tiles<kVectors>(w, x, range, y, ldy, scratch);
+    return integer_panel_tiles<K>(w, x, range, y, ldy, scratch);
   }
   for (int64_t strip = range.strip_begin; strip < range.strip_end; ++strip) {
-    integer_direct_strip<kLayout, kVectors>(w, x, range, strip, y, ldy);
+    integer_direct_strip<K>(w, x, range, strip, y, ldy);
+  }
+}
+
+template <Layout kLayout, int kVectors>
+void integer_tile_of(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
+                     int64_t ldy, uint8_t* scratch) {
+  if (x.terms == 1 && w.offsets != nullptr) {
+    integer_tile_as<Kind<kLayout, kVectors, 1, true>>(w, x, range, y, ldy, scratch);
+  } else if (x.terms == 1) {
+    integer_tile_as<Kind<kLayout, kVectors, 1, false>>(w, x, range, y, ldy, scratch);
+  } else if (w.offsets != nullptr) {
+    integer_tile_as<Kind<kLayout, kVectors, 2, true>>(w, x, range, y, ldy, scratch);
+  } else {
+    integer_tile_as<Kind<kLayout, kVectors, 2, false>>(w, x, range, y, ldy, scratch);
   }
 }
 
 // One block of 16 * kVectors elements, in bytes or as 16-bit integers in order.
 enum class Form { kBytes, kWords };
 template <int kVectors, Form kForm>
-inline void quantize_block(const float* x, int terms, uint8_t* codes, float* scale, float* sum) {
+inline void quantize_block(const float* x, int terms, uint8_t* codes, float* scale, int32_t* sum) {
   const auto most = static_cast<float>(activation_max(terms));
   __m512 values[kVectors];
   __m512 largest = _mm512_setzero_ps();
@@ -356,7 +420,7 @@ inline void quantize_block(const float* x, int terms, uint8_t* codes, float* sca
     }
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * v), _mm512_cvtepi32_epi8(high));
   }
-  *sum = *scale * static_cast<float>(_mm512_reduce_add_epi32(total));
+  *sum = _mm512_reduce_add_epi32(total);
 }
 
 // kRows rows by kStrips strips, pairs of k.
@@ -405,7 +469,7 @@ void bfloat16_rows(const MatrixView& w, const ActivationView& x, const TileRange
 }  // namespace
 
 void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,
-                  float* scales, float* sums) {
+                  float* scales, int32_t* sums) {
   for (int64_t b = 0; b < k / block; ++b) {
     uint8_t* out = codes + b * block * terms;
     if (block == kByteBlock) {
@@ -419,7 +483,7 @@ void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* 
 }
 
 void quantize_words(const float* x, int64_t k, int64_t, uint8_t* codes, float* scales,
-                    float* sums) {
+                    int32_t* sums) {
   for (int64_t b = 0; b < k / 32; ++b) {
     quantize_block<2, Form::kWords>(x + 32 * b, 2, codes + 64 * b, scales + b, sums + b);
   }
@@ -437,14 +501,16 @@ void bfloat16_row(const float* x, int64_t k, uint16_t* out) {
 void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range, float* y,
                   int64_t ldy, uint8_t* scratch) {
   if (w.layout == Layout::kNibbles) {
-    integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+    integer_tile_of<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.layout == Layout::kByteCodebook) {
+    integer_tile_as<Kind<Layout::kByteCodebook, 8, 1, false>>(w, x, range, y, ldy, scratch);
   } else if (w.block == kByteBlock) {
-    // A product of one row takes the way of many: it knows the center in the sums.
-    integer_panel_tiles<kPanelVectors>(w, x, range, y, ldy, scratch);
+    integer_panel_tiles<Kind<Layout::kBytes, kPanelVectors, 1, false>>(w, x, range, y, ldy,
+                                                                       scratch);
   } else if (w.block == 32) {
-    integer_tile_as<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
+    integer_tile_of<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
   } else {
-    integer_tile_as<Layout::kBytes, 4>(w, x, range, y, ldy, scratch);
+    integer_tile_of<Layout::kBytes, 4>(w, x, range, y, ldy, scratch);
   }
 }
 

@@ -10,17 +10,21 @@
 namespace quarry::kernels::avx512 {
 namespace {
 
-// Element `i` of block `b` of kCodebook in each of the strip's 16 rows.
+// Element `i` of block `b` of a codebook layout in each of the strip's 16 rows.
 inline __m512 decode_codebook_column(const MatrixView& w, int64_t strip, int64_t b, int64_t i) {
   constexpr int kByteOf[4] = {0, 2, 1, 3};
+  const bool in_order = w.layout == Layout::kByteCodebook;
   const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 256;
-  const int shift = 8 * kByteOf[i % 4] + (i >= 16 ? 4 : 0);
+  const int byte = static_cast<int>(in_order ? i % 4 : kByteOf[i % 4]);
+  const int shift = 8 * byte + (i >= 16 ? 4 : 0);
   // Only the low four bits of an index count.
   const __m512i code =
       _mm512_srl_epi32(load_codes(codes + 64 * (i % 16 / 4)), _mm_cvtsi32_si128(shift));
   const __m512i codebook =
       _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.codebook)));
-  const __m512 value = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(code, codebook));
+  const __m512i center = _mm512_set1_epi32(in_order ? static_cast<int>(w.center) : 0);
+  const __m512 value =
+      _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_permutexvar_epi32(code, codebook), center));
   const __m512 scale = load_halves(w.scales + scale_slot(w, strip, b, 0));
   return scale_rows(w, strip, _mm512_mul_ps(scale, value));
 }
@@ -37,7 +41,9 @@ inline __m512 decode_column(const MatrixView& w, int64_t strip, int64_t k) {
   const int64_t b = k / w.block;
   const int64_t i = k % w.block;
   __m512i code;
-  if (w.layout == Layout::kCodebook) return decode_codebook_column(w, strip, b, i);
+  if (w.layout == Layout::kCodebook || w.layout == Layout::kByteCodebook) {
+    return decode_codebook_column(w, strip, b, i);
+  }
   if (w.layout == Layout::kNibbles) {
     const __m512i four = load_codes(codes + b * 256 + 64 * ((i % 16) / 4));
     const __m512i byte =

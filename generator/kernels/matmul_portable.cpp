@@ -17,15 +17,11 @@ int code_at(const MatrixView& w, const uint8_t* strip, int64_t b, int64_t i, int
   const int64_t byte = w.layout == Layout::kCodebook ? kCodebookOrder[i % 4] : i % 4;
   const int pair = strip[b * 256 + 64 * ((i % 16) / 4) + 4 * lane + byte];
   const int code = i < 16 ? pair & 15 : pair >> 4;
-  return w.layout == Layout::kCodebook ? w.codebook[code] : code;
+  return w.layout == Layout::kNibbles ? code : w.codebook[code];
 }
 
 float scale_at(const MatrixView& w, int64_t slot) {
   return w.float_scales == nullptr ? half_to_float(w.scales[slot]) : w.float_scales[slot];
-}
-
-float offset_at(const MatrixView& w, int64_t slot, float scale) {
-  return w.offsets == nullptr ? -w.center * scale : half_to_float(w.offsets[slot]);
 }
 
 float row_scale(const MatrixView& w, int64_t strip, int64_t lane) {
@@ -38,19 +34,14 @@ float integer_dot(const MatrixView& w, int64_t strip, int64_t lane, const Activa
   const int16_t* values = reinterpret_cast<const int16_t*>(x.codes + row * x.row_bytes);
   float y = 0.0f;
   for (int64_t b = 0; b < w.blocks; ++b) {
-    int32_t total = 0;
+    const int64_t place = row * x.scale_stride + b;
+    int32_t total = x.centers != nullptr ? x.centers[place] : 0;
     for (int64_t i = 0; i < w.block; ++i) {
       total += code_at(w, codes, b, i, lane) * values[b * w.block + i];
     }
     const int64_t slot = scale_slot(w, strip, b, lane);
-    const float scale = scale_at(w, slot);
-    y += static_cast<float>(total) * (scale * x.scales[row * x.scale_stride + b]);
-    if (w.layout == Layout::kCodebook) continue;
-    if (w.float_scales != nullptr) {  // a panel: the sums carry the center
-      y += scale * x.sums[row * x.scale_stride + b];
-      continue;
-    }
-    y += offset_at(w, slot, scale) * x.sums[row * x.scale_stride + b];
+    y += static_cast<float>(total) * (scale_at(w, slot) * x.scales[place]);
+    if (w.offsets != nullptr) y += half_to_float(w.offsets[slot]) * x.sums[place];
   }
   return y * row_scale(w, strip, lane);
 }
@@ -205,7 +196,7 @@ void round_bytes(const MatrixView& w, int64_t strip, int64_t k, uint8_t* codes, 
 }
 
 void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,
-                  float* scales, float* sums) {
+                  float* scales, int32_t* sums) {
   const auto most = static_cast<float>(activation_max(terms));
   int16_t* out = reinterpret_cast<int16_t*>(codes);
   for (int64_t b = 0; b < k / block; ++b) {
@@ -227,12 +218,12 @@ void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* 
       out[b * block + i] = static_cast<int16_t>(value);
       total += value;
     }
-    sums[b] = scales[b] * static_cast<float>(total);
+    sums[b] = total;
   }
 }
 
 void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,
-                    float* sums) {
+                    int32_t* sums) {
   quantize_row(x, k, block, 2, codes, scales, sums);
 }
 

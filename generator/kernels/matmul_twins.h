@@ -11,6 +11,8 @@
 //             k 4j .. 4j+3, the high nibbles k 16+4j .. 16+4j+3 (unsigned 0 .. 15).
 //   kCodebook block of 32 k as kNibbles, but the four bytes of a row hold k 0 2 1 3 (+ 4j); a
 //             nibble stands for codebook[nibble], a signed integer of at most 12 bits (NF4, FP4).
+//   kByteCodebook  block of 32 k as kNibbles; a nibble stands for codebook[nibble], 1 .. 255 with
+//             128 for 0.
 //   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned. In a panel
 //             made on the way: blocks of 64 k, 16 vectors.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
@@ -20,18 +22,18 @@
 //             the way, never stored: a panel of W^T where 16-bit products are the fastest (AVX2).
 // kNibbles and kBytes carry per (block, row) an IEEE half scale, and an offset or one constant
 // center:  w = scale * u + offset  or  w = scale * (u - center).  kCodebook carries a half scale
-// for every 2^scale_shift blocks of a row:  w = scale * codebook[u].  kWords carries per (block,
+// for every 2^scale_shift blocks of a row:  w = scale * codebook[u];  so does kByteCodebook:
+// w = scale * (codebook[u] - center).  kWords carries per (block,
 // row) a float32 scale:  w = scale * u.  Where row_scales are given, w is multiplied by its row's:
 // halves alone would not hold the small scales of wide codes.
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
-// x ~ scale * X with |X| <= activation_max(terms). AVX-512 VNNI multiplies
-// bytes, so there X of two terms (all but a panel's of kBytes, which have one) is split as 256 *
-// high + low, both signed bytes; the integer sums are exact and thus equal on every instruction
-// set. Per block, in this order on every path:
+// x ~ scale * X with |X| <= activation_max(terms). AVX-512 VNNI multiplies bytes, so there X of two
+// terms is split as 256 * high + low, both signed bytes; the integer sums are exact and thus equal
+// on every instruction set. Per block, in this order on every path:
 //   y += float(sum u X) * (scale_w * scale_x);   y += offset_w * (scale_x * sum X)
-// and at the end  y *= row_scale.  In a panel of kBytes, whose center is the same everywhere,
-//   y += scale_w * (float(sum u X) * scale_x - center * (scale_x * sum X)).
+// or, with a center,  y += float(sum u X - center * sum X) * (scale_w * scale_x).
+// At the end  y *= row_scale.
 namespace quarry::kernels {
 
 // Largest |X| of an activation in `terms` signed bytes. 2 terms leave an error as small as that of
@@ -40,7 +42,7 @@ constexpr int activation_max(int terms) { return terms == 2 ? 127 * 256 : 127; }
 
 constexpr int kStripRows = 16;
 
-enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords, kCodebook };
+enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords, kCodebook, kByteCodebook };
 
 // Largest code of kWords and of a codebook: 32 products with an activation of two terms stay
 // below 2^31.
@@ -65,11 +67,11 @@ struct MatrixView {
   int64_t block;            // k per block, 32 or 16
   const uint16_t* scales;   // [strips][blocks][16]
   const uint16_t* offsets;  // the same, or null: center is used
-  float center;
+  float center;             // a whole number
   // [strips][blocks][16], instead of `scales`: kWords, and kBytes in a panel.
   const float* float_scales;
   const float* row_scales;  // kBytes and kCodebook: [strips][16], or null: 1
-  // kCodebook only. scales is [strips][blocks >> scale_shift][16] then.
+  // kCodebook and kByteCodebook only. scales is [strips][blocks >> scale_shift][16] then.
   int64_t scale_shift;
   int16_t codebook[16];
 };
@@ -80,14 +82,16 @@ inline int64_t scale_slot(const MatrixView& w, int64_t strip, int64_t b, int64_t
 }
 
 // Borrowed view of the rows of x in the form that a layout multiplies.
-//   kNibbles, kBytes, kWords: quantize_row's codes;  kCodebook: quantize_words';  kBF16: bfloat16;
-//   kF32: x itself
+//   kNibbles, kByteCodebook, kBytes, kWords: quantize_row's codes;  kCodebook: quantize_words';
+//   kBF16: bfloat16;  kF32: x itself
 struct ActivationView {
   const uint8_t* codes;  // row r at codes + r * row_bytes
   int64_t row_bytes;
-  const float* scales;   // row r at scales + r * scale_stride, a value for each block
-  const float* sums;     // the same: scale * sum of X; for a panel of kBytes times -kByteCenter
-  int64_t scale_stride;  // blocks of a whole row
+  const float* scales;     // row r at scales + r * scale_stride, a value for each block
+  const float* sums;       // the same: scale * sum of X, for weights with offsets; else null
+  const int32_t* centers;  // the same: -center * sum of X, for weights with a center; else null
+  int64_t scale_stride;    // blocks of a whole row
+  int terms;
 };
 
 struct TileRange {
@@ -100,18 +104,19 @@ struct TileRange {
 // Bytes of scratch that a tile function may use: the strips it works on, unpacked.
 inline int64_t tile_scratch_bytes(const MatrixView& w) {
   if (w.layout == Layout::kCodebook) return 2 * (w.k * kStripRows * 2 + w.blocks * kStripRows * 4);
-  return w.layout == Layout::kNibbles || w.layout == Layout::kBytes
+  return w.layout == Layout::kNibbles || w.layout == Layout::kBytes ||
+                 w.layout == Layout::kByteCodebook
              ? 2 * (w.k * kStripRows + w.blocks * kStripRows * 8)
              : 0;
 }
 
 // quantize_row   x[k] -> codes of `terms` (2 bytes per element; AVX-512 writes one term as 1 byte),
-//                scales and sums of k / block blocks. A block with an infinity or NaN gets the
-//                scale NaN.
+//                scales and sums of X of k / block blocks. A block with an infinity or NaN gets
+//                the scale NaN.
 // quantize_words the same, as the instruction set wants it for kCodebook; always 16-bit integers
 // bfloat16_row   x[k] -> bfloat16, rounded to nearest even, padded with 0 to an even count
 // *_tile         y[r * ldy + n] for the rows and strips of `range`; only columns < w.n are written
-// integer_tile   for kNibbles and kBytes
+// integer_tile   for kNibbles, kByteCodebook and kBytes
 // codebook_tile  for kCodebook
 // words_tile     *_tile for kWords, which AVX-512 has no use for
 // transpose_tile rows 16 strip .. + 15 and columns k .. k + 15 of W, decoded and turned into a
@@ -125,9 +130,9 @@ inline int64_t tile_scratch_bytes(const MatrixView& w) {
 // round_bytes    rows 16 strip .. + 15 and columns k .. k + 63 of W itself as such a block
 #define QUARRY_DECLARE_MATMUL                                                                     \
   void quantize_row(const float* x, int64_t k, int64_t block, int terms, uint8_t* codes,          \
-                    float* scales, float* sums);                                                  \
+                    float* scales, int32_t* sums);                                                \
   void quantize_words(const float* x, int64_t k, int64_t block, uint8_t* codes, float* scales,    \
-                      float* sums);                                                               \
+                      int32_t* sums);                                                             \
   void bfloat16_row(const float* x, int64_t k, uint16_t* out);                                    \
   void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,         \
                     float* y, int64_t ldy, uint8_t* scratch);                                     \

@@ -185,7 +185,8 @@ void place_codes(Layout layout, const uint8_t* codes, int64_t block, uint8_t* bl
 }
 
 std::unique_ptr<PackedMatrix> pack_integer(const IntegerFormat& format, WeightType type,
-                                           const uint8_t* source, MatrixView shape) {
+                                           const uint8_t* source, MatrixView shape,
+                                           Precision precision) {
   shape.layout = format.layout;
   shape.block = format.block;
   shape.blocks = shape.k / format.block;
@@ -223,8 +224,8 @@ std::unique_ptr<PackedMatrix> pack_integer(const IntegerFormat& format, WeightTy
       }
     }
   });
-  return std::make_unique<PackedStrips>(shape, Precision::kFast, std::move(codes),
-                                        std::move(scales), std::move(offsets));
+  return std::make_unique<PackedStrips>(shape, precision, std::move(codes), std::move(scales),
+                                        std::move(offsets));
 }
 
 }  // namespace
@@ -285,8 +286,8 @@ std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, i
   const MatrixView shape = matrix_shape(n, k);
   const uint8_t* bytes = static_cast<const uint8_t*>(source);
   const IntegerFormat* format = integer_format(type);
-  if (precision == Precision::kFast && format != nullptr) {
-    return pack_integer(*format, type, bytes, shape);
+  if (precision != Precision::kExact && format != nullptr) {
+    return pack_integer(*format, type, bytes, shape, precision);
   }
   const int64_t row_bytes = weight_bytes(type, k);
   return pack_dense_rows(shape, precision, [&](int64_t row, float* values) {

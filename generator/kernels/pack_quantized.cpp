@@ -17,10 +17,14 @@ namespace {
 
 constexpr int64_t kBlock = kQuantizedBlock;
 
-// The integer that stands for 1. Of the factors up to kWordMax this one leaves the 16 values of NF4
-// nearest to integers: 1.5e-4 of their root mean square (2047: 2.3e-4; a byte's 112: 3.3e-3). The
-// values of FP4 are whole numbers of 1/192.
+// The integer that stands for 1 in kCodebook. Of the factors up to kWordMax this one leaves the 16
+// values of NF4 nearest to integers: 1.5e-4 of their root mean square (2047: 2.3e-4; a byte's
+// 112: 3.3e-3). The values of FP4 are whole numbers of 1/192.
 float codebook_factor(WeightType type) { return type == WeightType::kNF4 ? 1722.0625f : 192.0f; }
+
+// The same in kByteCodebook, whose integers have one byte.
+constexpr float kByteFactor = 127.0f;
+constexpr float kByteZero = 128.0f;
 
 void check_sizes(WeightType type, const QuantState& state, int64_t n, int64_t k) {
   const int64_t wanted = type == WeightType::kInt8Rows ? n
@@ -38,29 +42,34 @@ AlignedBuffer make_row_scales(const MatrixView& shape) {
   return buffer;
 }
 
-// The codes of 32 neighbours of one row, placed in a block of kCodebook.
-void place_block(const uint8_t* codes, int64_t first, int64_t lane, uint8_t* block) {
-  constexpr int kByteOf[4] = {0, 2, 1, 3};
+// The codes of 32 neighbours of one row, placed in a block of a codebook layout.
+void place_block(Layout layout, const uint8_t* codes, int64_t first, int64_t lane, uint8_t* block) {
+  constexpr int kWordOrder[4] = {0, 2, 1, 3};
   const auto code = [&](int64_t i) {
     const int pair = codes[(first + i) / 2];
     return (first + i) % 2 == 0 ? pair >> 4 : pair & 15;
   };
   for (int64_t i = 0; i < kBlock / 2; ++i) {
-    block[64 * (i / 4) + 4 * lane + kByteOf[i % 4]] =
+    const int64_t byte = layout == Layout::kCodebook ? kWordOrder[i % 4] : i % 4;
+    block[64 * (i / 4) + 4 * lane + byte] =
         static_cast<uint8_t>(code(i) | code(i + kBlock / 2) << 4);
   }
 }
 
 std::unique_ptr<PackedMatrix> pack_four_bit(WeightType type, const QuantState& state,
-                                            const uint8_t* source, MatrixView shape) {
-  shape.layout = Layout::kCodebook;
+                                            const uint8_t* source, MatrixView shape,
+                                            Precision precision) {
+  const bool is_byte = precision == Precision::kFast8;
+  shape.layout = is_byte ? Layout::kByteCodebook : Layout::kCodebook;
+  shape.center = is_byte ? kByteZero : 0.0f;
   shape.block = kBlock;
   shape.blocks = shape.k / kBlock;
   shape.strip_bytes = shape.blocks * kBlock * 8;
   shape.scale_shift = state.block_size >= 2 * kBlock && shape.k % (2 * kBlock) == 0 ? 1 : 0;
-  const float factor = codebook_factor(type);
+  const float factor = is_byte ? kByteFactor : codebook_factor(type);
   for (size_t i = 0; i < 16; ++i) {
-    shape.codebook[i] = static_cast<int16_t>(std::nearbyint(four_bit_codebook(type)[i] * factor));
+    shape.codebook[i] =
+        static_cast<int16_t>(std::nearbyint(four_bit_codebook(type)[i] * factor) + shape.center);
   }
   const int64_t row_scales = shape.blocks >> shape.scale_shift;  // of one row
   const int64_t scale_span = kBlock << shape.scale_shift;        // k of one scale
@@ -74,7 +83,7 @@ std::unique_ptr<PackedMatrix> pack_four_bit(WeightType type, const QuantState& s
       const int64_t strip = i / kStripRows;
       const int64_t lane = i % kStripRows;
       for (int64_t b = 0; b < shape.blocks; ++b) {
-        place_block(source, i * shape.k + b * kBlock, lane,
+        place_block(shape.layout, source, i * shape.k + b * kBlock, lane,
                     codes.data() + strip * shape.strip_bytes + b * kBlock * 8);
       }
       const auto absmax = [&](int64_t s) {
@@ -89,12 +98,12 @@ std::unique_ptr<PackedMatrix> pack_four_bit(WeightType type, const QuantState& s
       }
     }
   });
-  return std::make_unique<PackedStrips>(shape, Precision::kFast, std::move(codes),
-                                        std::move(scales), AlignedBuffer(), std::move(rows));
+  return std::make_unique<PackedStrips>(shape, precision, std::move(codes), std::move(scales),
+                                        AlignedBuffer(), std::move(rows));
 }
 
 std::unique_ptr<PackedMatrix> pack_int8(const QuantState& state, const int8_t* source,
-                                        MatrixView shape) {
+                                        MatrixView shape, Precision precision) {
   shape.layout = Layout::kBytes;
   shape.block = kBlock;
   shape.blocks = shape.k / kBlock;
@@ -117,8 +126,8 @@ std::unique_ptr<PackedMatrix> pack_int8(const QuantState& state, const int8_t* s
           int8_row_scale(state.absmax[static_cast<size_t>(i)]);
     }
   });
-  return std::make_unique<PackedStrips>(shape, Precision::kFast, std::move(codes),
-                                        std::move(scales), AlignedBuffer(), std::move(rows));
+  return std::make_unique<PackedStrips>(shape, precision, std::move(codes), std::move(scales),
+                                        AlignedBuffer(), std::move(rows));
 }
 
 }  // namespace
@@ -134,9 +143,9 @@ std::unique_ptr<PackedMatrix> pack_quantized(WeightType type, const QuantState& 
   const auto* signed_bytes = static_cast<const int8_t*>(codes);
   const bool is_int8 = type == WeightType::kInt8Rows;
   // A run of 32 k has one absmax when no row ends within a run.
-  if (precision == Precision::kFast && k % kBlock == 0) {
-    return is_int8 ? pack_int8(state, signed_bytes, shape)
-                   : pack_four_bit(type, state, bytes, shape);
+  if (precision != Precision::kExact && k % kBlock == 0) {
+    return is_int8 ? pack_int8(state, signed_bytes, shape, precision)
+                   : pack_four_bit(type, state, bytes, shape, precision);
   }
   return pack_dense_rows(shape, precision, [&](int64_t row, float* values) {
     if (is_int8) {

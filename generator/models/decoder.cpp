@@ -120,7 +120,7 @@ std::vector<float> Decoder::accumulate_gradients(const TokenTree& tree, const Lo
   const bool exact = options.compute == GradientOptions::Compute::kFloat32;
   workspace_.set_saved_precision(exact ? nn::SavedPrecision::kFloat32
                                        : nn::SavedPrecision::kBFloat16);
-  const bool rounds = !exact && modules_->precision == kernels::Precision::kFast;
+  const bool rounds = !exact && modules_->precision != kernels::Precision::kExact;
   const nn::ActivationBitsScope bits(
       workspace_, rounds ? kernels::ActivationBits::k8 : kernels::ActivationBits::k16);
   const DecoderPass pass = plan_tree(tree, &adapter, &gradients, config_);

@@ -1,5 +1,5 @@
 // Speed of a generator: prefill of a prompt and decoding after it, one sequence or a batch.
-//   generate_bench [MODEL] [exact|fast] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ADAPTER]
+//   generate_bench [MODEL] [exact|fast|fast8] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ADAPTER]
 // Prints tokens a second, medians of five rounds.
 #include <algorithm>
 #include <cstdio>
@@ -93,8 +93,10 @@ double median(std::vector<double> values) {
 }
 
 void run(const Options& options) {
-  const auto precision = options.precision == "exact" ? quarry::kernels::Precision::kExact
-                                                      : quarry::kernels::Precision::kFast;
+  using quarry::kernels::Precision;
+  const auto precision = options.precision == "exact"   ? Precision::kExact
+                         : options.precision == "fast8" ? Precision::kFast8
+                                                        : Precision::kFast;
   const Stopwatch load_watch;
   const quarry::LoadedGenerator loaded = quarry::load_generator(options.model, precision);
   std::printf("%s, %s, %d threads, loaded in %.2f s\n", loaded.name.c_str(),
