@@ -148,7 +148,9 @@ ActivationView prepare_activations(const Twins& twins, const PackedMatrix& weigh
     view.row_bytes = ldx * static_cast<int64_t>(sizeof(float));
     return view;
   }
-  const int64_t row_bytes = (w.k * 2 + 63) / 64 * 64;
+  const bool is_one_byte = is_integer(w.layout) && view.terms == 1;
+  const int64_t element_bytes = is_one_byte ? twins.one_term_bytes : 2;
+  const int64_t row_bytes = (w.k * element_bytes + 63) / 64 * 64;
   uint8_t* codes = buffer->reserve(m * (row_bytes + w.blocks * 8));
   float* scales = reinterpret_cast<float*>(codes + m * row_bytes);
   int32_t* sums = reinterpret_cast<int32_t*>(scales + m * w.blocks);

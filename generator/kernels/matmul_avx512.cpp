@@ -243,6 +243,12 @@ inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, co
     }
   }
   for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+    // The rows that come next, into L1.
+    for (int r = 0; r < kRows; ++r) {
+      _mm_prefetch(reinterpret_cast<const char*>(at.codes + (kRows + r) * x.row_bytes +
+                                                 kTerms * b * 4 * kVectors),
+                   _MM_HINT_T0);
+    }
     __m512i dot[kRows][kStrips];
     for (int r = 0; r < kRows; ++r) {
       const __m512i first =

@@ -176,7 +176,8 @@ bool wanted(int argc, char** argv, const std::string& name) {
 }
 
 // SmolLM2-135M with layers of one type. `name` asks for both works; else their own names do.
-void run_language_model(int argc, char** argv, WeightType type, const std::string& name) {
+void run_language_model(int argc, char** argv, WeightType type, Precision precision,
+                        const std::string& name) {
   const std::vector<Layer> layers = {{type, 576, 576}, {type, 192, 576},  {type, 192, 576},
                                      {type, 576, 576}, {type, 1536, 576}, {type, 1536, 576},
                                      {type, 576, 1536}};
@@ -184,7 +185,7 @@ void run_language_model(int argc, char** argv, WeightType type, const std::strin
   const bool prefill = wanted(argc, argv, name.empty() ? "prefill" : name);
   const bool train = wanted(argc, argv, name.empty() ? "train" : name);
   if (!decode && !prefill && !train) return;
-  Model model = make_model(layers, 30, Precision::kFast);
+  Model model = make_model(layers, 30, precision);
   if (train) {
     for (const int64_t m : {512, 2048}) run_train(model, m);
   }
@@ -192,7 +193,7 @@ void run_language_model(int argc, char** argv, WeightType type, const std::strin
     for (const int64_t m : {128, 512}) run("prefill " + name, model, m, 0);
   }
   if (!decode) return;
-  Model head = make_model({{WeightType::kQ8_0, 49152, 576}}, 1, Precision::kFast);
+  Model head = make_model({{WeightType::kQ8_0, 49152, 576}}, 1, precision);
   model.weights.push_back(std::move(head.weights[0]));
   model.bytes += head.bytes;
   model.multiplies += head.multiplies;
@@ -202,9 +203,12 @@ void run_language_model(int argc, char** argv, WeightType type, const std::strin
 
 int run_all(int argc, char** argv) {
   std::printf("isa %s, %d threads\n", cpu_isa_name(cpu_isa()), num_threads());
-  run_language_model(argc, argv, WeightType::kQ4_1, "");
-  run_language_model(argc, argv, WeightType::kNF4, "nf4");
-  run_language_model(argc, argv, WeightType::kInt8Rows, "int8");
+  run_language_model(argc, argv, WeightType::kQ4_1, Precision::kFast, "");
+  run_language_model(argc, argv, WeightType::kNF4, Precision::kFast, "nf4");
+  run_language_model(argc, argv, WeightType::kInt8Rows, Precision::kFast, "int8");
+  run_language_model(argc, argv, WeightType::kQ4_0, Precision::kFast8, "q4_0-8");
+  run_language_model(argc, argv, WeightType::kQ4_1, Precision::kFast8, "q4_1-8");
+  run_language_model(argc, argv, WeightType::kNF4, Precision::kFast8, "nf4-8");
   const WeightType f32 = WeightType::kF32;
   const std::vector<Layer> minilm = {{f32, 384, 384}, {f32, 384, 384},  {f32, 384, 384},
                                      {f32, 384, 384}, {f32, 1536, 384}, {f32, 384, 1536}};
