@@ -13,11 +13,15 @@ namespace quarry::kernels::portable {
 
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
                     const KeyValuePages<float>& kv, float* out, float* scratch) {
-  attention_task_body<VecPortable, 1, 1>(shape, task, q, kv, out, scratch);
+  attention_task_body<FloatProducts<VecPortable, 1, 1, float>>(shape, task, q, kv, out, scratch);
 }
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
                     const KeyValuePages<uint16_t>& kv, float* out, float* scratch) {
-  attention_task_body<VecPortable, 1, 1>(shape, task, q, kv, out, scratch);
+  attention_task_body<FloatProducts<VecPortable, 1, 1, uint16_t>>(shape, task, q, kv, out, scratch);
+}
+void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
+                    const KeyValuePages<BFloat16>& kv, float* out, float* scratch) {
+  attention_task_body<FloatProducts<VecPortable, 1, 1, BFloat16>>(shape, task, q, kv, out, scratch);
 }
 
 }  // namespace quarry::kernels::portable
@@ -111,12 +115,22 @@ void attention(const AttentionShape& shape, const float* q, const KeyValuePages<
   run_attention(shape, q, kv, out);
 }
 
+void attention(const AttentionShape& shape, const float* q, const KeyValuePages<BFloat16>& kv,
+               float* out) {
+  run_attention(shape, q, kv, out);
+}
+
 void attention(const AttentionShape& shape, const float* q, const float* k, const float* v,
                float* out) {
   run_attention(shape, q, k, v, out);
 }
 
 void attention(const AttentionShape& shape, const float* q, const uint16_t* k, const uint16_t* v,
+               float* out) {
+  run_attention(shape, q, k, v, out);
+}
+
+void attention(const AttentionShape& shape, const float* q, const BFloat16* k, const BFloat16* v,
                float* out) {
   run_attention(shape, q, k, v, out);
 }

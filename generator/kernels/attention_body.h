@@ -22,6 +22,31 @@ inline V load_any(const uint16_t* p) {
   return V::load_half(p);
 }
 
+inline float widen(BFloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float out;
+  __builtin_memcpy(&out, &bits, sizeof(out));
+  return out;
+}
+template <typename V>
+inline V load_any(const BFloat16* p) {
+  float values[V::kWidth];
+  for (int i = 0; i < V::kWidth; ++i) values[i] = widen(p[i]);
+  return V::load(values);
+}
+
+// Rounds finite values to bfloat16, to nearest even.
+inline void round_to_bfloat16(float* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, values + i, sizeof(bits));
+    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+    const bool is_special = (bits & 0x7f800000u) == 0x7f800000u;
+    bits = is_special ? bits : rounded;
+    __builtin_memcpy(values + i, &bits, sizeof(bits));
+  }
+}
+
 // `count` elements of one cached head row to float32, padded with 0 to whole vectors.
 template <typename V, typename T>
 inline void widen_row(const T* row, int64_t count, float* out) {
@@ -222,8 +247,38 @@ inline void add_tile_bias(const RelativeBias& bias, int64_t head, int64_t first,
   }
 }
 
+// Products in float32 with the register tile kMaxRows x kVectors. Of bfloat16 keys and values the
+// queries and the probabilities are rounded to it as well.
+template <typename TheVec, int kTheMaxRows, int kVectors, typename T>
+struct FloatProducts {
+  using V = TheVec;
+  static constexpr int kMaxRows = kTheMaxRows;
+
+  static void begin(const AttentionScratch& s, int64_t rows) {
+    if (is_bfloat16(static_cast<const T*>(nullptr))) round_to_bfloat16(s.q, rows * s.padded);
+  }
+  static void load_tile(const AttentionScratch& s, const T* k, const T* v, int64_t ldk,
+                        int64_t count, int64_t head_dim) {
+    load_key_tile<V>(s, k, ldk, count, head_dim);
+    load_value_tile<V>(s, v, ldk, count, head_dim);
+  }
+  template <int kRows>
+  static void score(const AttentionScratch& s, int64_t row, int64_t head_dim) {
+    score_rows<V, kRows, kVectors>(s, row, head_dim);
+  }
+  template <int kRows>
+  static void accumulate(const AttentionScratch& s, int64_t row, Visible keys) {
+    if (is_bfloat16(static_cast<const T*>(nullptr))) round_to_bfloat16(s.scores, kRows * kKeyTile);
+    accumulate_rows<V, kRows, kVectors>(s, row, keys);
+  }
+
+ private:
+  static constexpr bool is_bfloat16(const void*) { return false; }
+  static constexpr bool is_bfloat16(const BFloat16*) { return true; }
+};
+
 // kRows rows of the task against the tile that is loaded.
-template <typename V, int kRows, int kVectors>
+template <typename Products, int kRows>
 void attend_rows(const AttentionShape& shape, const AttentionTask& task, const AttentionScratch& s,
                  int64_t row, int64_t tile) {
   const int64_t group = task.head_end - task.head_begin;
@@ -236,7 +291,7 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
     all.end = seen[r].end > all.end ? seen[r].end : all.end;
   }
   if (all.begin >= all.end) return;
-  score_rows<V, kRows, kVectors>(s, row, shape.head_dim);
+  Products::template score<kRows>(s, row, shape.head_dim);
   if (shape.alibi_slopes != nullptr || shape.relative_bias.table != nullptr) {
     for (int r = 0; r < kRows; ++r) {
       const int64_t query = task.query_begin + (row + r) / group;
@@ -250,9 +305,9 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    softmax_row<V>(s, row + r, s.scores + r * kKeyTile, seen[r]);
+    softmax_row<typename Products::V>(s, row + r, s.scores + r * kKeyTile, seen[r]);
   }
-  accumulate_rows<V, kRows, kVectors>(s, row, all);
+  Products::template accumulate<kRows>(s, row, all);
 }
 
 template <typename V>
@@ -283,13 +338,13 @@ inline void end_rows(const AttentionShape& shape, const AttentionTask& task,
   }
 }
 
-// kRows x kVectors: the register tile.
-template <typename V, int kRows, int kVectors, typename T>
+template <typename Products, typename T>
 void attention_task_body(const AttentionShape& shape, const AttentionTask& task, const float* q,
                          const KeyValuePages<T>& kv, float* out, float* scratch) {
   const int64_t rows = (task.head_end - task.head_begin) * (task.query_end - task.query_begin);
   const AttentionScratch s = split_scratch(scratch, rows, shape.head_dim);
-  begin_rows<V>(shape, task, s, q);
+  begin_rows<typename Products::V>(shape, task, s, q);
+  Products::begin(s, rows);
   int64_t first_key = 0;
   int64_t last_key = shape.num_keys;
   if (shape.causal) {
@@ -305,14 +360,14 @@ void attention_task_body(const AttentionShape& shape, const AttentionTask& task,
     const int64_t offset = tile % kv.page_keys * shape.ldk + task.kv_head * shape.head_dim;
     const T* k = kv.k_pages[page] + kv.k_offset + offset;
     const T* v = kv.v_pages[page] + kv.v_offset + offset;
-    load_key_tile<V>(s, k, shape.ldk, count, shape.head_dim);
-    load_value_tile<V>(s, v, shape.ldk, count, shape.head_dim);
+    Products::load_tile(s, k, v, shape.ldk, count, shape.head_dim);
+    constexpr int kRows = Products::kMaxRows;
     int64_t row = 0;
     for (; row + kRows <= rows; row += kRows) {
-      attend_rows<V, kRows, kVectors>(shape, task, s, row, tile);
+      attend_rows<Products, kRows>(shape, task, s, row, tile);
     }
-    for (; row + 3 <= rows; row += 3) attend_rows<V, 3, kVectors>(shape, task, s, row, tile);
-    for (; row < rows; ++row) attend_rows<V, 1, kVectors>(shape, task, s, row, tile);
+    for (; row + 3 <= rows; row += 3) attend_rows<Products, 3>(shape, task, s, row, tile);
+    for (; row < rows; ++row) attend_rows<Products, 1>(shape, task, s, row, tile);
   }
   end_rows(shape, task, s, out);
 }

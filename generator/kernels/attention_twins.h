@@ -34,7 +34,9 @@ inline int64_t attention_scratch_floats(int64_t rows, int64_t head_dim) {
   void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
                       const KeyValuePages<float>& kv, float* out, float* scratch);            \
   void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
-                      const KeyValuePages<uint16_t>& kv, float* out, float* scratch);
+                      const KeyValuePages<uint16_t>& kv, float* out, float* scratch);         \
+  void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
+                      const KeyValuePages<BFloat16>& kv, float* out, float* scratch);
 
 namespace portable {
 QUARRY_DECLARE_ATTENTION

@@ -24,7 +24,10 @@ std::vector<float> Decoder::tensor_values(const std::string& name) const {
 std::unique_ptr<KvCache> Decoder::make_cache() const {
   // Values of T5 can pass what a half holds. Texts of an encoder-decoder are short.
   const bool exact = modules_->precision == kernels::Precision::kExact || config_.has_encoder();
-  const auto type = exact ? KvCache::ElementType::kFloat : KvCache::ElementType::kHalf;
+  const bool rounds = modules_->precision == kernels::Precision::kFast8;
+  const auto type = exact    ? KvCache::ElementType::kFloat
+                    : rounds ? KvCache::ElementType::kBFloat16
+                             : KvCache::ElementType::kHalf;
   return std::make_unique<KvCache>(config_.num_layers, config_.num_kv_heads * config_.head_dim,
                                    config_.max_seq_len, type);
 }

@@ -87,10 +87,13 @@ Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t 
     shape.ldq = qkv.size(1);
     shape.ldk = kv_width;
     float* destination = mutable_row_data(out, sequence.begin);
-    if (cache.element_type() == KvCache::ElementType::kHalf) {
-      kernels::attention(shape, row, cache.half_pages(layer), destination);
-    } else {
-      kernels::attention(shape, row, cache.float_pages(layer), destination);
+    switch (cache.element_type()) {
+      case KvCache::ElementType::kHalf:
+        return kernels::attention(shape, row, cache.half_pages(layer), destination);
+      case KvCache::ElementType::kBFloat16:
+        return kernels::attention(shape, row, cache.bfloat16_pages(layer), destination);
+      case KvCache::ElementType::kFloat:
+        return kernels::attention(shape, row, cache.float_pages(layer), destination);
     }
   });
   return out;

@@ -2,32 +2,33 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "data/core/error.h"
 #include "generator/kernels/elementwise.h"
+#include "generator/kernels/elementwise_backward.h"
 
 namespace quarry {
 namespace {
-
-constexpr size_t kAlignment = 64;
 
 int64_t pages_of(int64_t num_tokens) { return (num_tokens + kKvPageTokens - 1) / kKvPageTokens; }
 
 }  // namespace
 
-KvPage::KvPage(int64_t bytes) : bytes_(bytes) {
-  const size_t size = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
-  data_.reset(static_cast<uint8_t*>(std::aligned_alloc(kAlignment, size)));
-  QUARRY_CHECK(data_ != nullptr, ErrorCode::kUnavailable, "key/value cache: no memory for ", size,
-               " bytes");
+KvPage::KvPage(int64_t bytes) {
+  try {
+    data_ = kernels::AlignedBuffer(bytes);
+  } catch (const std::bad_alloc&) {
+    throw_error(ErrorCode::kUnavailable, "key/value cache: no memory for ", bytes, " bytes");
+  }
 }
 
 KvCache::KvCache(int64_t num_layers, int64_t kv_width, int64_t max_seq_len, ElementType type)
     : num_layers_(num_layers), kv_width_(kv_width), max_seq_len_(max_seq_len), type_(type) {}
 
 int64_t KvCache::row_bytes() const {
-  return kv_width_ * (type_ == ElementType::kHalf ? int64_t{2} : int64_t{4});
+  return kv_width_ * (type_ == ElementType::kFloat ? int64_t{4} : int64_t{2});
 }
 
 int64_t KvCache::page_bytes() const { return num_layers_ * 2 * kKvPageTokens * row_bytes(); }
@@ -58,10 +59,13 @@ void KvCache::copy_page(size_t index, int64_t num_tokens) {
 
 void KvCache::list_pages() {
   half_pages_.clear();
+  bfloat16_pages_.clear();
   float_pages_.clear();
   for (const std::shared_ptr<KvPage>& page : pages_) {
     if (type_ == ElementType::kHalf) {
       half_pages_.push_back(reinterpret_cast<const uint16_t*>(page->data()));
+    } else if (type_ == ElementType::kBFloat16) {
+      bfloat16_pages_.push_back(reinterpret_cast<const kernels::BFloat16*>(page->data()));
     } else {
       float_pages_.push_back(reinterpret_cast<const float*>(page->data()));
     }
@@ -96,6 +100,9 @@ void KvCache::write(int64_t layer, const float* keys, const float* values, int64
       if (type_ == ElementType::kHalf) {
         kernels::float_to_half(rows + row * stride, kv_width_,
                                reinterpret_cast<uint16_t*>(destination));
+      } else if (type_ == ElementType::kBFloat16) {
+        kernels::float_to_bfloat16(rows + row * stride, kv_width_,
+                                   reinterpret_cast<uint16_t*>(destination));
       } else {
         std::memcpy(destination, rows + row * stride, static_cast<size_t>(row_bytes()));
       }
@@ -105,16 +112,23 @@ void KvCache::write(int64_t layer, const float* keys, const float* values, int64
   store(values, 2 * layer + 1);
 }
 
-kernels::KeyValuePages<uint16_t> KvCache::half_pages(int64_t layer) const {
+template <typename T>
+kernels::KeyValuePages<T> KvCache::pages_of_layer(const std::vector<const T*>& pages,
+                                                  int64_t layer) const {
   const int64_t part = kKvPageTokens * kv_width_;
-  return {half_pages_.data(), half_pages_.data(), kKvPageTokens, 2 * layer * part,
-          (2 * layer + 1) * part};
+  return {pages.data(), pages.data(), kKvPageTokens, 2 * layer * part, (2 * layer + 1) * part};
+}
+
+kernels::KeyValuePages<uint16_t> KvCache::half_pages(int64_t layer) const {
+  return pages_of_layer(half_pages_, layer);
+}
+
+kernels::KeyValuePages<kernels::BFloat16> KvCache::bfloat16_pages(int64_t layer) const {
+  return pages_of_layer(bfloat16_pages_, layer);
 }
 
 kernels::KeyValuePages<float> KvCache::float_pages(int64_t layer) const {
-  const int64_t part = kKvPageTokens * kv_width_;
-  return {float_pages_.data(), float_pages_.data(), kKvPageTokens, 2 * layer * part,
-          (2 * layer + 1) * part};
+  return pages_of_layer(float_pages_, layer);
 }
 
 }  // namespace quarry

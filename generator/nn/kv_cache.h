@@ -1,30 +1,27 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/attention.h"
 
 namespace quarry {
 
 // Keys and values of kKvPageTokens consecutive tokens in all layers:
-// [num_layers, 2 (K, V), kKvPageTokens, kv_width] of IEEE half or float32, 64-byte aligned.
+// [num_layers, 2 (K, V), kKvPageTokens, kv_width] of IEEE half, bfloat16 or float32, 64-byte
+// aligned.
 class KvPage {
  public:
   // Throws kUnavailable when there is no memory.
   explicit KvPage(int64_t bytes);
-  uint8_t* data() { return data_.get(); }
-  int64_t bytes() const { return bytes_; }
+  uint8_t* data() { return data_.data(); }
+  int64_t bytes() const { return data_.bytes(); }
 
  private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<uint8_t, Free> data_;
-  int64_t bytes_;
+  kernels::AlignedBuffer data_;
 };
 constexpr int64_t kKvPageTokens = 64;
 
@@ -42,7 +39,7 @@ struct EncoderMemory {
 // tokens. One thread for all caches that share pages. Not copyable.
 class KvCache {
  public:
-  enum class ElementType { kHalf, kFloat };
+  enum class ElementType { kHalf, kBFloat16, kFloat };
 
   KvCache(int64_t num_layers, int64_t kv_width, int64_t max_seq_len, ElementType type);
   KvCache(const KvCache&) = delete;
@@ -79,6 +76,7 @@ class KvCache {
   int64_t kv_width() const { return kv_width_; }
   // Rows of kv_width; of the element type that the name says. Valid until reserve() or share().
   kernels::KeyValuePages<uint16_t> half_pages(int64_t layer) const;
+  kernels::KeyValuePages<kernels::BFloat16> bfloat16_pages(int64_t layer) const;
   kernels::KeyValuePages<float> float_pages(int64_t layer) const;
 
  private:
@@ -86,6 +84,8 @@ class KvCache {
   int64_t page_bytes() const;
   void copy_page(size_t index, int64_t num_tokens);
   void list_pages();
+  template <typename T>
+  kernels::KeyValuePages<T> pages_of_layer(const std::vector<const T*>& pages, int64_t layer) const;
 
   int64_t num_layers_;
   int64_t kv_width_;
@@ -95,6 +95,7 @@ class KvCache {
   std::vector<std::shared_ptr<KvPage>> pages_;
   // Where they begin; the one of the element type.
   std::vector<const uint16_t*> half_pages_;
+  std::vector<const kernels::BFloat16*> bfloat16_pages_;
   std::vector<const float*> float_pages_;
   std::shared_ptr<const EncoderMemory> memory_;
 };

@@ -79,6 +79,18 @@ std::vector<float> from_half(const std::vector<uint16_t>& x) {
   return out;
 }
 
+std::vector<BFloat16> to_bfloat16(const std::vector<float>& x) {
+  std::vector<BFloat16> out;
+  for (const float value : x) out.push_back({quant::float_to_bfloat16(value)});
+  return out;
+}
+
+std::vector<float> from_bfloat16(const std::vector<BFloat16>& x) {
+  std::vector<float> out;
+  for (const BFloat16 value : x) out.push_back(quant::bfloat16_to_float(value.bits));
+  return out;
+}
+
 class Attention : public testing::TestWithParam<CpuIsa> {
  protected:
   Attention() : scoped_(GetParam()) {}
@@ -92,7 +104,34 @@ std::string isa_name(const testing::TestParamInfo<CpuIsa>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Isa, Attention, testing::ValuesIn(runnable_isas()), isa_name);
 
+// Against double with the queries rounded likewise, and against the plain twin: there only a few
+// probabilities fall to the other side.
+void expect_bfloat16_parity(AttentionShape shape, uint32_t seed) {
+  const auto q = random_floats(shape.num_queries * shape.ldq, seed, 1.5f);
+  const auto k = to_bfloat16(random_floats(shape.num_keys * shape.ldk, seed + 1, 1.5f));
+  const auto v = to_bfloat16(random_floats(shape.num_keys * shape.ldk, seed + 2));
+  std::vector<float> out(static_cast<size_t>(shape.num_queries * shape.ldo), -77.0f);
+  std::vector<float> plain(out.size(), -77.0f);
+  attention(shape, q.data(), k.data(), v.data(), out.data());
+  {
+    const ScopedIsa portable(CpuIsa::kPortable);
+    attention(shape, q.data(), k.data(), v.data(), plain.data());
+  }
+  std::vector<float> scaled = q;
+  for (float& value : scaled) value *= shape.scale;
+  shape.scale = 1.0f;
+  const std::vector<double> expected = attend_in_double(shape, from_bfloat16(to_bfloat16(scaled)),
+                                                        from_bfloat16(k), from_bfloat16(v));
+  for (size_t i = 0; i < out.size(); ++i) {
+    ASSERT_NEAR(out[i], expected[i], 6e-3)
+        << "T " << shape.num_queries << " S " << shape.num_keys << " H " << shape.num_heads << " D "
+        << shape.head_dim << " window " << shape.window << " i " << i;
+    ASSERT_NEAR(out[i], plain[i], 2e-3) << i;
+  }
+}
+
 void expect_parity(const AttentionShape& shape, uint32_t seed) {
+  expect_bfloat16_parity(shape, seed);
   const auto q = random_floats(shape.num_queries * shape.ldq, seed, 1.5f);
   const auto k_half = to_half(random_floats(shape.num_keys * shape.ldk, seed + 1, 1.5f));
   const auto v_half = to_half(random_floats(shape.num_keys * shape.ldk, seed + 2));
@@ -224,6 +263,27 @@ TEST_P(Attention, ChunksEqualTheWholeBitForBit) {
       }
       ASSERT_EQ(out, expected) << "chunk " << chunk << " window " << window;
     }
+  }
+}
+
+TEST_P(Attention, ChunksOfBFloat16EqualTheWholeBitForBit) {
+  const int64_t keys = 203;
+  const AttentionShape whole = make_shape(keys, keys, 6, 2, 64);
+  const auto q = random_floats(keys * whole.ldq, 1);
+  const auto k = to_bfloat16(random_floats(keys * whole.ldk, 2));
+  const auto v = to_bfloat16(random_floats(keys * whole.ldk, 3));
+  std::vector<float> expected(q.size());
+  attention(whole, q.data(), k.data(), v.data(), expected.data());
+  for (const int64_t chunk : {1, 7, 64, 100}) {
+    std::vector<float> out(q.size());
+    for (int64_t begin = 0; begin < keys; begin += chunk) {
+      AttentionShape part = whole;
+      part.num_queries = std::min(chunk, keys - begin);
+      part.num_keys = begin + part.num_queries;
+      attention(part, q.data() + begin * whole.ldq, k.data(), v.data(),
+                out.data() + begin * whole.ldo);
+    }
+    ASSERT_EQ(out, expected) << "chunk " << chunk;
   }
 }
 
