@@ -90,7 +90,7 @@ void build_prompt(const LoadedGenerator& generator, const std::vector<ChatMessag
     build_passage_prompts(generator, messages, hits, ask, prepared);
   }
   const double bias = prepared.adapter->refusal_bias + ask.refusal_bias;
-  if (bias == 0.0) return;
+  if (bias == 0.0 || ask.constraint != nullptr) return;
   const std::vector<int32_t> refusal = generator.tokenizer->encode(
       prepared.adapter->not_in_documents, Tokenizer::SpecialTokens::kNone);
   if (!refusal.empty()) prepared.first_token_bias = {refusal.front(), static_cast<float>(bias)};
@@ -107,6 +107,8 @@ void check_latent(const AskOptions& options) {
   QUARRY_CHECK(options.stop.empty(), ErrorCode::kInvalidArgument,
                "decoding over latent passages ends with the model's own end of turn: stop is \"",
                options.stop.front(), "\", wanted none");
+  QUARRY_CHECK(options.constraint == nullptr, ErrorCode::kInvalidArgument,
+               "decoding over latent passages knows neither JSON schemas nor regular expressions");
   QUARRY_CHECK(
       options.beams.num_beams == 1 && options.top_logprobs < 0, ErrorCode::kInvalidArgument,
       "decoding over latent passages has neither beams nor log-probabilities of tokens: "
@@ -205,6 +207,7 @@ Answer Pipeline::answer(Prepared prepared, const AskOptions& options,
     request.max_tokens = options.max_tokens;
     request.stop = options.stop;
     request.top_logprobs = options.top_logprobs;
+    request.constraint = options.constraint;
     request.sampling = options.sampling;
     request.served = prepared.adapter;
     answer.generation = options.beams.num_beams > 1

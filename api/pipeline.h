@@ -32,7 +32,10 @@ struct AskOptions {
   SamplingOptions sampling;
   BeamSearchOptions beams;
   std::vector<std::string> stop;
-  int64_t top_logprobs = -1;    // GenerateRequest::top_logprobs
+  int64_t top_logprobs = -1;  // GenerateRequest::top_logprobs
+  // GenerateRequest::constraint. "Not in the documents" is said without regard to it, but only
+  // where nothing relevant was found: a model that answers cannot refuse.
+  std::shared_ptr<Constraint> constraint;
   std::string adapter;          // name in Engine::adapters(); empty: base model
   double min_relevance = -1.0;  // < 0: the pipeline's calibrated default; 0: never abstain
   // Nats added to the adapter's own (ServedAdapter::refusal_bias): above 0 "not in the documents"
@@ -72,9 +75,9 @@ class Pipeline {
   Pipeline(std::shared_ptr<Retriever> retriever, std::shared_ptr<const Embedder> embedder,
            std::shared_ptr<Engine> engine, std::shared_ptr<const Reranker> reranker = nullptr);
 
-  // Throws kNotFound for an unknown adapter, kInvalidArgument for sampling, stop strings or lexical
-  // search where decoding is over latent passages, and as search(), Engine::submit() and
-  // build_rag_prompt().
+  // Throws kNotFound for an unknown adapter, kInvalidArgument for sampling, stop strings, a
+  // constraint or lexical search where decoding is over latent passages, and as search(),
+  // Engine::submit() and build_rag_prompt().
   Answer ask(const std::vector<ChatMessage>& messages, const AskOptions& options,
              const Engine::OnText& on_text) const;
   // The same from given passages: nothing is searched and nothing is found irrelevant.

@@ -21,6 +21,7 @@ struct AskArguments {
   DecodeFlags decode;
   double refusal_bias = 0.0;
   BeamSearchOptions beams;
+  ConstraintFlags constraint;
   int64_t top_logprobs = -1;
   bool as_json = false;
 };
@@ -51,6 +52,7 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   const auto engine = std::make_shared<Engine>(load_generator(arguments.generator),
                                                to_engine_options(arguments.generator));
   options.adapter = load_adapter(arguments.adapter, *engine);
+  options.constraint = make_constraint(arguments.constraint, *engine);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine,
                           load_reranker(arguments.search));
   const bool stream = !arguments.as_json;
@@ -96,6 +98,7 @@ void add_ask_command(CLI::App& app, CommandContext& context) {
   add_embedder_flags(*command, arguments->embedder);
   add_refusal_bias_flag(*command, arguments->refusal_bias);
   add_beam_flags(*command, arguments->beams);
+  add_constraint_flags(*command, arguments->constraint);
   add_top_logprobs_flag(*command, arguments->top_logprobs);
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(

@@ -17,6 +17,7 @@ struct GenerateArguments {
   std::string adapter;
   bool raw = false;
   BeamSearchOptions beams;
+  ConstraintFlags constraint;
   int64_t top_logprobs = -1;
   bool as_json = false;
   GeneratorFlags generator;
@@ -46,6 +47,7 @@ void generate(GenerateArguments arguments, CommandContext& context) {
   request.sampling = arguments.sampling.sampling;
   request.stop = arguments.sampling.stop;
   request.top_logprobs = arguments.top_logprobs;
+  request.constraint = make_constraint(arguments.constraint, engine);
   if (!arguments.adapter.empty()) request.adapter = load_adapter(arguments.adapter, engine);
   const bool stream = !arguments.as_json;
   const auto on_text = [&](const std::string& text) {
@@ -90,12 +92,15 @@ void add_generate_command(CLI::App& app, CommandContext& context) {
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);
   add_beam_flags(*command, arguments->beams);
+  add_constraint_flags(*command, arguments->constraint);
   add_top_logprobs_flag(*command, arguments->top_logprobs);
   command->add_flag("--json", arguments->as_json, "Print JSON when done");
   command->footer(
       "Examples\n"
       "  quarry generate \"Write a haiku about rain\"\n"
       "  quarry generate \"Once upon a time\" --raw --temperature 0.8 --top-p 0.95 --seed 7\n"
+      "  quarry generate \"Describe Ada Lovelace as JSON\" --json-schema person.json\n"
+      "  quarry generate \"Is water wet?\" --regex \"yes|no\"\n"
       "  cat prompt.txt | quarry generate - --model ~/models/other.gguf");
   command->callback([arguments, &context] { generate(*arguments, context); });
 }

@@ -3,8 +3,10 @@
 #include <iostream>
 
 #include "data/core/error.h"
+#include "data/core/mapped_file.h"
 #include "data/store/passage_store.h"
 #include "generator/adapters/adapter_catalog.h"
+#include "generator/decode/constraint/constraints.h"
 #include "retriever/vector_sync.h"
 
 namespace quarry::cli {
@@ -146,6 +148,28 @@ void add_beam_flags(CLI::App& command, BeamSearchOptions& beams) {
                   "Beams: a text's log-probability is divided by its number of tokens to this "
                   "power; above 0 favours long ones")
       ->capture_default_str();
+}
+
+void add_constraint_flags(CLI::App& command, ConstraintFlags& flags) {
+  CLI::Option* schema =
+      command.add_option("--json-schema", flags.json_schema,
+                         "The text is JSON that satisfies the schema in this file; "
+                         "{\"type\": \"object\"} is any object");
+  command
+      .add_option("--regex", flags.regex,
+                  "The whole text matches this regular expression: classes, groups, | * + ? {m,n}, "
+                  "\\d \\w \\s")
+      ->excludes(schema);
+}
+
+std::shared_ptr<Constraint> make_constraint(const ConstraintFlags& flags, Engine& engine) {
+  if (!flags.json_schema.empty()) {
+    const MappedFile file(flags.json_schema);
+    const std::string schema(reinterpret_cast<const char*>(file.data()), file.size());
+    return naming_source(flags.json_schema,
+                         [&] { return engine.constraints().json_schema(schema); });
+  }
+  return flags.regex.empty() ? nullptr : engine.constraints().regex(flags.regex);
 }
 
 void add_top_logprobs_flag(CLI::App& command, int64_t& top_logprobs) {

@@ -45,6 +45,14 @@ struct SamplingFlags {
 };
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
 void add_beam_flags(CLI::App& command, BeamSearchOptions& beams);
+// What the text is held to; at most one is given.
+struct ConstraintFlags {
+  std::string json_schema;  // file
+  std::string regex;
+};
+void add_constraint_flags(CLI::App& command, ConstraintFlags& flags);
+// Null without any. Throws kNotFound (file), kInvalidArgument.
+std::shared_ptr<Constraint> make_constraint(const ConstraintFlags& flags, Engine& engine);
 // GenerateRequest::top_logprobs.
 void add_top_logprobs_flag(CLI::App& command, int64_t& top_logprobs);
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 
+#include "api/http/constraint.h"
 #include "api/http/generation.h"
 #include "api/http/sources.h"
 #include "api/http/sse.h"
@@ -93,10 +94,6 @@ void refuse_unsupported(const Fields& fields) {
   if (choice != nullptr && *choice != "none" && *choice != "auto") {
     fields.fail("tool_choice", "none: " + no_tools);
   }
-  const Json* format = fields.find("response_format");
-  if (format != nullptr && !(format->is_object() && format->value("type", Json()) == "text")) {
-    fields.fail("response_format", "{\"type\": \"text\"}");
-  }
 }
 
 // -1 unless `logprobs` is true.
@@ -141,7 +138,8 @@ void read_retrieval(const Fields& fields, bool has_index, ChatRequest& chat) {
   }
 }
 
-ChatRequest read_chat_request(const ServerContext& context, const Json& body) {
+ChatRequest read_chat_request(const ServerContext& context, const std::string& text) {
+  const Json body = parse_body(text);
   const Fields fields(body);
   ChatRequest chat;
   chat.model = fields.string("model").value_or("");
@@ -156,6 +154,7 @@ ChatRequest read_chat_request(const ServerContext& context, const Json& body) {
   chat.ask.sampling = chat.parameters.sampling;
   chat.ask.stop = chat.parameters.stop;
   chat.ask.top_logprobs = read_top_logprobs(fields);
+  chat.ask.constraint = read_constraint(context, fields, text);
   chat.ask.adapter = adapter;
   return chat;
 }
@@ -211,6 +210,7 @@ std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
   request.stop = chat.parameters.stop;
   request.sampling = chat.parameters.sampling;
   request.top_logprobs = chat.ask.top_logprobs;
+  request.constraint = chat.ask.constraint;
   request.served = plan->prepared.adapter;
   plan->generation = std::make_unique<Generation>(context, exchange, std::move(request));
   return plan;
@@ -356,7 +356,7 @@ OrderedJson completion_json(const ChatPlan& plan, const ChatResult& result) {
 
 void handle_chat(ServerContext& context, Exchange& exchange, const httplib::Request& request,
                  httplib::Response& response) {
-  const ChatRequest chat = read_chat_request(context, parse_body(request.body));
+  const ChatRequest chat = read_chat_request(context, request.body);
   const std::shared_ptr<ChatPlan> plan = make_plan(context, exchange, chat);
   if (chat.parameters.stream) {
     stream_events(exchange, response, [plan](SseWriter& writer) { stream_chat(*plan, writer); });

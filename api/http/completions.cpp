@@ -1,6 +1,7 @@
 // POST /v1/completions: raw continuation of one prompt, without retrieval or chat template.
 #include <memory>
 
+#include "api/http/constraint.h"
 #include "api/http/generation.h"
 #include "api/http/sse.h"
 #include "api/logprobs_json.h"
@@ -146,6 +147,7 @@ void handle_completion(ServerContext& context, Exchange& exchange, const httplib
   generate.max_tokens = parameters.max_tokens;
   generate.stop = parameters.stop;
   generate.sampling = parameters.sampling;
+  generate.constraint = read_constraint(context, fields, request.body);
   generate.served = context.pipeline.engine().adapters().acquire(adapter);
   plan->adapter = adapter_json(*generate.served);
   plan->generation = std::make_unique<Generation>(context, exchange, std::move(generate));

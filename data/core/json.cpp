@@ -29,9 +29,8 @@ int max_depth(std::string_view text) {
   return deepest;
 }
 
-}  // namespace
-
-Json parse_json(std::string_view text, const std::string& source, ErrorCode code) {
+template <typename AnyJson>
+AnyJson parse(std::string_view text, const std::string& source, ErrorCode code) {
   const int depth = max_depth(text);
   QUARRY_CHECK(depth <= kMaxJsonDepth, code, source, ": JSON nested ", depth,
                " levels deep, at most ", kMaxJsonDepth, " accepted");
@@ -40,12 +39,52 @@ Json parse_json(std::string_view text, const std::string& source, ErrorCode code
   QUARRY_CHECK(zero == std::string_view::npos, code, source, ": not valid JSON at byte ", zero,
                ": a zero");
   try {
-    return Json::parse(text);
-  } catch (const Json::parse_error& e) {
+    return AnyJson::parse(text);
+  } catch (const typename AnyJson::parse_error& e) {
     throw_error(code, source, ": not valid JSON at byte ", e.byte, ": ", e.what());
-  } catch (const Json::exception& e) {  // a number beyond double's range
+  } catch (const typename AnyJson::exception& e) {  // a number beyond double's range
     throw_error(code, source, ": not valid JSON: ", e.what());
   }
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& source, ErrorCode code) {
+  return parse<Json>(text, source, code);
+}
+
+OrderedJson parse_ordered_json(std::string_view text, const std::string& source, ErrorCode code) {
+  return parse<OrderedJson>(text, source, code);
+}
+
+std::string_view find_member_text(std::string_view object, std::string_view name) {
+  std::string_view found;
+  std::string_view string;  // the latest of the object itself
+  bool is_wanted = false;   // between a name and the end of its value
+  size_t value_start = 0;
+  int depth = 0;
+  for (size_t i = 0; i < object.size(); ++i) {
+    const char c = object[i];
+    if (c == '"') {
+      const size_t start = i++;
+      for (; object[i] != '"'; ++i) {
+        if (object[i] == '\\') ++i;
+      }
+      if (depth == 1) string = object.substr(start + 1, i - start - 1);
+    } else if (c == ':' && depth == 1) {
+      is_wanted = string == name;
+      value_start = i + 1;
+    } else if (depth == 1 && (c == ',' || c == '}')) {
+      if (is_wanted) found = object.substr(value_start, i - value_start);
+      is_wanted = false;
+      if (c == '}') --depth;
+    } else if (c == '[' || c == '{') {
+      ++depth;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return found;
 }
 
 Json read_json_file(const std::filesystem::path& path, size_t max_bytes) {

@@ -19,6 +19,14 @@ constexpr int kMaxJsonDepth = 128;
 // malformed text, invalid UTF-8 or nesting deeper than kMaxJsonDepth.
 Json parse_json(std::string_view text, const std::string& source, ErrorCode code);
 
+// The same with members of objects in the order of the text, for small texts: the time grows with
+// the square of an object's members.
+OrderedJson parse_ordered_json(std::string_view text, const std::string& source, ErrorCode code);
+
+// The text of the value of a member `name` of a JSON object; empty: none. REQUIRES: `object` is an
+// object that parse_json() accepts. A name written with escapes is not found.
+std::string_view find_member_text(std::string_view object, std::string_view name);
+
 // Reads and parses a file of at most `max_bytes`. Throws kNotFound, kCorruptData.
 Json read_json_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 30);
 

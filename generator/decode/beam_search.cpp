@@ -4,10 +4,13 @@
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <limits>
+#include <optional>
 #include <utility>
 
 #include "data/core/error.h"
 #include "data/core/log_sum_exp.h"
+#include "generator/decode/constraint/constraint.h"
 #include "generator/decode/stop_matcher.h"
 #include "generator/nn/kv_cache.h"
 
@@ -26,7 +29,8 @@ struct Beam {
   std::vector<int32_t> tokens;  // generated
   double logprob = 0.0;         // of all of them
   std::unique_ptr<KvCache> cache;
-  std::vector<double> next;  // log-probabilities of the next token
+  std::vector<double> next;  // log-probabilities of the next token; -infinity: must not come
+  std::optional<ConstraintState> constraint;
 };
 
 struct Candidate {
@@ -54,6 +58,7 @@ class BeamSearch {
  private:
   bool read_prompt(const std::function<bool()>& keep_going);
   void forward_beams();
+  static void set_next(Beam& beam, const std::vector<double>& logits);
   std::vector<Candidate> best_candidates() const;
   void divide(const std::vector<Candidate>& candidates);
   void finish(const Candidate& candidate, bool is_end);
@@ -100,6 +105,10 @@ BeamSearch::BeamSearch(const LoadedGenerator& generator, const GenerateRequest& 
                ", the context of ", generator.name, config.has_encoder() ? "" : " less one");
   QUARRY_CHECK(request.max_tokens >= 1, ErrorCode::kInvalidArgument, "max_tokens is ",
                request.max_tokens, ", must be 1 or more");
+  QUARRY_CHECK(request.constraint == nullptr ||
+                   request.constraint->tokens().vocab_size() == config.vocab_size,
+               ErrorCode::kInvalidArgument, "the constraint was made for another vocabulary than ",
+               generator.name, "'s");
   if (config.has_encoder()) num_forced_ = static_cast<int64_t>(config.decoder_prompt.size()) - 1;
   max_tokens_ = std::min(request.max_tokens,
                          config.max_seq_len - (config.has_encoder() ? 1 + num_forced_ : length));
@@ -115,6 +124,7 @@ bool BeamSearch::read_prompt(const std::function<bool()>& keep_going) {
   beams_.resize(1);
   Beam& beam = beams_.front();
   beam.cache = generator_.model->make_cache();
+  if (request_.constraint != nullptr) beam.constraint.emplace(request_.constraint);
   const std::vector<int32_t> tokens =
       begin_sequence(*generator_.model, request_.prompt, adapter_, *beam.cache);
   const int64_t length = static_cast<int64_t>(tokens.size());
@@ -128,7 +138,7 @@ bool BeamSearch::read_prompt(const std::function<bool()>& keep_going) {
     std::vector<float> logits = generator_.model->forward({chunk});
     const auto [token, bias] = request_.first_token_bias;
     if (token >= 0) logits.at(static_cast<size_t>(token)) += bias;
-    beam.next = log_softmax({logits.begin(), logits.end()});
+    set_next(beam, {logits.begin(), logits.end()});
   }
   prefill_seconds_ = seconds_since(start);
   return true;
@@ -148,7 +158,17 @@ void BeamSearch::forward_beams() {
   const std::vector<float> logits = generator_.model->forward(chunks);
   for (size_t i = 0; i < beams_.size(); ++i) {
     const auto row = logits.begin() + static_cast<std::ptrdiff_t>(i) * vocab_size;
-    beams_[i].next = log_softmax({row, row + vocab_size});
+    set_next(beams_[i], {row, row + vocab_size});
+  }
+}
+
+void BeamSearch::set_next(Beam& beam, const std::vector<double>& logits) {
+  beam.next = log_softmax(logits);
+  if (!beam.constraint) return;
+  const std::shared_ptr<const TokenMask> allowed = beam.constraint->mask();
+  for (size_t token = 0; token < beam.next.size(); ++token) {
+    if (allowed->allows(static_cast<int32_t>(token))) continue;
+    beam.next[token] = -std::numeric_limits<double>::infinity();
   }
 }
 
@@ -165,6 +185,7 @@ std::vector<Candidate> BeamSearch::best_candidates() const {
   for (size_t i = 0; i < beams_.size(); ++i) {
     std::vector<Candidate> own;
     for (size_t token = 0; token < beams_[i].next.size(); ++token) {
+      if (beams_[i].constraint && std::isinf(beams_[i].next[token])) continue;
       own.push_back({i, static_cast<int32_t>(token), beams_[i].logprob + beams_[i].next[token]});
     }
     const auto last = own.begin() + static_cast<std::ptrdiff_t>(std::min(most, own.size()));
@@ -206,6 +227,8 @@ void BeamSearch::divide(const std::vector<Candidate>& candidates) {
       beam.cache = generator_.model->make_cache();
       beam.cache->share(parent.cache->pages(), parent.cache->length());
       beam.cache->set_memory(parent.cache->memory());
+      beam.constraint = parent.constraint;
+      if (beam.constraint) beam.constraint->advance(candidate.token);
       next.push_back(std::move(beam));
     }
   }
@@ -224,6 +247,8 @@ bool BeamSearch::run(const std::function<bool()>& keep_going) {
   for (;;) {
     ++num_tokens_;
     divide(best_candidates());
+    QUARRY_CHECK(!beams_.empty() || !finished_.empty(), ErrorCode::kInvalidArgument,
+                 "no token of the model's vocabulary continues a text as the constraint wants");
     if (!can_improve()) return true;
     if (!keep_going()) return false;
     forward_beams();

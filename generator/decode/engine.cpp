@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "data/core/error.h"
+#include "generator/decode/constraint/constraints.h"
 #include "generator/decode/prefix_cache.h"
 #include "generator/decode/sequence.h"
 #include "generator/decode/step_cost.h"
@@ -76,7 +77,8 @@ struct Engine::Impl {
 
   const std::shared_ptr<const LoadedGenerator> generator_;
   const EngineOptions options_;
-  AdapterSet adapters_;  // has its own locks
+  AdapterSet adapters_;      // has its own locks
+  Constraints constraints_;  // so has this
 
   // Guards everything down to the thread.
   mutable std::mutex mutex_;
@@ -107,6 +109,7 @@ Engine::Impl::Impl(std::shared_ptr<const LoadedGenerator> generator, const Engin
     : generator_(std::move(generator)),
       options_(options),
       adapters_(generator_, options.max_lora_rank),
+      constraints_(generator_.get()),
       // What a decoder computes depends on more than its tokens where an encoder reads the prompt.
       prefixes_(has_encoder() ? 0 : options.prefix_cache_bytes) {
   QUARRY_CHECK(options_.max_batch_sequences >= 1, ErrorCode::kInvalidArgument,
@@ -152,6 +155,10 @@ void Engine::Impl::check_request(const GenerateRequest& request) const {
   QUARRY_CHECK(request.top_logprobs >= -1 && request.top_logprobs <= kMostTopLogprobs,
                ErrorCode::kInvalidArgument, "top_logprobs is ", request.top_logprobs,
                ", must be -1 (none) to ", kMostTopLogprobs);
+  QUARRY_CHECK(request.constraint == nullptr ||
+                   request.constraint->tokens().vocab_size() == config.vocab_size,
+               ErrorCode::kInvalidArgument, "the constraint was made for another vocabulary than ",
+               generator_->name, "'s");
   validate(request.sampling);
 }
 
@@ -430,6 +437,8 @@ void Engine::run(const std::function<void()>& job) {
 AdapterSet& Engine::adapters() { return impl_->adapters_; }
 
 const AdapterSet& Engine::adapters() const { return impl_->adapters_; }
+
+Constraints& Engine::constraints() { return impl_->constraints_; }
 
 void Engine::drain(double timeout_seconds) {
   std::unique_lock<std::mutex> lock(impl_->mutex_);

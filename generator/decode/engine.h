@@ -15,6 +15,9 @@
 
 namespace quarry {
 
+class Constraint;   // generator/decode/constraint/constraint.h
+class Constraints;  // and constraints.h
+
 // How the next token is chosen. Filters apply in this order: repetition penalty, temperature,
 // top_k, top_p, min_p. temperature == 0 is greedy (argmax after the penalty).
 struct SamplingOptions {
@@ -47,6 +50,10 @@ struct GenerateRequest {
     int32_t token = -1;  // -1: none
     float bias = 0.0f;
   } first_token_bias;
+  // From Engine::constraints(): the only texts that may come; null: any. Other tokens are taken out
+  // before everything else, log-probabilities included. The text ends once nothing may follow
+  // (kStop); cut short (kLength, a stop string) it is the beginning of such a text.
+  std::shared_ptr<Constraint> constraint;
   // With the text come the log-probability of each of its tokens and that many of the likeliest
   // there, at most kMostTopLogprobs; -1: none.
   int64_t top_logprobs = -1;
@@ -112,9 +119,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Throws kInvalidArgument (over-long prompt, naming both lengths; bad sampling), kNotFound
-  // (adapter), kUnavailable (queue full or shutting down). The future never throws: look at
-  // finish_reason.
+  // Throws kInvalidArgument (over-long prompt, naming both lengths; bad sampling; a constraint for
+  // another vocabulary), kNotFound (adapter), kUnavailable (queue full or shutting down). The
+  // future never throws: look at finish_reason.
   struct Submitted {
     RequestId id;
     std::future<GenerateResult> result;
@@ -129,6 +136,9 @@ class Engine {
   // Adapters that requests can name, and what base requests run with.
   AdapterSet& adapters();
   const AdapterSet& adapters() const;
+
+  // What requests can be constrained to.
+  Constraints& constraints();
 
   // No new requests from now on; waits up to `timeout_seconds` for the running ones, then cancels
   // the rest. Idempotent.

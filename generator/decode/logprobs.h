@@ -6,7 +6,8 @@
 namespace quarry {
 
 // What the model held of one token of a text: natural logarithms of probabilities as the model gave
-// them, before penalty, bias, temperature and filters.
+// them, before penalty, bias, temperature and filters; of a constrained text among the tokens that
+// might come.
 struct TokenLogprobs {
   struct Alternative {
     int32_t token = 0;

@@ -41,6 +41,12 @@ const PromptLookup::Draft& PromptLookup::propose(const std::vector<int32_t>& his
   return draft_;
 }
 
+void PromptLookup::cut_draft(size_t num_tokens) {
+  if (num_tokens >= draft_.tokens.size()) return;
+  draft_.tokens.resize(num_tokens);
+  draft_.chance.resize(num_tokens);
+}
+
 void PromptLookup::learn(const std::vector<int32_t>& history, size_t first) {
   const size_t most = std::min(draft_.tokens.size(), history.size() - first);
   for (size_t i = 0; i < most; ++i) {

@@ -23,6 +23,8 @@ class PromptLookup {
   // call of propose() or learn().
   const Draft& propose(const std::vector<int32_t>& history, int64_t most);
   const Draft& draft() const { return draft_; }
+  // Drops what stands behind the first `num_tokens` of the draft: it cannot come true.
+  void cut_draft(size_t num_tokens);
   // Tokens [first, history.size()) have come after propose(): learns from the draft, whether or not
   // it was used, and drops it.
   void learn(const std::vector<int32_t>& history, size_t first);

@@ -1,7 +1,10 @@
 #include "generator/decode/sequence.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
+
+#include "data/core/error.h"
 
 namespace quarry {
 namespace {
@@ -28,6 +31,7 @@ Sequence::Sequence(Engine::RequestId id, GenerateRequest request, Engine::OnText
       stop_matcher_(request_.stop),
       decoder_(*generator.tokenizer, generator.model->config().has_encoder()) {
   result_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
+  if (request_.constraint != nullptr) constraint_.emplace(request_.constraint);
 }
 
 void Sequence::start(std::unique_ptr<KvCache> cache) {
@@ -59,7 +63,18 @@ SequenceChunk Sequence::next_chunk(int64_t prefill_budget) {
 const PromptLookup::Draft& Sequence::propose_draft(int64_t most) {
   // The token that is sampled after the draft is the last that may come.
   const int64_t left = max_tokens_ - static_cast<int64_t>(result_.tokens.size()) - 1;
-  return lookup_.propose(history_, std::min(most, left));
+  lookup_.propose(history_, std::min(most, left));
+  if (constraint_) lookup_.cut_draft(count_allowed(lookup_.draft().tokens));
+  return lookup_.draft();
+}
+
+// What a constraint throws ends this sequence when its token is chosen, not the others here.
+size_t Sequence::count_allowed(const std::vector<int32_t>& tokens) {
+  try {
+    return constraint_->count_allowed(tokens);
+  } catch (const Error&) {
+    return 0;
+  }
 }
 
 int64_t Sequence::reuse_prefix(PrefixCache& prefixes) {
@@ -84,20 +99,32 @@ int64_t Sequence::advance(const SequenceChunk& chunk, const float* logits, int64
     }
     first_token_ = Clock::now();
     result_.prefill_seconds = seconds_between(started_, first_token_);
-    accept(sample(logits, vocab_size), logits, vocab_size);
+    generate(logits, vocab_size);
   } else {
     const size_t first = history_.size();
     for (int64_t row = 0; row < chunk.num_tokens; ++row) {
       ++fed_;
-      const float* row_logits = logits + row * vocab_size;
-      const int32_t token = sample(row_logits, vocab_size);
-      accept(token, row_logits, vocab_size);
-      if (finished_ || row + 1 == chunk.num_tokens || token != chunk.tokens[row + 1]) break;
+      generate(logits + row * vocab_size, vocab_size);
+      if (finished_ || row + 1 == chunk.num_tokens || history_.back() != chunk.tokens[row + 1]) {
+        break;
+      }
     }
     cache_->truncate(fed_);
     lookup_.learn(history_, first);
   }
   return static_cast<int64_t>(result_.tokens.size() - before);
+}
+
+const float* Sequence::constrain(const float* logits, int64_t vocab_size) {
+  if (!constraint_) return logits;
+  constrained_logits_.assign(logits, logits + vocab_size);
+  constraint_->apply(constrained_logits_.data());
+  return constrained_logits_.data();
+}
+
+void Sequence::generate(const float* logits, int64_t vocab_size) {
+  logits = constrain(logits, vocab_size);
+  accept(sample(logits, vocab_size), logits, vocab_size);
 }
 
 int32_t Sequence::sample(const float* logits, int64_t vocab_size) {
@@ -114,7 +141,13 @@ void Sequence::rewind() { cache_->truncate(fed_); }
 
 void Sequence::note_logprobs(int32_t token, const float* logits, int64_t vocab_size) {
   if (request_.top_logprobs < 0) return;
-  result_.logprobs.push_back(token_logprobs(logits, vocab_size, token, request_.top_logprobs));
+  TokenLogprobs logprobs = token_logprobs(logits, vocab_size, token, request_.top_logprobs);
+  if (constraint_) {
+    while (!logprobs.top.empty() && std::isinf(logprobs.top.back().logprob)) {
+      logprobs.top.pop_back();
+    }
+  }
+  result_.logprobs.push_back(std::move(logprobs));
   if (request_.on_logprobs) request_.on_logprobs(result_.logprobs.back());
 }
 
@@ -127,10 +160,13 @@ void Sequence::accept(int32_t token, const float* logits, int64_t vocab_size) {
   result_.tokens.push_back(token);
   history_.push_back(token);
   note_logprobs(token, logits, vocab_size);
+  if (constraint_) constraint_->advance(token);
   show(stop_matcher_.push(decoder_.push(token)));
   if (finished_) return;
   if (stop_matcher_.stopped()) {
     finish(FinishReason::kStop);
+  } else if (constraint_ && constraint_->is_complete()) {
+    end_text(FinishReason::kStop);
   } else if (static_cast<int64_t>(result_.tokens.size()) >= max_tokens_) {
     end_text(FinishReason::kLength);
   }

@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "data/text/tokenizer.h"
+#include "generator/decode/constraint/constraint.h"
 #include "generator/decode/engine.h"
 #include "generator/decode/prefix_cache.h"
 #include "generator/decode/prompt_lookup.h"
@@ -72,6 +75,10 @@ class Sequence {
  private:
   using Clock = std::chrono::steady_clock;
 
+  // The logits with those of tokens that must not come at -infinity. Valid until the next call.
+  const float* constrain(const float* logits, int64_t vocab_size);
+  size_t count_allowed(const std::vector<int32_t>& tokens);
+  void generate(const float* logits, int64_t vocab_size);
   int32_t sample(const float* logits, int64_t vocab_size);
   // `logits` are those that the token was sampled from.
   void accept(int32_t token, const float* logits, int64_t vocab_size);
@@ -91,6 +98,8 @@ class Sequence {
   PromptLookup lookup_;
   int64_t draft_tokens_ = 0;
   std::vector<int32_t> step_tokens_;  // newest token and draft, as the model gets them
+  std::optional<ConstraintState> constraint_;
+  std::vector<float> constrained_logits_;
   Sampler sampler_;
   StopMatcher stop_matcher_;
   IncrementalDecoder decoder_;

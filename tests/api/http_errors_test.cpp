@@ -51,7 +51,6 @@ TEST(HttpErrors, FieldsOutOfRangeNameFieldValueAndRange) {
       {"stop", "", "expected a string or an array of non-empty strings"},
       {"tools", Json{{{"type", "function"}}}, "this server does not call tools"},
       {"tool_choice", "required", "this server does not call tools"},
-      {"response_format", Json{{"type", "json_object"}}, "expected {\"type\": \"text\"}"},
       {"logit_bias", Json{{"5", 1}}, "expected nothing"},
       {"messages", Json::array(), "'messages' is [], expected a non-empty array"},
       {"messages", nullptr, "'messages' is missing"},

@@ -106,6 +106,13 @@ TEST(Cli, ModelEstimateAddsUpAndNamesTheContext) {
   EXPECT_THAT(refused.errors, HasSubstr("100000 tokens a sequence, the context is"));
 }
 
+TEST(Cli, AnAnswerIsHeldToASchemaOrAPatternNotBoth) {
+  const ProgramResult result =
+      run_quarry({"generate", "x", "--json-schema", "a.json", "--regex", "a"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.errors, HasSubstr("--json-schema excludes --regex"));
+}
+
 TEST(Cli, DoctorReportsTheCpuLevelInForce) {
   const ProgramResult result = run_quarry({"doctor", "--json"}, {"QUARRY_CPU_ISA=portable"});
   const Json report = parse_json(result.output, "doctor", ErrorCode::kInternal);

@@ -69,6 +69,23 @@ TEST(PromptLookup, LearnsFromDraftsThatWereNotUsed) {
   EXPECT_LT(lookup.propose(history, 1).chance[0], before);
 }
 
+TEST(PromptLookup, ADraftThatIsCutTeachesWhatIsLeftOfIt) {
+  PromptLookup lookup;
+  const std::vector<int32_t> history = {1, 2, 3, 4, 1, 2};
+  lookup.propose(history, 4);
+  lookup.cut_draft(9);
+  EXPECT_THAT(lookup.draft().tokens, ElementsAre(3, 4, 1, 2));
+  lookup.cut_draft(1);
+  EXPECT_THAT(lookup.draft().tokens, ElementsAre(3));
+  EXPECT_EQ(lookup.draft().chance.size(), 1u);
+  lookup.cut_draft(0);
+  EXPECT_THAT(lookup.draft().tokens, IsEmpty());
+  const double before = lookup.propose(history, 1).chance[0];
+  lookup.cut_draft(0);
+  lookup.learn({1, 2, 3, 4, 1, 2, 9}, 6);
+  EXPECT_EQ(lookup.propose(history, 1).chance[0], before);
+}
+
 TEST(PromptLookup, LearnsNothingWithoutADraft) {
   PromptLookup lookup;
   const std::vector<int32_t> history = {1, 2, 1};
