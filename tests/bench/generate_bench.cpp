@@ -1,12 +1,15 @@
 // Speed of a generator: prefill of a prompt and decoding after it, one sequence or a batch.
-//   generate_bench [MODEL] [exact|fast|fast8] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ADAPTER]
-// Prints tokens a second, medians of five rounds.
+//   generate_bench [MODEL] [exact|fast|fast8] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ROUNDS]
+//                  [LOAD_IN] [ADAPTER]
+// Prints tokens a second, medians of ROUNDS (5), and what a plain loop reads a second.
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <string>
 #include <vector>
 
 #include "data/core/parallel_for.h"
+#include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/elementwise.h"
 #include "generator/models/causal_lm.h"
 #include "generator/nn/kv_cache.h"
@@ -25,6 +28,8 @@ struct Options {
   int64_t prompt_tokens = 512;
   int64_t decode_tokens = 64;
   int64_t batch = 1;
+  int rounds = 5;
+  std::string load_in = "as-is";
   std::string adapter;
 };
 
@@ -92,13 +97,35 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// GB/s that all threads together read with a plain loop, from memory far larger than the caches.
+double read_bandwidth() {
+  constexpr int64_t kWords = int64_t{64} << 20;
+  const quarry::kernels::AlignedBuffer buffer(kWords * 8);
+  auto* words = reinterpret_cast<uint64_t*>(buffer.data());
+  std::fill(words, words + kWords, uint64_t{1});
+  std::atomic<uint64_t> total{0};
+  const quarry::bench::Timing timing = quarry::bench::time_calls(
+      [&] {
+        quarry::parallel_for(kWords, 1 << 20, [&](int64_t begin, int64_t end) {
+          uint64_t sum = 0;
+          for (int64_t i = begin; i < end; ++i) sum += words[i];
+          total += sum;
+        });
+      },
+      3, 0.01);
+  return static_cast<double>(kWords) * 8.0 / timing.best / 1e9;
+}
+
 void run(const Options& options) {
   using quarry::kernels::Precision;
   const auto precision = options.precision == "exact"   ? Precision::kExact
                          : options.precision == "fast8" ? Precision::kFast8
                                                         : Precision::kFast;
   const Stopwatch load_watch;
-  const quarry::LoadedGenerator loaded = quarry::load_generator(options.model, precision);
+  quarry::GeneratorOptions load_options;
+  load_options.precision = precision;
+  load_options.weights.load_in = quarry::parse_load_in(options.load_in);
+  const quarry::LoadedGenerator loaded = quarry::load_generator(options.model, load_options);
   std::printf("%s, %s, %d threads, loaded in %.2f s\n", loaded.name.c_str(),
               options.precision.c_str(), quarry::num_threads(), load_watch.elapsed().wall);
   std::unique_ptr<quarry::LoraAdapter> adapter;
@@ -108,7 +135,7 @@ void run(const Options& options) {
   std::vector<double> prefill, prefill_cpu, decode, decode_cpu;  // tokens a second
   const double num_prefill = static_cast<double>(options.batch * options.prompt_tokens);
   const double num_decode = static_cast<double>(options.batch * options.decode_tokens);
-  for (int round = 0; round < 5; ++round) {
+  for (int round = 0; round < options.rounds; ++round) {
     const Round result = run_round(*loaded.model, options, adapter.get());
     prefill.push_back(num_prefill / result.prefill.wall);
     prefill_cpu.push_back(num_prefill / result.prefill.cpu);
@@ -120,6 +147,7 @@ void run(const Options& options) {
               median(prefill), median(prefill_cpu));
   std::printf("decode %lld: %.1f tok/s (%.1f a CPU second)\n",
               static_cast<long long>(options.decode_tokens), median(decode), median(decode_cpu));
+  if (options.batch == 1) std::printf("a plain loop reads %.1f GB/s\n", read_bandwidth());
 }
 
 }  // namespace
@@ -131,7 +159,9 @@ int main(int argc, char** argv) {
   if (argc > 3) options.prompt_tokens = std::stoll(argv[3]);
   if (argc > 4) options.decode_tokens = std::stoll(argv[4]);
   if (argc > 5) options.batch = std::stoll(argv[5]);
-  if (argc > 6) options.adapter = argv[6];
+  if (argc > 6) options.rounds = std::stoi(argv[6]);
+  if (argc > 7) options.load_in = argv[7];
+  if (argc > 8) options.adapter = argv[8];
   try {
     run(options);
     return 0;
