@@ -307,6 +307,7 @@ class ClassificationRecipe final : public Recipe {
     card.title = "LoRA adapter and classification head for " + base_.name;
     card.base_model = base_.name;
     card.base_model_hash = base_.content_hash;
+    card.pipeline_tag = "text-classification";
     card.tags = {"lora", "text-classification"};
     std::string labels;
     for (const std::string& label : base_.model->labels()) {
@@ -314,8 +315,8 @@ class ClassificationRecipe final : public Recipe {
     }
     card.description += " Labels: " + labels + ".";
     if (accuracy_) {
-      card.description += concat(" Accuracy on ", eval_rows_->size(),
-                                 " rows that were not learned: ", *accuracy_, ".");
+      card.description +=
+          concat(" Accuracy on ", eval_rows_->size(), " evaluation rows: ", *accuracy_, ".");
     }
     auto& settings = card.hyperparameters;
     settings.erase(std::remove_if(settings.begin(), settings.end(),

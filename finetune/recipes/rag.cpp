@@ -240,6 +240,7 @@ class RagRecipe final : public Recipe {
     card.title = "LoRA adapter of the query encoder for " + encoder_name_;
     card.base_model = encoder_name_;
     card.base_model_hash = encoder_hash_;
+    card.pipeline_tag = "feature-extraction";
     card.tags = {"lora", "feature-extraction", "rag"};
     card.description += " For questions alone: passages are embedded without it.";
     card.hyperparameters = {{"r", std::to_string(options.r)},

@@ -108,7 +108,7 @@ TEST_F(Classification, ATinyBertLearnsAndItsAdapterReloadsToTheSameLogits) {
   const Json saved = read_json_file(last / "adapter_config.json");
   EXPECT_EQ(saved.at("task_type"), "SEQ_CLS");
   EXPECT_EQ(saved.at("modules_to_save"), Json::array({"classifier", "score"}));
-  EXPECT_THAT(read(last / "README.md"), HasSubstr("Labels: early, late. Accuracy on 60 rows"));
+  EXPECT_THAT(read(last / "README.md"), HasSubstr("Labels: early, late. Accuracy on 60 evaluation rows"));
   const AdapterNotes kept = *read_adapter_notes(last);
   EXPECT_EQ(kept.labels, (std::vector<std::string>{"early", "late"}));
 
