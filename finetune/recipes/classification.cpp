@@ -57,11 +57,12 @@ int64_t label_index(const TrainingRow& row, const std::vector<std::string>& labe
               count);
 }
 
-std::vector<LabelledInput> encode_rows(const TrainingSet& set, const SequenceClassifier& model) {
+std::vector<LabelledInput> encode_rows(const TrainingSet& set, const SequenceClassifier& model,
+                                       int64_t max_tokens) {
   check_labelled(set);
   std::vector<TextInput> texts;
   for (const TrainingRow& row : set.rows) texts.push_back({row.text, row.second});
-  std::vector<EncoderInput> inputs = model.encode(texts);
+  std::vector<EncoderInput> inputs = model.encode(texts, max_tokens);
   std::vector<LabelledInput> labelled;
   for (size_t i = 0; i < inputs.size(); ++i) {
     labelled.push_back(
@@ -194,7 +195,8 @@ class ClassificationRecipe final : public Recipe {
       : inputs_(inputs),
         base_(load_classifier(inputs.config, inputs.train_set)),
         trained_(make_classifier_adapter(inputs.config, base_)),
-        stream_(encode_rows(inputs.train_set, *base_.model), inputs.config.training.seed) {
+        stream_(encode_rows(inputs.train_set, *base_.model, inputs.config.training.max_seq_len),
+                inputs.config.training.seed) {
     optimizer_ = make_optimizer(inputs.config.training.optimizer, inputs.config.adamw_options());
     trainer_ =
         std::make_unique<ClassifierTrainer>(*base_.model, *trained_.config, *trained_.adapter,
@@ -244,7 +246,8 @@ class ClassificationRecipe final : public Recipe {
   std::optional<double> evaluate(std::vector<std::pair<std::string, double>>& figures) override {
     if (!eval_rows_) {
       const std::optional<TrainingSet> set = evaluation_set(inputs_);
-      eval_rows_ = set ? encode_rows(*set, *base_.model) : std::vector<LabelledInput>();
+      eval_rows_ = set ? encode_rows(*set, *base_.model, inputs_.config.training.max_seq_len)
+                       : std::vector<LabelledInput>();
     }
     if (eval_rows_->empty()) return std::nullopt;
     const ClassifierTrainer::Evaluation evaluation = trainer_->evaluate(*eval_rows_);

@@ -18,7 +18,10 @@ const std::vector<std::string>& TextHead::labels() const { return head_->labels;
 int64_t TextHead::max_tokens() const { return head_->max_tokens; }
 const Tokenizer& TextHead::tokenizer() const { return *head_->tokenizer; }
 
-std::vector<EncoderInput> SequenceClassifier::encode(const std::vector<TextInput>& inputs) const {
+std::vector<EncoderInput> SequenceClassifier::encode(const std::vector<TextInput>& inputs,
+                                                     int64_t max_tokens) const {
+  const int64_t limit =
+      max_tokens > 0 ? std::min(max_tokens, this->max_tokens()) : this->max_tokens();
   std::vector<EncoderInput> encoded(inputs.size());
   const auto is_pair = [](const TextInput& input) { return input.second.has_value(); };
   const bool any_pair = std::any_of(inputs.begin(), inputs.end(), is_pair);
@@ -27,8 +30,8 @@ std::vector<EncoderInput> SequenceClassifier::encode(const std::vector<TextInput
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       const TextInput& input = inputs[i];
       encoded[i] = is_pair(input)
-                       ? encode_pair(tokenizer(), *around, input.text, *input.second, max_tokens())
-                       : std::move(encode_texts(tokenizer(), {input.text}, max_tokens()).front());
+                       ? encode_pair(tokenizer(), *around, input.text, *input.second, limit)
+                       : std::move(encode_texts(tokenizer(), {input.text}, limit).front());
     }
   });
   return encoded;

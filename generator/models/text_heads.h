@@ -54,8 +54,10 @@ class SequenceClassifier : public TextHead {
   // pair where the tokenizer has no template for one.
   std::vector<float> logits(const std::vector<TextInput>& inputs) const;
 
-  // What the model reads of each input. Throws as logits().
-  std::vector<EncoderInput> encode(const std::vector<TextInput>& inputs) const;
+  // What the model reads of each input: at most max_tokens() and, where it is not 0, `max_tokens`.
+  // Throws as logits(). REQUIRES: more than the template has.
+  std::vector<EncoderInput> encode(const std::vector<TextInput>& inputs,
+                                   int64_t max_tokens = 0) const;
   // The logits of such inputs, with an adapter made for the slots below or, where it is null,
   // without one.
   std::vector<float> logits(const std::vector<EncoderInput>& inputs,

@@ -223,6 +223,7 @@ trainer:
   gradient_accumulation_steps: 4
   epochs: 8
   learning_rate_scheduler: {decay: cosine, warmup_fraction: 0.03}
+preprocessing: {split: {type: random, probabilities: [0.8, 0.1, 0.1]}}
 )"),
               options);
   options.data.train = {write_code_rows("code.csv").string()};
@@ -232,7 +233,9 @@ trainer:
   EXPECT_THAT(first, HasSubstr("### Instruction: Add "));
   EXPECT_THAT(first, HasSubstr("\n### Input: xs\n### Response:\n\xC2\xAB"));
   const FinetuneOutcome outcome = train(options);
-  EXPECT_EQ(outcome.steps, 40);  // 20 rows, 4 of them a step
+  EXPECT_EQ(outcome.steps, 32);  // 16 of the 20 rows, 4 of them a step
+  EXPECT_GT(outcome.best_eval_loss, 0.0);
+  EXPECT_LT(outcome.best_eval_loss, losses_.front());
   expect_falls(0.8);
   const Json saved = read_json_file(outcome.last_adapter / "adapter_config.json");
   EXPECT_EQ(saved.at("r"), 8);

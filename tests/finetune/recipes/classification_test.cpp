@@ -108,7 +108,8 @@ TEST_F(Classification, ATinyBertLearnsAndItsAdapterReloadsToTheSameLogits) {
   const Json saved = read_json_file(last / "adapter_config.json");
   EXPECT_EQ(saved.at("task_type"), "SEQ_CLS");
   EXPECT_EQ(saved.at("modules_to_save"), Json::array({"classifier", "score"}));
-  EXPECT_THAT(read(last / "README.md"), HasSubstr("Labels: early, late. Accuracy on 60 evaluation rows"));
+  EXPECT_THAT(read(last / "README.md"),
+              HasSubstr("Labels: early, late. Accuracy on 60 evaluation rows"));
   const AdapterNotes kept = *read_adapter_notes(last);
   EXPECT_EQ(kept.labels, (std::vector<std::string>{"early", "late"}));
 
@@ -201,7 +202,9 @@ TEST_F(Classification, RowsAreHeldOutAndADryRunTellsCounts) {
   // 4 x (6 matrices of each of 2 layers, and the pooler); 2 x 64 + 2 of the head, made and copied.
   const int64_t lora = 4 * (2 * (4 * 128 + 2 * 192) + 128);
   EXPECT_THAT(text, HasSubstr(concat("trainable params: ", lora / 1000, ",", lora % 1000 + 130)));
-  EXPECT_THAT(text, HasSubstr(" tokens: "));
+  EXPECT_THAT(text, HasSubstr(" 11 tokens: "));
+  options.training.max_seq_len = 16;  // no text is longer
+  EXPECT_THAT(FinetuneRun(options).describe(), HasSubstr(" 11 tokens: "));
   const FinetuneOutcome outcome = FinetuneRun(options).train(false, {});
   EXPECT_GT(figure(outcome, "accuracy"), 0.0);
 }
