@@ -54,7 +54,7 @@ void read_config(const std::string& text, const std::string& source, FinetuneCon
     parse_json(text, source, ErrorCode::kInvalidArgument);
     read_peft_config(OrderedJson::parse(text), source, changed);
   } else if (has_any(root, {"model_type", "base_model", "input_features", "output_features"})) {
-    read_ludwig_config(root, source, changed);
+    read_ludwig_config(text, source, changed);
   } else {
     read_config_yaml(text, source, changed);
   }

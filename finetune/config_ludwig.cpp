@@ -363,8 +363,9 @@ void read_trainer(Section trainer, FinetuneConfig& config) {
 
 }  // namespace
 
-void read_ludwig_config(const YAML::Node& node, const std::string& source, FinetuneConfig& config) {
-  Section root(node, "", source);
+void read_ludwig_config(const std::string& text, const std::string& source,
+                        FinetuneConfig& config) {
+  Section root(YAML::Load(text), "", source);
   root.choice("model_type", {"llm"});
   if (!root.has("model_type")) {
     throw_error(ErrorCode::kInvalidArgument, source, ": has no model_type, wanted llm");

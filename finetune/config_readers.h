@@ -7,10 +7,6 @@
 #include "finetune/config.h"
 #include "generator/nn/lora_settings.h"
 
-namespace YAML {
-class Node;
-}
-
 // Readers of configurations, one file each. All throw kInvalidArgument, naming `source`, and change
 // nothing then; what a file does not say stays but where noted.
 namespace quarry {
@@ -28,6 +24,7 @@ LoraSettings read_peft_settings(const OrderedJson& json, const std::string& sour
 LoraSettings load_peft_settings(const std::filesystem::path& path);
 
 // Ludwig's `model_type: llm`. All of `adapter` is set, with Ludwig's defaults for what is absent.
-void read_ludwig_config(const YAML::Node& root, const std::string& source, FinetuneConfig& config);
+// REQUIRES: `text` is YAML.
+void read_ludwig_config(const std::string& text, const std::string& source, FinetuneConfig& config);
 
 }  // namespace quarry

@@ -96,6 +96,7 @@ ClassifierTrainer::Evaluation ClassifierTrainer::evaluate(
     const std::vector<LabelledInput>& inputs) const {
   QUARRY_CHECK(!inputs.empty(), ErrorCode::kInvalidArgument, "no text to evaluate on");
   std::vector<EncoderInput> texts;
+  texts.reserve(inputs.size());
   for (const LabelledInput& input : inputs) texts.push_back(input.input);
   const std::vector<float> logits = model_.logits(texts, &trained_.adapter());
   const auto num_labels = static_cast<int64_t>(model_.labels().size());
