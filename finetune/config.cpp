@@ -4,17 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <set>
 #include <sstream>
 
 #include "data/core/error.h"
 #include "data/core/hash.h"
+#include "finetune/config_readers.h"
 
 namespace quarry {
 namespace {
-
-constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
 const ConfigField* find_field(const std::string& name) {
   for (const ConfigField& field : config_fields()) {
@@ -136,8 +134,14 @@ void require(bool ok, const std::string& message) {
 
 void check_adapter(const FinetuneConfig& config) {
   const AdapterOptions& adapter = config.adapter;
+  const bool names_targets = adapter.target_all_linear || !adapter.target_pattern.empty() ||
+                             !adapter.target_modules.empty();
+  require(!adapter.target_default || !names_targets,
+          "adapter.target_modules is default and names modules, wanted one of the two");
   try {
-    lora_settings_json(adapter);
+    LoraSettings settings = adapter;
+    if (adapter.target_default) settings.target_modules = {"any"};
+    lora_settings_json(settings);
   } catch (const Error& error) {
     throw_error(error.code(), "adapter.", error.what());
   }
@@ -159,13 +163,16 @@ void check_adapter(const FinetuneConfig& config) {
 }
 
 void check_data(const FinetuneConfig& config) {
-  static const std::set<std::string> kRoles = {"id",    "question", "answer",    "context",
-                                               "title", "prompt",   "completion"};
+  static const std::set<std::string> kRoles = {"id",     "question", "answer",     "context",
+                                               "title",  "prompt",   "completion", "text",
+                                               "second", "label"};
   require(!config.data.train.empty(), "data.train is empty, wanted at least one file");
   for (const auto& [role, column] : config.data.columns) {
-    require(kRoles.count(role) == 1,
-            concat("data.columns has a role \"", role,
-                   "\", wanted id, question, answer, context, title, prompt or completion"));
+    require(
+        kRoles.count(role) == 1,
+        concat("data.columns has a role \"", role,
+               "\", wanted id, question, answer, context, title, prompt, completion, text, second "
+               "or label"));
     require(!column.empty(), concat("data.columns.", role, " is empty, wanted a column's name"));
   }
   const std::string& mode = config.passages.mode;
@@ -174,8 +181,30 @@ void check_data(const FinetuneConfig& config) {
       concat("passages.mode is ", mode, " and passages.index is empty, wanted an index folder"));
 }
 
+// What a recipe cannot use.
+void check_recipe(const FinetuneConfig& config) {
+  require(config.data.eval.empty() || config.data.eval_share == 0,
+          concat("data.eval_share is ", config.data.eval_share,
+                 " and data.eval names files, wanted one of the two"));
+  if (config.recipe == "sft" || config.is_rag()) return;
+  require(config.passages.mode == "given",
+          concat("recipe is ", config.recipe, " and passages.mode ", config.passages.mode,
+                 ": its rows have no passages, wanted given"));
+  if (config.recipe != "classification") return;
+  require(config.model.load_in == "as-is",
+          concat("recipe is classification and model.load_in ", config.model.load_in,
+                 ": an encoder is kept as its file has it, wanted as-is"));
+  require(config.adapter.bias == "none",
+          concat("recipe is classification and adapter.bias ", config.adapter.bias,
+                 ": the encoder's biases are not trained, wanted none"));
+  const std::string& init = config.adapter.init_lora_weights;
+  require(init == "true" || init == "false" || init == "gaussian",
+          concat("recipe is classification and adapter.init_lora_weights ", init,
+                 ", wanted true, false or gaussian"));
+}
+
 void check_rag(const FinetuneConfig& config) {
-  if (config.recipe == "sft") return;
+  if (!config.is_rag()) return;
   require(
       !config.passages.index.empty(),
       concat("recipe is ", config.recipe, " and passages.index is empty, wanted an index folder"));
@@ -185,6 +214,10 @@ void check_rag(const FinetuneConfig& config) {
 }
 
 }  // namespace
+
+bool FinetuneConfig::is_rag() const {
+  return recipe == "rag-sequence" || recipe == "rag-token" || recipe == "replug-lsr";
+}
 
 AdamWOptions FinetuneConfig::adamw_options() const {
   AdamWOptions options;
@@ -227,14 +260,7 @@ void read_config_yaml(const std::string& text, const std::string& source, Finetu
 }
 
 void load_config_yaml(const std::filesystem::path& path, FinetuneConfig& config) {
-  std::ifstream in(path, std::ios::binary);
-  QUARRY_CHECK(in, ErrorCode::kNotFound, path.string(), ": cannot open the configuration");
-  std::string text(kMaxConfigBytes + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(in.gcount()));
-  QUARRY_CHECK(text.size() <= kMaxConfigBytes, ErrorCode::kInvalidArgument, path.string(),
-               ": larger than ", kMaxConfigBytes, " bytes: not a configuration");
-  read_config_yaml(text, path.string(), config);
+  read_config_yaml(read_config_text(path), path.string(), config);
 }
 
 std::string to_yaml(const FinetuneConfig& config) {
@@ -260,6 +286,7 @@ void check_config(const FinetuneConfig& config) {
   FinetuneConfig copy = config;
   for (const ConfigField& field : config_fields()) field.set(copy, field.get(config));
   check_data(config);
+  check_recipe(config);
   check_rag(config);
   check_adapter(config);
   const TrainingOptions& training = config.training;

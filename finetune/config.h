@@ -27,15 +27,22 @@ struct DataOptions {
   std::vector<std::string> eval;   // empty: no evaluation while training
   // "auto" (by the first row) or a name of training_readers(): "squad", "completion", "chat" ...
   std::string format = "auto";
-  // Role -> column of a CSV file ({question: q, answer: a}); roles not named have the usual
-  // columns.
+  // Role -> column of a CSV file, or of completions and labelled texts in JSON Lines
+  // ({prompt: q, completion: a}); roles not named have the usual columns.
   std::map<std::string, std::string> columns;
+  // Of completions: what the prompt is made of, columns in braces ("Question: {question}\n");
+  // empty: the prompt is a column.
+  std::string prompt_template;
   std::string chat_targets = "last";     // or "all": which assistant messages are learned
   std::string completion_form = "chat";  // or "raw": prompt and completion without a chat template
   std::string squad_passages;            // of questions in JSON Lines: a file or a folder
   std::string too_long = "error";        // or "skip": rows beyond max_seq_len without passages
   int64_t max_examples = 0;              // of the training rows; 0: all
-  int64_t max_eval_examples = 200;       // evaluation costs a forward pass each; 0: all
+  double sample_ratio = 1;               // the same as a share, drawn by training.seed
+  // Without `eval`: the share of the training rows that is not learned but evaluated on, drawn by
+  // training.seed.
+  double eval_share = 0;
+  int64_t max_eval_examples = 200;  // evaluation costs a forward pass each; 0: all
 };
 
 struct PassageOptions {
@@ -63,6 +70,9 @@ struct AdapterOptions : LoraSettings {
     lora_alpha = 32;
     target_all_linear = true;
   }
+  // Instead of these: what PEFT takes for the family when it is told nothing (q_proj and v_proj of
+  // a llama, query and value of a BERT).
+  bool target_default = false;
   // An adapter folder to go on from; the settings above then come from it. Empty: a fresh one.
   std::string start_from;
   // init_lora_weights "loftq": the base's weights before they were quantized, a safetensors folder.
@@ -121,7 +131,9 @@ struct QueryEncoderOptions {
 
 // All that `quarry finetune` can be told.
 struct FinetuneConfig {
-  // "sft": given answers are learned. "rag-sequence", "rag-token":
+  // "sft": given answers are learned. "causal-lm", "seq2seq": the same of a decoder-only model, of
+  // an encoder-decoder. "classification": labels of texts by an encoder of the BERT family, whose
+  // head is trained whole. "rag-sequence", "rag-token":
   // the marginal likelihood of the answer over retrieved passages (Lewis et al. 2020,
   // arXiv:2005.11401). "replug-lsr": the query encoder learns which passages help the frozen
   // generator (Shi et al. 2023, arXiv:2301.12652).
@@ -134,6 +146,8 @@ struct FinetuneConfig {
   TrainingOptions training;
   QueryEncoderOptions query_encoder;
   std::string output_dir = "finetune-run";
+
+  bool is_rag() const;  // the passages are latent
 
   AdamWOptions adamw_options() const;
   LearningRateSchedule learning_rate_schedule(int64_t num_steps) const;
@@ -163,11 +177,18 @@ double automatic_epochs(size_t rows);
 // The same of training.batch_size.
 int64_t automatic_batch_size(size_t rows);
 
-// Reads a YAML file over `config`: what the file does not say stays. Keys may be nested or dotted.
+// Reads a configuration over `config`: what the file does not say stays. By its content the file is
+//   ours: YAML of the fields; keys may be nested or dotted,
+//   PEFT's adapter_config.json (finetune/config_peft.cpp), which says what adapts which model,
+//   or Ludwig's YAML of `model_type: llm` (finetune/config_ludwig.cpp).
 // Relative paths stay as they are. Throws kNotFound; kInvalidArgument "FILE:LINE: ..." for text
-// that is not YAML, an unknown key, a key given twice or a value out of range.
-void load_config_yaml(const std::filesystem::path& path, FinetuneConfig& config);
+// that is none of these, an unknown key, a key given twice, a value out of range or one that we do
+// not compute.
+void load_config(const std::filesystem::path& path, FinetuneConfig& config);
 // The same from text; `source` names it in errors.
+void read_config(const std::string& text, const std::string& source, FinetuneConfig& config);
+// Of ours alone.
+void load_config_yaml(const std::filesystem::path& path, FinetuneConfig& config);
 void read_config_yaml(const std::string& text, const std::string& source, FinetuneConfig& config);
 
 // The whole resolved configuration: read_config_yaml() of it gives the same one.

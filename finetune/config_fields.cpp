@@ -161,18 +161,21 @@ ConfigField target_modules() {
   constexpr const char* kName = "adapter.target_modules";
   ConfigField result =
       field(kName,
-            "modules that are adapted: all-linear, a list of names (q_proj,v_proj) "
-            "or a pattern of whole paths");
+            "modules that are adapted: all-linear, a list of names (q_proj,v_proj), "
+            "a pattern of whole paths, or default: PEFT's of the family");
   result.kind = ConfigField::Kind::kList;
   result.set = [](FinetuneConfig& c, const std::string& value) {
     c.adapter.target_all_linear = value == "all-linear";
-    const ModuleChoice modules =
-        c.adapter.target_all_linear ? ModuleChoice() : to_modules(kName, value);
+    c.adapter.target_default = value == "default";
+    const ModuleChoice modules = c.adapter.target_all_linear || c.adapter.target_default
+                                     ? ModuleChoice()
+                                     : to_modules(kName, value);
     c.adapter.target_modules = modules.names;
     c.adapter.target_pattern = modules.pattern;
   };
   result.get = [](const FinetuneConfig& c) -> std::string {
     if (c.adapter.target_all_linear) return "all-linear";
+    if (c.adapter.target_default) return "default";
     if (!c.adapter.target_pattern.empty()) return c.adapter.target_pattern;
     return from_list(c.adapter.target_modules);
   };
@@ -199,8 +202,10 @@ using Fields = std::vector<ConfigField>;
 
 void add_model_and_data(Fields& f) {
   f.push_back(choice(
-      "recipe", "sft: given answers; the others: passages are latent",
-      {"sft", "rag-sequence", "rag-token", "replug-lsr"},
+      "recipe",
+      "sft: given answers; causal-lm, seq2seq: the same of a decoder, of an encoder-decoder; "
+      "classification: labels; the others: passages are latent",
+      {"sft", "causal-lm", "seq2seq", "classification", "rag-sequence", "rag-token", "replug-lsr"},
       [](auto& c) -> auto& { return c.recipe; }));
   f.push_back(text(
       "model.path", "folder, .gguf or name of the base model; empty: the default",
@@ -218,10 +223,14 @@ void add_model_and_data(Fields& f) {
       "data.format", "format of the files; auto: by the first row",
       [](auto& c) -> auto& { return c.data.format; }));
   f.push_back(map(
-      "data.columns", "columns of CSV files: {question: q, answer: a}",
+      "data.columns",
+      "columns of CSV files, of completions and of labelled texts: {prompt: q, completion: a}",
       [](auto& c) -> auto& { return c.data.columns; },
       [](const std::string&, const std::string& item) { return item; },
       [](const std::string& value) { return value; }));
+  f.push_back(text(
+      "data.prompt_template", "prompt of completions from columns: \"Question: {question}\"",
+      [](auto& c) -> auto& { return c.data.prompt_template; }));
   f.push_back(choice(
       "data.chat_targets", "assistant messages that are learned", {"last", "all"},
       [](auto& c) -> auto& { return c.data.chat_targets; }));
@@ -237,6 +246,12 @@ void add_model_and_data(Fields& f) {
   f.push_back(integer(
       "data.max_examples", "training rows used; 0: all", 0, kMany,
       [](auto& c) -> auto& { return c.data.max_examples; }));
+  f.push_back(real(
+      "data.sample_ratio", "share of the training rows used", 1e-9, 1,
+      [](auto& c) -> auto& { return c.data.sample_ratio; }));
+  f.push_back(real(
+      "data.eval_share", "share of the training rows kept for evaluation; without data.eval", 0,
+      0.99, [](auto& c) -> auto& { return c.data.eval_share; }));
   f.push_back(integer(
       "data.max_eval_examples", "evaluation rows used; 0: all", 0, kMany,
       [](auto& c) -> auto& { return c.data.max_eval_examples; }));

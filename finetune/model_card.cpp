@@ -56,7 +56,7 @@ std::string front_matter(const ModelCard& card) {
   out << YAML::Key << "library_name" << YAML::Value << "peft";
   if (!card.licence.empty()) out << YAML::Key << "license" << YAML::Value << card.licence;
   if (!card.language.empty()) out << YAML::Key << "language" << YAML::Value << card.language;
-  out << YAML::Key << "pipeline_tag" << YAML::Value << "text-generation";
+  out << YAML::Key << "pipeline_tag" << YAML::Value << card.pipeline_tag;
   out << YAML::Key << "tags" << YAML::Value << YAML::BeginSeq;
   for (const std::string& tag : card.tags) out << tag;
   out << YAML::EndSeq << YAML::EndMap;

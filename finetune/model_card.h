@@ -19,9 +19,10 @@ struct LearningCurveRow {
 // What README.md of an adapter folder says. Empty parts are left out.
 struct ModelCard {
   std::string title;
-  std::string base_model;       // name or path: the front matter's base_model
-  std::string base_model_hash;  // model_content_hash()
-  std::string description;      // a paragraph or more of Markdown
+  std::string base_model;                        // name or path: the front matter's base_model
+  std::string base_model_hash;                   // model_content_hash()
+  std::string description;                       // a paragraph or more of Markdown
+  std::string pipeline_tag = "text-generation";  // the hub's name of the task
   std::vector<std::string> tags = {"lora", "question-answering", "rag"};
   std::string licence;   // of the adapter: an SPDX name for the front matter
   std::string language;  // "en"

@@ -22,10 +22,18 @@
 namespace quarry {
 
 // What every recipe starts from. Borrowed by it.
-struct RunInputs {
+struct DataInputs {
   const FinetuneConfig& config;  // batch_size and epochs are not 0
-  const LoadedGenerator& base;
   const TrainingSet& train_set;
+  const TrainingSet& held_out;  // data.eval_share: rows that are evaluated on; may be empty
+};
+
+// The same of one that trains a generator.
+struct RunInputs : DataInputs {
+  RunInputs(const DataInputs& data, const LoadedGenerator& with_base,
+            const SequenceRenderer& with_renderer)
+      : DataInputs(data), base(with_base), renderer(with_renderer) {}
+  const LoadedGenerator& base;
   const SequenceRenderer& renderer;
 };
 
@@ -50,8 +58,9 @@ class Recipe {
   virtual bool take_batch(const std::function<bool()>& may_take) = 0;
   // Learns it. Throws as Trainer::step(), with the batch put back.
   virtual StepResult learn_batch(double learning_rate) = 0;
-  // The sequences of the batch that was taken.
-  virtual const std::vector<TrainingSequence>& batch() const = 0;
+  // The first sequences of the batch that was taken, for people.
+  virtual std::vector<std::string> examples(size_t most) const = 0;
+  virtual const std::string& base_name() const = 0;
   // Mean loss over data.eval, without learning; nothing when there are none. `figures` gets what
   // else was measured.
   virtual std::optional<double> evaluate(std::vector<std::pair<std::string, double>>& figures) = 0;
@@ -73,10 +82,12 @@ class Recipe {
   virtual void restore(const Checkpoint& checkpoint, const std::string& source) = 0;
 };
 
-// By config.recipe. Throw as FinetuneRun's constructor.
+// Those of a generator, by config.recipe. Throw as FinetuneRun's constructor.
 std::unique_ptr<Recipe> make_recipe(const RunInputs& inputs);
 // recipes/: supervised fine-tuning of the generator on given answers.
 std::unique_ptr<Recipe> make_sft_recipe(const RunInputs& inputs);
+// recipes/: an encoder learns the labels of texts.
+std::unique_ptr<Recipe> make_classification_recipe(const DataInputs& inputs);
 // recipes/: the answer's likelihood over latent passages trains generator and query encoder.
 std::unique_ptr<Recipe> make_rag_recipe(const RunInputs& inputs);
 

@@ -30,18 +30,27 @@ double seconds_since(Clock::time_point start) {
 
 struct FinetuneRun::Impl {
   explicit Impl(const FinetuneConfig& wanted)
-      : config(wanted),
-        base(load_base(config)),
-        train_set(read_set(config.data, config.data.train)),
-        renderer(base, render_options(config, *base.model)) {
+      : config(wanted), train_set(read_set(config.data, config.data.train)) {
     limit_rows(config.data.max_examples, config.training.seed, train_set);
+    if (config.data.sample_ratio < 1.0) {
+      const double rows = config.data.sample_ratio * static_cast<double>(train_set.rows.size());
+      limit_rows(std::max<int64_t>(1, std::llround(rows)), config.training.seed, train_set);
+    }
+    held_out = hold_out(config, train_set);
     if (config.training.batch_size == 0) {
       config.training.batch_size = automatic_batch_size(train_set.rows.size());
     }
     if (config.training.epochs == 0) {
       config.training.epochs = automatic_epochs(train_set.rows.size());
     }
-    recipe = make_recipe({config, base, train_set, renderer});
+    const DataInputs inputs{config, train_set, held_out};
+    if (config.recipe == "classification") {
+      recipe = make_classification_recipe(inputs);
+      return;
+    }
+    base = std::make_unique<LoadedGenerator>(load_base(config));
+    renderer = std::make_unique<SequenceRenderer>(*base, render_options(config, *base->model));
+    recipe = make_recipe(RunInputs(inputs, *base, *renderer));
   }
 
   // Steps of the whole run, as far as they can be told before the batches are made.
@@ -161,11 +170,16 @@ struct FinetuneRun::Impl {
     MetricsRow row;
     const std::optional<double> loss = recipe->evaluate(row.values);
     if (!loss) return;
+    eval_figures = row.values;
     row.step = recipe->steps_taken();
     row.phase = "eval";
     row.values.insert(row.values.begin(), {"loss", *loss});
     log->append(row);
-    if (events.note) events.note(concat("step ", row.step, ": evaluation loss ", *loss));
+    if (events.note) {
+      std::string line = concat("step ", row.step, ": evaluation loss ", *loss);
+      for (const auto& [name, value] : eval_figures) line += concat(", ", name, " ", value);
+      events.note(line);
+    }
     if (best_eval_loss == 0.0 || *loss < best_eval_loss) {
       best_eval_loss = *loss;
       save_adapters("best", row.step);
@@ -199,15 +213,17 @@ struct FinetuneRun::Impl {
   bool is_due(int64_t every) const { return every > 0 && recipe->steps_taken() % every == 0; }
 
   FinetuneConfig config;
-  LoadedGenerator base;
   TrainingSet train_set;
-  SequenceRenderer renderer;
+  TrainingSet held_out;
+  std::unique_ptr<LoadedGenerator> base;  // of recipes that train a generator
+  std::unique_ptr<SequenceRenderer> renderer;
   std::unique_ptr<Recipe> recipe;
   std::unique_ptr<RunLog> log;
   std::vector<DataFileRecord> data_files;
   std::deque<double> recent_losses;
-  double best_eval_loss = 0.0;  // 0: none yet
-  int64_t evaluated_at = -1;    // step of the last evaluation
+  double best_eval_loss = 0.0;                               // 0: none yet
+  std::vector<std::pair<std::string, double>> eval_figures;  // of the last evaluation
+  int64_t evaluated_at = -1;                                 // step of the last evaluation
 };
 
 FinetuneRun::FinetuneRun(const FinetuneConfig& config) {
@@ -224,10 +240,7 @@ std::string FinetuneRun::describe() {
                "the training data gave no sequence:\n", to_text(recipe.summary()));
   TrainingShape shape = recipe.shape();
   std::string first_batch = "\nThe first batch\n" + to_text(recipe.summary());
-  const std::vector<TrainingSequence>& batch = recipe.batch();
-  for (size_t i = 0; i < std::min<size_t>(2, batch.size()); ++i) {
-    first_batch += "\n" + quarry::describe(batch[i], *run.base.tokenizer) + "\n";
-  }
+  for (const std::string& example : recipe.examples(2)) first_batch += "\n" + example + "\n";
   const auto start = Clock::now();
   const StepResult step = recipe.learn_batch(1e-3);  // the adapter is thrown away
   const double seconds = seconds_since(start);
@@ -241,7 +254,7 @@ std::string FinetuneRun::describe() {
   for (const std::string& notice : recipe.notices()) {
     notices += "\nnote             " + notice;
   }
-  return concat(format_trainable(shape.count), notices, "\nbase model       ", run.base.name,
+  return concat(format_trainable(shape.count), notices, "\nbase model       ", recipe.base_name(),
                 "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
                 num_steps, "\nexpected time    ",
                 format_duration(seconds * static_cast<double>(num_steps)), " (the first step took ",
@@ -288,13 +301,14 @@ FinetuneOutcome FinetuneRun::train(bool resume, const FinetuneEvents& events) {
   const SavedAdapters last = run.save_adapters("last", outcome.steps);
   outcome.last_adapter = last.generator;
   outcome.last_query_adapter = last.query_encoder;
-  run.log->write_loss_curve("Fine-tuning " + run.base.name);
+  run.log->write_loss_curve("Fine-tuning " + recipe.base_name());
   const auto best_of = [&](const std::filesystem::path& path, const char* name) {
     return path.empty() || run.best_eval_loss == 0.0 ? path : folder / name;
   };
   outcome.best_adapter = best_of(last.generator, "best");
   outcome.best_query_adapter = best_of(last.query_encoder, "best-query-encoder");
   outcome.best_eval_loss = run.best_eval_loss;
+  outcome.eval_figures = run.eval_figures;
   outcome.data = recipe.summary();
   outcome.seconds = seconds_since(start);
   if (!run.recent_losses.empty()) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/core/cancel.h"
@@ -25,9 +26,10 @@ struct FinetuneEvents {
 
 struct FinetuneOutcome {
   int64_t steps = 0;
-  double seconds = 0.0;       // of this process
-  double train_loss = 0.0;    // mean of the last 50 steps
-  double best_eval_loss = 0;  // 0: not evaluated
+  double seconds = 0.0;                                      // of this process
+  double train_loss = 0.0;                                   // mean of the last 50 steps
+  double best_eval_loss = 0;                                 // 0: not evaluated
+  std::vector<std::pair<std::string, double>> eval_figures;  // else of the last evaluation
   DataSummary data;
   // PEFT folders; empty for what is not trained. The best by evaluation loss, the last without an
   // evaluation.

@@ -104,7 +104,39 @@ void restore_start(const std::vector<StateTensor>& state, const std::string& sou
   }
 }
 
+// PEFT's constants by family, which the names of their modules tell apart.
+const std::vector<std::vector<std::string>>& family_targets() {
+  static const std::vector<std::vector<std::string>> targets = {
+      {"q_proj", "v_proj"}, {"query_key_value"}, {"c_attn"},
+      {"q", "v"},           {"qkv_proj"},        {"query", "value"}};
+  return targets;
+}
+
+bool has_module(const std::vector<CausalLm::LinearSlot>& slots, const std::string& name) {
+  return std::any_of(slots.begin(), slots.end(), [&](const CausalLm::LinearSlot& slot) {
+    return slot.path.substr(slot.path.rfind('.') + 1) == name;
+  });
+}
+
 }  // namespace
+
+LoraSettings adapter_settings(const AdapterOptions& options,
+                              const std::vector<CausalLm::LinearSlot>& slots) {
+  LoraSettings settings = options;
+  if (!options.target_default) return settings;
+  for (const std::vector<std::string>& names : family_targets()) {
+    if (!std::all_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return has_module(slots, name); })) {
+      continue;
+    }
+    settings.target_modules = names;
+    return settings;
+  }
+  throw_error(ErrorCode::kInvalidArgument,
+              "adapter.target_modules is default, and PEFT has none for this model; it has for "
+              "instance '",
+              slots.empty() ? "" : slots.front().path, "'");
+}
 
 RunAdapter make_adapter(const FinetuneConfig& config, const LoadedGenerator& base) {
   RunAdapter made;
@@ -115,7 +147,7 @@ RunAdapter make_adapter(const FinetuneConfig& config, const LoadedGenerator& bas
     made.adapter = LoraAdapter::load(start, *base.model);
     return made;
   }
-  LoraSettings settings = config.adapter;
+  LoraSettings settings = adapter_settings(config.adapter, base.model->linear_slots());
   if (base.model->config().has_encoder() && settings.task_type == LoraSettings().task_type) {
     settings.task_type = "SEQ_2_SEQ_LM";
   }

@@ -20,6 +20,10 @@ struct RunAdapter {
   std::unique_ptr<LoraConfig> config;
   std::shared_ptr<LoraAdapter> adapter;
 };
+// The settings with PEFT's targets for the family where adapter.target_modules is "default". Throws
+// kInvalidArgument when the model has none of them.
+LoraSettings adapter_settings(const AdapterOptions& options,
+                              const std::vector<CausalLm::LinearSlot>& slots);
 // The adapter of adapter.start_from, else a fresh one. Throws as LoraAdapter::load, create_adapter.
 RunAdapter make_adapter(const FinetuneConfig& config, const LoadedGenerator& base);
 // What the memory of a run depends on, `batch` being one like all of its batches: the largest pass

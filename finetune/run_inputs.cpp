@@ -1,6 +1,8 @@
 #include "finetune/run_inputs.h"
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <map>
 
 #include "data/core/error.h"
@@ -27,12 +29,15 @@ CsvColumns csv_columns(const std::map<std::string, std::string>& columns) {
                                                      {"context", &csv.context},
                                                      {"title", &csv.title},
                                                      {"prompt", &csv.prompt},
-                                                     {"completion", &csv.completion}};
+                                                     {"completion", &csv.completion},
+                                                     {"text", &csv.text},
+                                                     {"second", &csv.second},
+                                                     {"label", &csv.label}};
   for (const auto& [role, column] : columns) {
     const auto found = roles.find(role);
     QUARRY_CHECK(found != roles.end(), ErrorCode::kInvalidArgument, "data.columns: '", role,
                  "' is no role of a column (id, question, answer, context, title, prompt, "
-                 "completion)");
+                 "completion, text, second, label)");
     *found->second = column;
   }
   return csv;
@@ -92,6 +97,7 @@ TrainingSet read_set(const DataOptions& data, const std::vector<std::string>& pa
       data.chat_targets == "all" ? ChatTargets::kAllTurns : ChatTargets::kLastTurn;
   options.completion_form =
       data.completion_form == "raw" ? CompletionForm::kRaw : CompletionForm::kChat;
+  options.prompt_template = data.prompt_template;
   options.squad_passages = data.squad_passages;
   std::vector<TrainingSource> sources;
   for (const std::string& path : paths) sources.push_back({path, data.format});
@@ -106,6 +112,32 @@ void limit_rows(int64_t limit, uint64_t seed, TrainingSet& set) {
     std::swap(set.rows[i], set.rows[i + random.next() % rest]);
   }
   set.rows.resize(static_cast<size_t>(limit));
+}
+
+TrainingSet hold_out(const FinetuneConfig& config, TrainingSet& set) {
+  TrainingSet held;
+  const double share = config.data.eval_share;
+  if (share == 0) return held;
+  const auto count = static_cast<size_t>(std::ceil(share * static_cast<double>(set.rows.size())));
+  QUARRY_CHECK(count < set.rows.size(), ErrorCode::kInvalidArgument, "data.eval_share is ", share,
+               ", which leaves none of ", set.rows.size(), " rows to learn");
+  SplitMix64 random(config.training.seed ^ 0x9E3779B97F4A7C15ULL);  // not limit_rows()'s stream
+  held.passages = set.passages;
+  for (size_t i = 0; i < count; ++i) {
+    std::swap(set.rows[i], set.rows[i + random.next() % (set.rows.size() - i)]);
+  }
+  const auto border = set.rows.begin() + static_cast<int64_t>(count);
+  held.rows.assign(std::make_move_iterator(set.rows.begin()), std::make_move_iterator(border));
+  set.rows.erase(set.rows.begin(), border);
+  return held;
+}
+
+std::optional<TrainingSet> evaluation_set(const DataInputs& inputs) {
+  const DataOptions& data = inputs.config.data;
+  if (data.eval.empty() && inputs.held_out.rows.empty()) return std::nullopt;
+  TrainingSet set = data.eval.empty() ? inputs.held_out : read_set(data, data.eval);
+  limit_rows(data.max_eval_examples, 1, set);
+  return set;
 }
 
 }  // namespace quarry

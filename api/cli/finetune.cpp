@@ -21,15 +21,22 @@ constexpr const char* kFooter = R"(Examples:
   quarry finetune --recipe rag-sequence --train train.jsonl --index my-index --top-k 5
       the passages are latent: the likelihood of the answers over what is found trains an adapter of
       the generator and one of the query encoder
+  quarry finetune --recipe classification --model my-bert --train labelled.jsonl --set data.eval_share=0.2
+      rows {"text", "label"} or {"sentence1", "sentence2", "label"}: LoRA and a head; tells the accuracy
+  quarry finetune --config adapter_config.json --model my-t5 --train pairs.jsonl
+      PEFT's LoraConfig as it is: task_type CAUSAL_LM, SEQ_2_SEQ_LM or SEQ_CLS chooses the recipe
+  quarry finetune --config ludwig.yaml --train code.csv
+      Ludwig's model_type: llm as it is; --train is its --dataset
   quarry finetune --config run.yaml --set training.learning_rate=2e-4 --dry-run
   quarry finetune --config my-run/config.yaml --resume
 Then: quarry ask INDEX "question" --adapter my-run/last
 
 Every option is a field of the configuration (--fields lists them); a YAML file and --set name them.
+--config may be given several times, of any kind: what a later file says counts.
 Ctrl-C writes a checkpoint; --resume continues from it bit for bit.)";
 
 struct FinetuneArguments {
-  std::string config_file;
+  std::vector<std::string> config_files;
   std::map<std::string, std::string> named;  // dotted name -> text, from flags of their own
   std::vector<std::string> train;
   std::vector<std::string> eval;
@@ -50,7 +57,7 @@ void print_fields() {
 
 FinetuneConfig resolve(const FinetuneArguments& arguments) {
   FinetuneConfig config;
-  if (!arguments.config_file.empty()) load_config_yaml(arguments.config_file, config);
+  for (const std::string& file : arguments.config_files) load_config(file, config);
   if (!arguments.train.empty()) config.data.train = arguments.train;
   if (!arguments.eval.empty()) config.data.eval = arguments.eval;
   for (const auto& [name, text] : arguments.named) set_config_field(config, name, text);
@@ -91,6 +98,7 @@ void report(const FinetuneOutcome& outcome, bool as_json) {
     json["seconds"] = outcome.seconds;
     json["train_loss"] = outcome.train_loss;
     if (outcome.best_eval_loss > 0.0) json["best_eval_loss"] = outcome.best_eval_loss;
+    for (const auto& [name, value] : outcome.eval_figures) json["eval_" + name] = value;
     json["sequences"] = outcome.data.sequences;
     json["tokens"] = outcome.data.tokens;
     json["unanswerable"] = outcome.data.unanswerable;
@@ -106,6 +114,9 @@ void report(const FinetuneOutcome& outcome, bool as_json) {
   }
   std::cout << outcome.steps << " steps on " << outcome.data.sequences << " sequences in "
             << format_duration(outcome.seconds) << ", loss " << outcome.train_loss << "\n";
+  for (const auto& [name, value] : outcome.eval_figures) {
+    std::cout << "evaluation " << name << ": " << value << "\n";
+  }
   if (!outcome.best_adapter.empty()) {
     std::cout << "adapter: " << outcome.best_adapter.string() << "\n";
   }
@@ -138,7 +149,11 @@ void add_finetune_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand(
       "finetune", "Train a LoRA adapter on the frozen base model with your own questions");
   command->footer(kFooter);
-  command->add_option("--config", arguments->config_file, "Configuration in YAML");
+  command
+      ->add_option("--config", arguments->config_files,
+                   "Configuration: our YAML, PEFT's adapter_config.json or Ludwig's YAML")
+      ->take_all()
+      ->expected(1);
   command->add_option("--train", arguments->train, "Training data: files or folders");
   command->add_option("--eval", arguments->eval, "Data for the evaluation loss");
   // Fields that are used often, under short names.

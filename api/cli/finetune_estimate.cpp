@@ -4,6 +4,7 @@
 
 #include "api/cli/finetune.h"
 #include "data/core/error.h"
+#include "finetune/config_readers.h"
 #include "finetune/estimate.h"
 
 namespace quarry::cli {
@@ -14,6 +15,7 @@ struct EstimateArguments {
   double device_gb = 80.0;
   double frozen_bytes = 4.0;
   int64_t rank = 8;
+  std::string adapter;  // a LoraConfig in JSON; empty: rank on the family's usual targets
   bool as_json = false;
 };
 
@@ -40,6 +42,9 @@ std::string cell(const FrameworkEstimate& estimate) {
 }
 
 void estimate(const EstimateArguments& arguments) {
+  LoraSettings adapter;
+  adapter.r = arguments.rank;
+  if (!arguments.adapter.empty()) adapter = load_peft_settings(arguments.adapter);
   std::vector<Row> rows;
   for (const std::string& model : arguments.models) {
     Row row;
@@ -48,7 +53,7 @@ void estimate(const EstimateArguments& arguments) {
     FrameworkOptions options;
     options.device_bytes = arguments.device_gb * 1e9;
     options.frozen_parameter_bytes = arguments.frozen_bytes;
-    options.adapter.r = arguments.rank;
+    options.adapter = adapter;
     options.method = TuningMethod::kFull;
     row.full = estimate_framework(row.shape, options);
     options.method = TuningMethod::kLora;
@@ -102,11 +107,14 @@ void add_finetune_estimate_command(CLI::App& finetune) {
       ->capture_default_str();
   command->add_option("--rank", arguments->rank, "r of LoRA on the family's usual targets")
       ->capture_default_str();
+  command->add_option("--adapter", arguments->adapter,
+                      "PEFT's adapter_config.json: what it would train is counted, exactly");
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(
       "Examples\n"
       "  quarry finetune estimate --config T0_3B mt0-xxl bloomz-7b1\n"
       "  quarry finetune estimate --config ~/models/my-llama --device-gb 24\n"
+      "  quarry finetune estimate --config flan-t5-base --adapter adapter_config.json\n"
       "What a run of our own takes is part of `quarry finetune --dry-run`.");
   command->callback([arguments] { estimate(*arguments); });
 }

@@ -42,6 +42,13 @@ const char* find_field(const Json& row, std::initializer_list<const char*> names
   return nullptr;
 }
 
+std::string field_or(const Json& row, const std::string& named,
+                     std::initializer_list<const char*> usual) {
+  if (!named.empty()) return named;
+  const char* found = find_field(row, usual);
+  return found != nullptr ? found : *usual.begin();
+}
+
 bool is_blank(const std::string& text) {
   return text.find_first_not_of(" \t\r\n") == std::string::npos;
 }

@@ -24,6 +24,11 @@ void for_each_row(const std::filesystem::path& path,
 // The first of `names` that the row has and that is not null; null when it has none.
 const char* find_field(const Json& row, std::initializer_list<const char*> names);
 
+// `named`, or where it is empty the first of `usual` that the row has and that is not null, or the
+// first of them.
+std::string field_or(const Json& row, const std::string& named,
+                     std::initializer_list<const char*> usual);
+
 // A text with something besides white space in it. Throws as row_error; `wanted` ends its message.
 std::string required_text(const Json& row, const char* field, const std::string& where,
                           const std::string& wanted);

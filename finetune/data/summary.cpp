@@ -68,4 +68,13 @@ std::string describe(const TrainingSequence& sequence, const Tokenizer& tokenize
   return text + repair_utf8(context) + "\n";
 }
 
+std::vector<std::string> describe_first(const std::vector<TrainingSequence>& sequences, size_t most,
+                                        const Tokenizer& tokenizer) {
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < std::min(most, sequences.size()); ++i) {
+    texts.push_back(describe(sequences[i], tokenizer));
+  }
+  return texts;
+}
+
 }  // namespace quarry

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "data/text/tokenizer.h"
 #include "finetune/data/sequence.h"
@@ -32,5 +33,8 @@ std::string to_text(const DataSummary& summary);
 // assistant\n«Pa»«ris»«<2>»". Tokens without text of their own, such as the end of a turn, show
 // their id.
 std::string describe(const TrainingSequence& sequence, const Tokenizer& tokenizer);
+// The same of at most `most` sequences.
+std::vector<std::string> describe_first(const std::vector<TrainingSequence>& sequences, size_t most,
+                                        const Tokenizer& tokenizer);
 
 }  // namespace quarry

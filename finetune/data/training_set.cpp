@@ -35,20 +35,27 @@ std::optional<FirstRow> first_row(const fs::path& path) {
   return first;
 }
 
-std::string guess_by_fields(const FirstRow& first) {
+std::string guess_by_fields(const FirstRow& first, const TrainingReadOptions& options) {
   const auto has = [&first](const char* field) { return first.row.contains(field); };
+  const CsvColumns& columns = options.columns;
+  if (!options.prompt_template.empty() || !columns.prompt.empty()) return "completion";
+  if (!columns.text.empty() || !columns.label.empty()) return "labelled";
   if (has("messages")) return "chat";
   if (has("prompt") || has("instruction")) return "completion";
   if (has("question") && has("qid") && has("pid") && !has("context")) return "squad";
   if (has("question") && has("qid") && has("passage")) return "nq-gold";
   if (has("question") || has("query")) return "qa";
+  if (has("label") && (has("text") || has("sentence") || has("sentence1") || has("premise"))) {
+    return "labelled";
+  }
   std::string fields;
   for (const auto& field : first.row.items()) fields += (fields.empty() ? "" : ", ") + field.key();
   row_error(first.where, "row", "the fields " + fields,
-            "question and answers, prompt and completion, instruction and output, or messages");
+            "question and answers, prompt and completion, instruction and output, messages, or "
+            "text and label");
 }
 
-std::string guess_format(const fs::path& path) {
+std::string guess_format(const fs::path& path, const TrainingReadOptions& options) {
   QUARRY_CHECK(fs::exists(path), ErrorCode::kNotFound, path.string(), ": no such file or folder");
   if (fs::is_directory(path)) return "squad";
   if (path.extension() == ".csv" || path.extension() == ".tsv") return "csv";
@@ -56,7 +63,7 @@ std::string guess_format(const fs::path& path) {
   const std::optional<FirstRow> first = first_row(path);
   QUARRY_CHECK(first.has_value(), ErrorCode::kCorruptData, path.string(),
                ": found no row, wanted at least one");
-  return guess_by_fields(*first);
+  return guess_by_fields(*first, options);
 }
 
 const TrainingReader& find_reader(const std::string& format) {
@@ -87,7 +94,10 @@ const std::vector<TrainingReader>& training_readers() {
       {"completion", "JSON Lines with prompt and completion, or instruction, input and output",
        read_completion_rows},
       {"chat", "JSON Lines with messages of role and content", read_chat_rows},
-      {"csv", "CSV or TSV with question and answer, or prompt and completion", read_csv_rows},
+      {"labelled", "JSON Lines with text, or sentence1 and sentence2, and label",
+       read_labelled_rows},
+      {"csv", "CSV or TSV with question and answer, prompt and completion, or text and label",
+       read_csv_rows},
       {"squad",
        "SQuAD 1.1/2.0 JSON, or JSON Lines of qid, pid, question, answers and passage files",
        read_squad_rows},
@@ -102,7 +112,8 @@ TrainingSet read_training_set(const std::vector<TrainingSource>& sources,
   QUARRY_CHECK(!sources.empty(), ErrorCode::kInvalidArgument, "no training data was named");
   TrainingSet set;
   for (const TrainingSource& source : sources) {
-    const std::string format = source.format == "auto" ? guess_format(source.path) : source.format;
+    const std::string format =
+        source.format == "auto" ? guess_format(source.path, options) : source.format;
     const size_t rows_before = set.rows.size();
     find_reader(format).read(source.path, options, set);
     QUARRY_CHECK(set.rows.size() > rows_before, ErrorCode::kCorruptData, source.path.string(),

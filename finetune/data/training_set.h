@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,8 @@ struct TrainingRow {
   enum class Kind {
     kQuestion,  // question, answers, passages
     kChat,      // messages, of which some are learned
-    kRaw        // messages[0] continued by messages[1], without a chat template
+    kRaw,       // messages[0] continued by messages[1], without a chat template
+    kLabelled   // text, second, label
   };
   Kind kind = Kind::kQuestion;
   std::string id;     // unique in the set
@@ -30,6 +32,10 @@ struct TrainingRow {
 
   std::vector<ChatMessage> messages;
   std::vector<uint8_t> learned;  // [messages.size()]: its tokens count in the loss
+
+  std::string text;
+  std::optional<std::string> second;  // of a pair of texts
+  std::string label;                  // as the row has it
 };
 
 struct TrainingSet {
@@ -38,7 +44,8 @@ struct TrainingSet {
   std::map<std::string, int64_t> skipped;  // reason -> rows that a reader left out
 };
 
-// Columns of a CSV file; an empty name stands for the usual ones.
+// Columns of a CSV file, and fields of completions and labelled texts in JSON Lines; an empty name
+// stands for the usual ones.
 struct CsvColumns {
   std::string id;          // "id", "qid"
   std::string question;    // "question", "query"
@@ -47,6 +54,9 @@ struct CsvColumns {
   std::string title;       // "title"
   std::string prompt;      // "prompt", "instruction"
   std::string completion;  // "completion", "output", "response"
+  std::string text;        // "text", "sentence", "sentence1", "premise"
+  std::string second;      // "sentence2", "hypothesis"
+  std::string label;       // "label"
 };
 
 enum class ChatTargets {
@@ -64,6 +74,8 @@ struct TrainingReadOptions {
   CsvColumns columns;
   ChatTargets chat_targets = ChatTargets::kLastTurn;
   CompletionForm completion_form = CompletionForm::kChat;
+  // Of completions: a PromptTemplate over the row's columns; empty: the prompt is a column.
+  std::string prompt_template;
   // Passages of "squad" questions in JSON Lines (pid, title, text): a file or a folder. Empty:
   // files named *passages*.jsonl beside the questions, when there are any.
   std::filesystem::path squad_passages;
@@ -101,6 +113,8 @@ void read_chat_rows(const std::filesystem::path& path, const TrainingReadOptions
                     TrainingSet& set);
 void read_csv_rows(const std::filesystem::path& path, const TrainingReadOptions& options,
                    TrainingSet& set);
+void read_labelled_rows(const std::filesystem::path& path, const TrainingReadOptions& options,
+                        TrainingSet& set);
 void read_squad_rows(const std::filesystem::path& path, const TrainingReadOptions& options,
                      TrainingSet& set);
 void read_nq_gold_rows(const std::filesystem::path& path, const TrainingReadOptions& options,

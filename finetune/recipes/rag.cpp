@@ -113,15 +113,14 @@ class RagRecipe final : public Recipe {
     result.warning = warn(result);
     return result;
   }
-  const std::vector<TrainingSequence>& batch() const override { return batch_; }
+  std::vector<std::string> examples(size_t most) const override {
+    return describe_first(batch_, most, *inputs_.base.tokenizer);
+  }
+  const std::string& base_name() const override { return inputs_.base.name; }
 
   std::optional<double> evaluate(std::vector<std::pair<std::string, double>>& figures) override {
-    const DataOptions& data = inputs_.config.data;
-    if (data.eval.empty()) return std::nullopt;
-    if (!eval_set_) {
-      eval_set_ = read_set(data, data.eval);
-      limit_rows(data.max_eval_examples, 1, *eval_set_);
-    }
+    if (!eval_set_) eval_set_ = evaluation_set(inputs_);
+    if (!eval_set_) return std::nullopt;
     // With the passages that the query encoder finds now.
     const auto stream = make_stream(*eval_set_);
     const std::vector<RagExample> examples = stream->next(stream->num_rows());
@@ -241,6 +240,7 @@ class RagRecipe final : public Recipe {
     card.title = "LoRA adapter of the query encoder for " + encoder_name_;
     card.base_model = encoder_name_;
     card.base_model_hash = encoder_hash_;
+    card.pipeline_tag = "feature-extraction";
     card.tags = {"lora", "feature-extraction", "rag"};
     card.description += " For questions alone: passages are embedded without it.";
     card.hyperparameters = {{"r", std::to_string(options.r)},

@@ -62,15 +62,17 @@ class SftRecipe final : public Recipe {
       throw;
     }
   }
-  const std::vector<TrainingSequence>& batch() const override { return batch_; }
+  std::vector<std::string> examples(size_t most) const override {
+    return describe_first(batch_, most, *inputs_.base.tokenizer);
+  }
+  const std::string& base_name() const override { return inputs_.base.name; }
 
   std::optional<double> evaluate(std::vector<std::pair<std::string, double>>&) override {
-    const DataOptions& data = inputs_.config.data;
-    if (data.eval.empty()) return std::nullopt;
-    if (eval_sequences_.empty()) {
-      TrainingSet set = read_set(data, data.eval);
-      limit_rows(data.max_eval_examples, 1, set);
-      const auto eval_stream = make_stream(set);
+    if (!eval_is_read_) {
+      eval_is_read_ = true;
+      const std::optional<TrainingSet> set = evaluation_set(inputs_);
+      if (!set) return std::nullopt;
+      const auto eval_stream = make_stream(*set);
       while (auto group = eval_stream->next_group()) {
         std::move(group->begin(), group->end(), std::back_inserter(eval_sequences_));
       }
@@ -126,6 +128,7 @@ class SftRecipe final : public Recipe {
   std::unique_ptr<Trainer> trainer_;
   DataState before_;  // of the batch that was taken
   std::vector<TrainingSequence> batch_;
+  bool eval_is_read_ = false;
   std::vector<TrainingSequence> eval_sequences_;
 };
 

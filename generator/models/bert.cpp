@@ -9,6 +9,8 @@ namespace {
 BertConfig read_config(const TextEncoderSource& source) {
   BertConfig config = read_bert_config(ConfigValues(*source.config, source.description));
   config.root = find_bert_root(*source.tensors, "bert.");
+  config.path = source.path;
+  config.has_pooler = source.has_pooler;
   return config;
 }
 
@@ -31,7 +33,7 @@ std::unique_ptr<TextEncoder> make(const TextEncoderSource& source,
 }  // namespace
 
 TextEncoderFamily bert_family() {
-  return {"bert", make, make_stack, "Bert", "bert.pooler.dense", "classifier"};
+  return {"bert", make, make_stack, "Bert", "bert.", "bert.pooler.dense", "classifier"};
 }
 
 }  // namespace quarry

@@ -1,21 +1,15 @@
 #include "generator/models/encoder_head.h"
 
-#include <cmath>
+#include <ATen/core/grad_mode.h>
 
 #include "data/core/error.h"
+#include "generator/nn/activations.h"
+#include "generator/nn/autograd.h"
 #include "generator/nn/functional.h"
 
 namespace quarry {
-namespace {
 
 using nn::Tensor;
-
-void tanh_in_place(Tensor& x) {
-  float* values = x.data_ptr<float>();
-  for (int64_t i = 0; i < x.numel(); ++i) values[i] = std::tanh(values[i]);
-}
-
-}  // namespace
 
 const PairTemplate& EncoderHead::pair_template() const {
   const PairTemplate* around = tokenizer->pair_template();
@@ -25,24 +19,45 @@ const PairTemplate& EncoderHead::pair_template() const {
   return *around;
 }
 
+Tensor EncoderHead::logits(const TextBatch& batch, Rows rows, const LoraAdapter* adapter,
+                           LoraGradients* gradients, nn::Workspace& workspace) const {
+  Tensor x = stack->forward(batch, adapter, gradients, workspace);
+  if (rows == Rows::kFirst) {
+    x = nn::select_rows(x, {batch.starts.begin(), batch.starts.end() - 1}, workspace);
+  }
+  std::vector<nn::AdapterSpan> spans;
+  if (adapter != nullptr) spans.push_back({0, x.size(0), adapter, gradients});
+  if (dense != nullptr) x = nn::tanh(dense->forward(x, spans, workspace), workspace);
+  return output->forward(x, spans, workspace);
+}
+
 void EncoderHead::run(const std::vector<EncoderInput>& inputs, Rows rows,
+                      const LoraAdapter* adapter,
                       const std::function<void(size_t input, const float* logits)>& on_logits) {
   const auto work = [&](const TextBatch& batch, const size_t* members, nn::Workspace& workspace) {
-    Tensor x = stack->forward(batch, nullptr, nullptr, workspace);
-    if (rows == Rows::kFirst) {
-      x = nn::select_rows(x, {batch.starts.begin(), batch.starts.end() - 1}, workspace);
-    }
-    if (dense != nullptr) {
-      x = dense->forward(x, workspace);
-      tanh_in_place(x);
-    }
-    const Tensor logits = output->forward(x, workspace);
+    const Tensor of_batch = logits(batch, rows, adapter, nullptr, workspace);
     for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
       const int64_t row = rows == Rows::kFirst ? static_cast<int64_t>(i) : batch.starts[i];
-      on_logits(members[i], nn::row_data(logits, row));
+      on_logits(members[i], nn::row_data(of_batch, row));
     }
   };
   for_each_batch(inputs, workspaces, work);
+}
+
+void EncoderHead::learn(const std::vector<EncoderInput>& inputs, const LoraAdapter& adapter,
+                        const LogitLoss& loss, LoraGradients& gradients) {
+  if (workspaces.empty()) workspaces.resize(1);
+  nn::Workspace& workspace = workspaces.front();
+  TextBatch batch;
+  for (const EncoderInput& input : inputs) batch.add(input);
+  const at::AutoGradMode with_gradients(true);
+  const Tensor result = logits(batch, Rows::kFirst, &adapter, &gradients, workspace);
+  Tensor gradient = workspace.empty(result.size(0), result.size(1));
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    loss(i, nn::row_data(result, row), nn::mutable_row_data(gradient, row));
+  }
+  if (result.requires_grad()) nn::run_backward(result, gradient);
 }
 
 }  // namespace quarry

@@ -19,6 +19,9 @@ struct EncoderHead {
   int64_t max_tokens = 0;
   std::unique_ptr<nn::Linear> dense;   // E -> E before a tanh; null: none
   std::unique_ptr<nn::Linear> output;  // E -> labels
+  // What an adapter can change: Linears of the encoder, and the layers of the head whole.
+  std::vector<CausalLm::LinearSlot> linear_slots;
+  std::vector<CausalLm::TensorSlot> tensor_slots;
   std::vector<nn::Workspace> workspaces;
 
   // Throws kInvalidArgument when the tokenizer has none.
@@ -27,9 +30,20 @@ struct EncoderHead {
   // Which tokens have logits.
   enum class Rows { kFirst, kAll };
   // on_logits(i, logits) for every input: [1 or inputs[i].ids.size(), labels] of it. Called on any
-  // thread, for one input once.
-  void run(const std::vector<EncoderInput>& inputs, Rows rows,
+  // thread, for one input once. `adapter` may be null.
+  void run(const std::vector<EncoderInput>& inputs, Rows rows, const LoraAdapter* adapter,
            const std::function<void(size_t input, const float* logits)>& on_logits);
+  // One pass over all inputs, of their first tokens: loss(i, logits, gradient) gets the logits
+  // [labels] of input i and sets the gradient [labels] of the loss with respect to them. Adds the
+  // gradients of what the adapter has to `gradients`.
+  using LogitLoss = std::function<void(size_t input, const float* logits, float* gradient)>;
+  void learn(const std::vector<EncoderInput>& inputs, const LoraAdapter& adapter,
+             const LogitLoss& loss, LoraGradients& gradients);
+
+ private:
+  // [texts or tokens of the batch, labels].
+  nn::Tensor logits(const TextBatch& batch, Rows rows, const LoraAdapter* adapter,
+                    LoraGradients* gradients, nn::Workspace& workspace) const;
 };
 
 }  // namespace quarry

@@ -76,6 +76,10 @@ struct TextEncoderSource {
   std::string description;       // of config.json, for messages
   Pooling pooling = Pooling::kMean;
   int64_t max_tokens = 0;  // 0: as many as the model has positions
+  // Of a model with a head: stands before the path of every module of the encoder ("bert."), and
+  // whether a pooler is one of them.
+  std::string path;
+  bool has_pooler = true;
 };
 
 class BertStack;  // generator/models/bert_stack.h
@@ -87,10 +91,11 @@ struct TextEncoderFamily {
   std::unique_ptr<TextEncoder> (*make)(const TextEncoderSource& source,
                                        std::unique_ptr<Tokenizer> tokenizer,
                                        kernels::Precision precision);
-  // Its models with a head (text_heads.h); null, as the next three are: we have none.
+  // Its models with a head (text_heads.h); null, as the next four are: we have none.
   std::unique_ptr<BertStack> (*make_stack)(const TextEncoderSource& source,
                                            kernels::Precision precision) = nullptr;
   const char* class_prefix = nullptr;  // "Bert" of "BertForTokenClassification"
+  const char* encoder = nullptr;       // "bert.": path of the encoder in a model with a head
   // Modules of its sequence classification: tanh(dense(x)) of the first token, then the labels.
   const char* sequence_dense = nullptr;
   const char* sequence_output = nullptr;

@@ -84,7 +84,7 @@ std::vector<QuestionAnswerer::Tokens> QuestionAnswerer::logits(
     encoded.push_back(join_pair(head_->pair_template(), question, context));
   }
   std::vector<Tokens> results(inputs.size());
-  head_->run(encoded, EncoderHead::Rows::kAll, [&](size_t input, const float* logits) {
+  head_->run(encoded, EncoderHead::Rows::kAll, nullptr, [&](size_t input, const float* logits) {
     Tokens& result = results[input];
     result.context_begin = static_cast<int64_t>(encoded[input].second_begin);
     result.context_end = static_cast<int64_t>(encoded[input].second_end);
@@ -111,7 +111,7 @@ std::vector<std::optional<AnswerSpan>> QuestionAnswerer::answer(
     add_windows(*head_, question, context, i, options.overlap_tokens, encoded, windows);
   }
   std::vector<std::vector<float>> logits(windows.size());
-  head_->run(encoded, EncoderHead::Rows::kAll, [&](size_t window, const float* rows) {
+  head_->run(encoded, EncoderHead::Rows::kAll, nullptr, [&](size_t window, const float* rows) {
     logits[window].assign(rows, rows + 2 * encoded[window].ids.size());
   });
   std::vector<Best> best(inputs.size());

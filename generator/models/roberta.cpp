@@ -11,6 +11,8 @@ BertConfig read_config(const TextEncoderSource& source) {
   const ConfigValues values(*source.config, source.description);
   BertConfig config = read_bert_config(values);
   config.root = find_bert_root(*source.tensors, "roberta.");
+  config.path = source.path;
+  config.has_pooler = source.has_pooler;
   config.position_offset = int64_t{values.token_or("pad_token_id", 1)} + 1;
   QUARRY_CHECK(config.max_tokens() > 0, ErrorCode::kCorruptData, source.description,
                ": max_position_embeddings is ", config.max_positions, ", of which the first ",
@@ -37,11 +39,18 @@ std::unique_ptr<TextEncoder> make(const TextEncoderSource& source,
 }  // namespace
 
 TextEncoderFamily roberta_family() {
-  return {"roberta", make, make_stack, "Roberta", "classifier.dense", "classifier.out_proj"};
+  return {"roberta",
+          make,
+          make_stack,
+          "Roberta",
+          "roberta.",
+          "classifier.dense",
+          "classifier.out_proj"};
 }
 
 TextEncoderFamily xlm_roberta_family() {
-  return {"xlm-roberta", make, make_stack, "XLMRoberta", "classifier.dense", "classifier.out_proj"};
+  return {"xlm-roberta",        make, make_stack, "XLMRoberta", "roberta.", "classifier.dense",
+          "classifier.out_proj"};
 }
 
 }  // namespace quarry

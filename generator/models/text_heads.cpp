@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/models/encoder_head.h"
 #include "generator/models/token_spans.h"
@@ -17,7 +18,10 @@ const std::vector<std::string>& TextHead::labels() const { return head_->labels;
 int64_t TextHead::max_tokens() const { return head_->max_tokens; }
 const Tokenizer& TextHead::tokenizer() const { return *head_->tokenizer; }
 
-std::vector<float> SequenceClassifier::logits(const std::vector<TextInput>& inputs) const {
+std::vector<EncoderInput> SequenceClassifier::encode(const std::vector<TextInput>& inputs,
+                                                     int64_t max_tokens) const {
+  const int64_t limit =
+      max_tokens > 0 ? std::min(max_tokens, this->max_tokens()) : this->max_tokens();
   std::vector<EncoderInput> encoded(inputs.size());
   const auto is_pair = [](const TextInput& input) { return input.second.has_value(); };
   const bool any_pair = std::any_of(inputs.begin(), inputs.end(), is_pair);
@@ -26,22 +30,53 @@ std::vector<float> SequenceClassifier::logits(const std::vector<TextInput>& inpu
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       const TextInput& input = inputs[i];
       encoded[i] = is_pair(input)
-                       ? encode_pair(tokenizer(), *around, input.text, *input.second, max_tokens())
-                       : std::move(encode_texts(tokenizer(), {input.text}, max_tokens()).front());
+                       ? encode_pair(tokenizer(), *around, input.text, *input.second, limit)
+                       : std::move(encode_texts(tokenizer(), {input.text}, limit).front());
     }
   });
+  return encoded;
+}
+
+std::vector<float> SequenceClassifier::logits(const std::vector<EncoderInput>& inputs,
+                                              const LoraAdapter* adapter) const {
   std::vector<float> logits(inputs.size() * labels().size());
-  head_->run(encoded, EncoderHead::Rows::kFirst, [&](size_t input, const float* row) {
+  head_->run(inputs, EncoderHead::Rows::kFirst, adapter, [&](size_t input, const float* row) {
     std::copy(row, row + labels().size(), logits.data() + input * labels().size());
   });
   return logits;
+}
+
+std::vector<float> SequenceClassifier::logits(const std::vector<TextInput>& inputs) const {
+  return logits(encode(inputs), nullptr);
+}
+
+const std::vector<CausalLm::LinearSlot>& SequenceClassifier::linear_slots() const {
+  return head_->linear_slots;
+}
+const std::vector<CausalLm::TensorSlot>& SequenceClassifier::tensor_slots() const {
+  return head_->tensor_slots;
+}
+
+std::vector<float> SequenceClassifier::tensor_values(const std::string& name) const {
+  for (const nn::Linear* layer : {head_->dense.get(), head_->output.get()}) {
+    if (name == layer->path(0) + ".weight") return layer->weight_values(0);
+    if (name == layer->path(0) + ".bias") return layer->bias_values(0);
+  }
+  throw_error(ErrorCode::kInternal, "the head has no parameter '", name, "'");
+}
+
+void SequenceClassifier::accumulate_gradients(const LoraAdapter& adapter,
+                                              const std::vector<EncoderInput>& inputs,
+                                              const LogitLoss& loss,
+                                              LoraGradients& gradients) const {
+  if (!inputs.empty()) head_->learn(inputs, adapter, loss, gradients);
 }
 
 std::vector<TokenClassifier::Tokens> TokenClassifier::classify(
     const std::vector<std::string>& texts) const {
   std::vector<EncoderInput> encoded = encode_texts(tokenizer(), texts, max_tokens());
   std::vector<Tokens> results(texts.size());
-  head_->run(encoded, EncoderHead::Rows::kAll, [&](size_t input, const float* rows) {
+  head_->run(encoded, EncoderHead::Rows::kAll, nullptr, [&](size_t input, const float* rows) {
     results[input].logits.assign(rows, rows + encoded[input].ids.size() * labels().size());
   });
   // The template's own tokens stand around those of the text.

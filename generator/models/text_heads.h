@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +9,8 @@
 
 #include "data/text/tokenizer.h"
 #include "generator/kernels/matmul.h"
+#include "generator/models/causal_lm.h"
+#include "generator/models/encoder_input.h"
 
 namespace quarry {
 
@@ -50,6 +53,29 @@ class SequenceClassifier : public TextHead {
   // cut: of two texts the longer one, until they are of one length. Throws kInvalidArgument for a
   // pair where the tokenizer has no template for one.
   std::vector<float> logits(const std::vector<TextInput>& inputs) const;
+
+  // What the model reads of each input: at most max_tokens() and, where it is not 0, `max_tokens`.
+  // Throws as logits(). REQUIRES: more than the template has.
+  std::vector<EncoderInput> encode(const std::vector<TextInput>& inputs,
+                                   int64_t max_tokens = 0) const;
+  // The logits of such inputs, with an adapter made for the slots below or, where it is null,
+  // without one.
+  std::vector<float> logits(const std::vector<EncoderInput>& inputs,
+                            const LoraAdapter* adapter) const;
+
+  // As those of CausalLm, by the paths that Hugging Face's class has:
+  // "bert.encoder.layer.0.attention.self.query". Parameters are those of the head and of the
+  // pooler.
+  const std::vector<CausalLm::LinearSlot>& linear_slots() const;
+  const std::vector<CausalLm::TensorSlot>& tensor_slots() const;
+  std::vector<float> tensor_values(const std::string& name) const;
+
+  // loss(i, logits, gradient) sets the gradient [labels] of the loss of inputs[i] with respect to
+  // its logits [labels]. Adds the gradient of the sum of all with respect to what the adapter has
+  // to `gradients`, which were made for it. One pass: memory grows with the tokens of all inputs.
+  using LogitLoss = std::function<void(size_t input, const float* logits, float* gradient)>;
+  void accumulate_gradients(const LoraAdapter& adapter, const std::vector<EncoderInput>& inputs,
+                            const LogitLoss& loss, LoraGradients& gradients) const;
 };
 
 // Bytes [start, end) of a text.
@@ -117,12 +143,24 @@ struct LoadedHead {
   std::string path;
   std::string content_hash;
   std::unique_ptr<Model> model;
+  bool head_is_new = false;  // the folder has none
+};
+
+// A sequence classification head for an encoder that has none: weights drawn from N(0, 0.02^2) and
+// biases 0, as transformers makes it.
+struct NewHeadOptions {
+  std::vector<std::string> labels;  // empty: none is made
+  uint64_t seed = 1;
 };
 
 // `model` as in load_generator. Throw likewise, and kInvalidArgument naming the class found and
 // those wanted when the folder holds a model of another kind.
 LoadedHead<SequenceClassifier> load_sequence_classifier(const std::string& model,
                                                         kernels::Precision precision);
+// The same, and a folder without a head gets the one of `new_head`.
+LoadedHead<SequenceClassifier> load_sequence_classifier(const std::string& model,
+                                                        kernels::Precision precision,
+                                                        const NewHeadOptions& new_head);
 LoadedHead<TokenClassifier> load_token_classifier(const std::string& model,
                                                   kernels::Precision precision);
 LoadedHead<QuestionAnswerer> load_question_answerer(const std::string& model,

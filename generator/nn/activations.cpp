@@ -1,5 +1,6 @@
 #include "generator/nn/activations.h"
 
+#include <cmath>
 #include <vector>
 
 #include "data/core/parallel_for.h"
@@ -66,6 +67,17 @@ Tensor apply_gated(GatedFunction function, GatedGradient backward, const Tensor&
   });
 }
 
+void run_tanh(const float* x, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = std::tanh(x[i]);
+}
+
+void tanh_backward(const float* x, const float* gradient, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float y = std::tanh(x[i]);
+    out[i] = gradient[i] * (1.0f - y * y);
+  }
+}
+
 }  // namespace
 
 Tensor gelu(const Tensor& x, Workspace& workspace) {
@@ -78,6 +90,10 @@ Tensor gelu_tanh(const Tensor& x, Workspace& workspace) {
 
 Tensor relu(const Tensor& x, Workspace& workspace) {
   return apply(kernels::relu, kernels::relu_backward, x, workspace);
+}
+
+Tensor tanh(const Tensor& x, Workspace& workspace) {
+  return apply(run_tanh, tanh_backward, x, workspace);
 }
 
 Tensor swiglu(const Tensor& gate_up, Workspace& workspace) {

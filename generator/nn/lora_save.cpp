@@ -88,6 +88,7 @@ OrderedJson to_json(const AdapterNotes& notes) {
   }
   if (!notes.not_in_documents.empty()) json["not_in_documents"] = notes.not_in_documents;
   if (notes.refusal_bias != 0) json["refusal_bias"] = notes.refusal_bias;
+  if (!notes.labels.empty()) json["labels"] = notes.labels;
   return json;
 }
 
@@ -153,6 +154,7 @@ AdapterNotes parse_adapter_notes(const std::string& text, const std::string& sou
     notes.rag_template_version = form.value("version", 0);
     notes.not_in_documents = json.value("not_in_documents", "");
     notes.refusal_bias = json.value("refusal_bias", 0.0);
+    notes.labels = json.value("labels", std::vector<std::string>());
   } catch (const Json::exception& error) {
     throw_error(ErrorCode::kCorruptData, source, ": ", error.what());
   }

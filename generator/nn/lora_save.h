@@ -23,6 +23,7 @@ struct AdapterNotes {
   // Nats added to the logit of that reply's first token where an answer begins: above 0 it comes
   // oftener. Chosen after training, on questions whose answers are known.
   double refusal_bias = 0;
+  std::vector<std::string> labels;  // of a classifier, in the order of its logits
 };
 
 struct SaveAdapterOptions {

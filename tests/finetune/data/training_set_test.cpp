@@ -108,12 +108,12 @@ TEST_F(TrainingSetFiles, BadFilesAreRefused) {
   EXPECT_THAT(failure("a.jsonl", "{\"question\": \"Q\", \"answer\": \"A\"}\n{\"question\": "),
               HasSubstr("a.jsonl:2: not valid JSON"));
   EXPECT_EQ(failure("a.jsonl", "[1]"), "a.jsonl:1: found array, wanted an object");
-  EXPECT_EQ(failure("a.jsonl", R"({"text": "t", "label": 1})"),
-            "a.jsonl:1: row: found the fields label, text, wanted question and answers, prompt and "
-            "completion, instruction and output, or messages");
+  EXPECT_EQ(failure("a.jsonl", R"({"text": "t", "kind": 1})"),
+            "a.jsonl:1: row: found the fields kind, text, wanted question and answers, prompt and "
+            "completion, instruction and output, messages, or text and label");
   EXPECT_EQ(failure("a.jsonl", "{}", ErrorCode::kInvalidArgument, {}, "tsv"),
-            "training data format \"tsv\" is unknown: use one of auto, qa, completion, chat, csv, "
-            "squad, nq-gold");
+            "training data format \"tsv\" is unknown: use one of auto, qa, completion, chat, "
+            "labelled, csv, squad, nq-gold");
   EXPECT_THROW(read_training_set({{folder_.path() / "none.jsonl", "auto"}}, {}), Error);
 }
 
@@ -153,6 +153,72 @@ TEST_F(TrainingSetFiles, PromptsAndInstructionsBecomeChats) {
 constexpr const char* kTwoTurns =
     R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
  {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}, {"role": "user", "content": "e"}]})";
+
+// The columns of flytech/python-codes-25k, as JSON Lines and as CSV.
+TEST_F(TrainingSetFiles, InstructionRowsAreTheSameFromBothFormats) {
+  const std::string line =
+      R"x({"output": "print(1)", "text": "all", "instruction": "Print it", "input": "1"})x";
+  const std::string table = "output,text,instruction,input\nprint(1),all,Print it,1\n";
+  for (const TrainingSet& set : {read("a.jsonl", line), read("a.csv", table)}) {
+    ASSERT_EQ(set.rows.size(), 1U);
+    EXPECT_EQ(set.rows[0].messages[0].content, "Print it\n\n1");
+    EXPECT_EQ(set.rows[0].messages[1].content, "print(1)");
+  }
+}
+
+TEST_F(TrainingSetFiles, PromptTemplatesTakeAnyColumns) {
+  TrainingReadOptions options;
+  options.completion_form = CompletionForm::kRaw;
+  options.prompt_template = "### {task} of {n}: {{{x}}}\n";
+  options.columns.completion = "code";
+  const TrainingSet lines =
+      read("a.jsonl", R"({"task": "Sum", "n": 2, "x": null, "code": "a + b"})", options);
+  EXPECT_EQ(lines.rows[0].messages[0].content, "### Sum of 2: {}\n");
+  EXPECT_EQ(lines.rows[0].messages[1].content, "a + b");
+  EXPECT_EQ(lines.rows[0].kind, TrainingRow::Kind::kRaw);
+  const TrainingSet table = read("a.csv", "code,question,x,n,task\na + b,Q,y,2,Sum\n", options);
+  EXPECT_EQ(table.rows[0].messages[0].content, "### Sum of 2: {y}\n");
+  EXPECT_EQ(failure("a.jsonl", R"({"task": "Sum", "n": 2, "code": "a"})", ErrorCode::kCorruptData,
+                    options),
+            "a.jsonl:1: x: found no such field, wanted it, as the prompt template names it");
+  EXPECT_THAT(failure("b.csv", "code,x\na,y\n", ErrorCode::kCorruptData, options),
+              HasSubstr("wanted a column \"task\""));
+  for (const auto& [form, message] :
+       {std::pair<std::string, std::string>{"{a", "a { without its } at byte 0"},
+        {"a}", "a } without its { at byte 1"},
+        {"{}", "an empty {} at byte 0"},
+        {"plain", "names no column"}}) {
+    options.prompt_template = form;
+    EXPECT_THAT(failure("a.jsonl", "{}", ErrorCode::kInvalidArgument, options), HasSubstr(message));
+  }
+}
+
+TEST_F(TrainingSetFiles, LabelledTextsAndPairs) {
+  const TrainingSet set = read("l.jsonl", R"({"text": "T", "label": "yes"}
+{"sentence": "S", "label": 3}
+{"sentence1": "A", "sentence2": "B", "label": true}
+{"premise": "P", "hypothesis": "H", "label": "no"}
+)");
+  ASSERT_EQ(set.rows.size(), 4U);
+  EXPECT_EQ(set.rows[0].kind, TrainingRow::Kind::kLabelled);
+  EXPECT_EQ(set.rows[0].text, "T");
+  EXPECT_FALSE(set.rows[0].second.has_value());
+  EXPECT_EQ(set.rows[1].label, "3");
+  EXPECT_EQ(set.rows[2].second, "B");
+  EXPECT_EQ(set.rows[2].label, "true");
+  EXPECT_EQ(set.rows[3].second, "H");
+  const TrainingSet table = read("l.tsv", "label\tsentence1\tsentence2\n1\tA\tB\n");
+  EXPECT_EQ(table.rows[0].second, "B");
+  EXPECT_EQ(table.rows[0].label, "1");
+  TrainingReadOptions named;
+  named.columns.text = "body";
+  named.columns.label = "class";
+  EXPECT_EQ(read("n.jsonl", R"({"body": "T", "class": "x"})", named).rows[0].label, "x");
+  EXPECT_EQ(failure("l.jsonl", R"({"text": "T", "label": 1.5})"),
+            "l.jsonl:1: label: found number, wanted a name, a whole number, true or false");
+  EXPECT_EQ(failure("l.jsonl", R"({"text": " ", "label": 1})"),
+            "l.jsonl:1: text: found an empty text, wanted the text to classify");
+}
 
 TEST_F(TrainingSetFiles, ChatTargetsAreTheLastAnswerOrAll) {
   std::string line = kTwoTurns;
@@ -200,7 +266,7 @@ TEST_F(TrainingSetFiles, CsvColumnsAreTheUsualOnesOrThoseNamed) {
 TEST_F(TrainingSetFiles, BadCsvIsRefused) {
   EXPECT_EQ(failure("q.csv", "question,text\nWho?,x\n"),
             "q.csv:1: header: found the columns \"question\", \"text\", wanted \"question\" and "
-            "\"answer\", or \"prompt\" and \"completion\"");
+            "\"answer\", or \"prompt\" and \"completion\", or \"text\" and \"label\"");
   TrainingReadOptions named;
   named.columns.answer = "reply";
   EXPECT_EQ(

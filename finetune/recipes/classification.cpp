@@ -1,0 +1,380 @@
+// Sequence classification by an encoder of the BERT family (Devlin et al. 2018, arXiv:1810.04805):
+// LoRA on its Linears and the head trained whole, as PEFT's task type SEQ_CLS.
+#include <algorithm>
+#include <set>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "finetune/data/random_order.h"
+#include "finetune/recipe.h"
+#include "finetune/recipes/classifier_trainer.h"
+#include "finetune/recipes/recipe_state.h"
+#include "finetune/run_adapter.h"
+#include "finetune/run_inputs.h"
+#include "generator/models/config_values.h"
+#include "generator/nn/lora_save.h"
+#include "generator/nn/lora_training.h"
+#include "generator/weights/model_catalog.h"
+
+namespace quarry {
+namespace {
+
+bool is_whole_number(const std::string& text) {
+  return !text.empty() && text.size() < 10 &&
+         text.find_first_not_of("0123456789") == std::string::npos;
+}
+
+void check_labelled(const TrainingSet& set) {
+  for (const TrainingRow& row : set.rows) {
+    QUARRY_CHECK(row.kind == TrainingRow::Kind::kLabelled, ErrorCode::kInvalidArgument, row.where,
+                 ": row ", row.id,
+                 " has no label, which recipe classification learns, wanted text and label");
+  }
+}
+
+// Of all rows, each once: numbers by size, names by letters.
+std::vector<std::string> labels_of(const TrainingSet& set) {
+  std::set<std::string> names;
+  for (const TrainingRow& row : set.rows) names.insert(row.label);
+  std::vector<std::string> labels(names.begin(), names.end());
+  if (std::all_of(labels.begin(), labels.end(), is_whole_number)) {
+    std::sort(labels.begin(), labels.end(),
+              [](const auto& a, const auto& b) { return std::stol(a) < std::stol(b); });
+  }
+  return labels;
+}
+
+// By its name, or as the number of a column of the logits.
+int64_t label_index(const TrainingRow& row, const std::vector<std::string>& labels) {
+  const auto found = std::find(labels.begin(), labels.end(), row.label);
+  if (found != labels.end()) return found - labels.begin();
+  const auto count = static_cast<int64_t>(labels.size());
+  if (is_whole_number(row.label) && std::stol(row.label) < count) return std::stol(row.label);
+  std::string known;
+  for (const std::string& label : labels) known += (known.empty() ? "" : ", ") + label;
+  throw_error(ErrorCode::kInvalidArgument, row.where, ": label \"", row.label.substr(0, 100),
+              "\" is none of the model's, wanted ", known.substr(0, 300), " or a number below ",
+              count);
+}
+
+std::vector<LabelledInput> encode_rows(const TrainingSet& set, const SequenceClassifier& model,
+                                       int64_t max_tokens) {
+  check_labelled(set);
+  std::vector<TextInput> texts;
+  for (const TrainingRow& row : set.rows) texts.push_back({row.text, row.second});
+  std::vector<EncoderInput> inputs = model.encode(texts, max_tokens);
+  std::vector<LabelledInput> labelled;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    labelled.push_back(
+        {set.rows[i].id, std::move(inputs[i]), label_index(set.rows[i], model.labels())});
+  }
+  return labelled;
+}
+
+// The rows of a set in an order of its own for each epoch.
+class LabelStream {
+ public:
+  LabelStream(std::vector<LabelledInput> rows, uint64_t seed) : rows_(std::move(rows)) {
+    state_.seed = seed;
+    start_epoch(0);
+  }
+  const DataState& state() const { return state_; }
+  const std::vector<LabelledInput>& rows() const { return rows_; }
+  bool at_end() const { return state_.cursor == static_cast<int64_t>(rows_.size()); }
+  // REQUIRES: !at_end(). Index of the row.
+  size_t next() {
+    ++state_.position;
+    return order_[static_cast<size_t>(state_.cursor++)];
+  }
+  void start_epoch(int64_t epoch) {
+    state_.epoch = epoch;
+    state_.position = state_.cursor = 0;
+    order_.resize(rows_.size());
+    for (size_t i = 0; i < order_.size(); ++i) order_[i] = i;
+    SplitMix64 random = stream_of(state_.seed, static_cast<uint64_t>(epoch), 0);
+    shuffle(order_, random);
+  }
+  // Throws kInvalidArgument for a state of another seed or a smaller set.
+  void restore(const DataState& state) {
+    QUARRY_CHECK(state.seed == state_.seed && state.cursor <= static_cast<int64_t>(rows_.size()),
+                 ErrorCode::kInvalidArgument, "the data state is of seed ", state.seed, ", row ",
+                 state.cursor, "; this run has seed ", state_.seed, " and ", rows_.size(), " rows");
+    start_epoch(state.epoch);
+    state_.position = state.position;
+    state_.cursor = state.cursor;
+  }
+
+ private:
+  std::vector<LabelledInput> rows_;
+  std::vector<size_t> order_;
+  DataState state_;
+};
+
+LoadedHead<SequenceClassifier> load_classifier(const FinetuneConfig& config,
+                                               const TrainingSet& train_set) {
+  QUARRY_CHECK(!config.model.path.empty(), ErrorCode::kInvalidArgument,
+               "recipe is classification and model.path empty, wanted an encoder of the BERT "
+               "family, with or without a classification head");
+  check_labelled(train_set);
+  if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));
+  NewHeadOptions head;
+  head.labels = labels_of(train_set);
+  head.seed = config.training.seed;
+  if (!config.adapter.start_from.empty()) {
+    const auto notes = read_adapter_notes(config.adapter.start_from);
+    if (notes && !notes->labels.empty()) head.labels = notes->labels;
+  }
+  auto loaded = load_sequence_classifier(
+      config.model.path,
+      config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast,
+      head);
+  QUARRY_CHECK(loaded.model->labels().size() >= 2, ErrorCode::kInvalidArgument, loaded.name,
+               loaded.head_is_new ? ": the rows have " : ": the head has ",
+               loaded.model->labels().size(), " label, wanted two or more");
+  return loaded;
+}
+
+// modules_to_save has to name layers of the head alone, all of whose parameters can be trained.
+void check_saved_modules(const LoraConfig& config, const SequenceClassifier& model) {
+  for (const std::string& entry : config.modules_to_save()) {
+    if (entry == "score") continue;  // the name of other heads, which PEFT adds as well
+    const auto copies = [&entry](const std::string& name) { return saves_module(entry, name); };
+    const auto& tensors = model.tensor_slots();
+    const auto& linears = model.linear_slots();
+    const bool of_head = std::any_of(tensors.begin(), tensors.end(),
+                                     [&](const auto& slot) { return copies(slot.name); });
+    const bool of_encoder = std::any_of(linears.begin(), linears.end(), [&](const auto& slot) {
+      const bool is_heads = std::any_of(tensors.begin(), tensors.end(), [&](const auto& tensor) {
+        return tensor.name == slot.path + ".weight";
+      });
+      return !is_heads && copies(slot.path + ".weight");
+    });
+    QUARRY_CHECK(of_head && !of_encoder, ErrorCode::kInvalidArgument,
+                 "adapter.modules_to_save holds \"", entry,
+                 "\", of a classifier only its head is trained whole: wanted ",
+                 tensors.front().name.substr(0, tensors.front().name.rfind('.')), " or classifier");
+  }
+}
+
+RunAdapter make_classifier_adapter(const FinetuneConfig& config,
+                                   const LoadedHead<SequenceClassifier>& base) {
+  const SequenceClassifier& model = *base.model;
+  RunAdapter made;
+  const std::filesystem::path start = config.adapter.start_from;
+  if (!start.empty()) {
+    check_adapter_base(start, base.content_hash, base.name);
+    made.config = std::make_unique<LoraConfig>(LoraConfig::load(start / "adapter_config.json"));
+    made.adapter = LoraAdapter::load(start, model.linear_slots(), model.tensor_slots());
+    return made;
+  }
+  LoraSettings settings = adapter_settings(config.adapter, model.linear_slots());
+  settings.task_type = "SEQ_CLS";
+  if (settings.base_model_name_or_path.empty()) settings.base_model_name_or_path = base.name;
+  for (const char* name : {"classifier", "score"}) {  // as PEFT does for this task
+    std::vector<std::string>& saved = settings.modules_to_save;
+    if (std::find(saved.begin(), saved.end(), name) == saved.end()) saved.emplace_back(name);
+  }
+  made.config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
+  check_saved_modules(*made.config, model);
+  made.adapter = create_adapter(*made.config, model.linear_slots(), settings.init_lora_weights,
+                                config.training.seed);
+  for (const CausalLm::TensorSlot& slot : model.tensor_slots()) {
+    if (!made.config->copies(slot.name)) continue;
+    FullTensor& full = made.adapter->mutable_full()[slot.name];
+    full.shape = slot.shape;
+    full.use = slot.use;
+    full.values = model.tensor_values(slot.name);
+    full.pack();
+  }
+  return made;
+}
+
+class ClassificationRecipe final : public Recipe {
+ public:
+  explicit ClassificationRecipe(const DataInputs& inputs)
+      : inputs_(inputs),
+        base_(load_classifier(inputs.config, inputs.train_set)),
+        trained_(make_classifier_adapter(inputs.config, base_)),
+        stream_(encode_rows(inputs.train_set, *base_.model, inputs.config.training.max_seq_len),
+                inputs.config.training.seed) {
+    optimizer_ = make_optimizer(inputs.config.training.optimizer, inputs.config.adamw_options());
+    trainer_ =
+        std::make_unique<ClassifierTrainer>(*base_.model, *trained_.config, *trained_.adapter,
+                                            *optimizer_, trainer_options(inputs.config));
+    summary_.rows = static_cast<int64_t>(inputs.train_set.rows.size());
+  }
+
+  double sequences_per_epoch() const override { return static_cast<double>(stream_.rows().size()); }
+  int64_t epoch() const override { return stream_.state().epoch; }
+  double epoch_progress() const override {
+    return static_cast<double>(stream_.state().cursor) / static_cast<double>(stream_.rows().size());
+  }
+
+  bool take_batch(const std::function<bool()>& may_take) override {
+    before_ = stream_.state();
+    batch_.clear();
+    taken_.clear();
+    while (static_cast<int64_t>(batch_.size()) < inputs_.config.training.batch_size && may_take()) {
+      if (stream_.at_end()) stream_.start_epoch(stream_.state().epoch + 1);
+      taken_.push_back(stream_.next());
+      batch_.push_back(stream_.rows()[taken_.back()]);
+      count(batch_.back());
+    }
+    return !batch_.empty();
+  }
+  StepResult learn_batch(double learning_rate) override {
+    try {
+      return trainer_->step(batch_, learning_rate);
+    } catch (const Error&) {
+      stream_.restore(before_);
+      throw;
+    }
+  }
+
+  std::vector<std::string> examples(size_t most) const override {
+    std::vector<std::string> texts;
+    for (size_t i = 0; i < std::min(most, batch_.size()); ++i) {
+      const TrainingRow& row = inputs_.train_set.rows[taken_[i]];
+      texts.push_back(concat(row.id, ", ", batch_[i].num_tokens(), " tokens: ", row.text,
+                             row.second ? " | " + *row.second : "", " -> ",
+                             base_.model->labels()[static_cast<size_t>(batch_[i].label)]));
+    }
+    return texts;
+  }
+  const std::string& base_name() const override { return base_.name; }
+
+  std::optional<double> evaluate(std::vector<std::pair<std::string, double>>& figures) override {
+    if (!eval_rows_) {
+      const std::optional<TrainingSet> set = evaluation_set(inputs_);
+      eval_rows_ = set ? encode_rows(*set, *base_.model, inputs_.config.training.max_seq_len)
+                       : std::vector<LabelledInput>();
+    }
+    if (eval_rows_->empty()) return std::nullopt;
+    const ClassifierTrainer::Evaluation evaluation = trainer_->evaluate(*eval_rows_);
+    accuracy_ = evaluation.accuracy;
+    figures.emplace_back("accuracy", evaluation.accuracy);
+    return evaluation.loss;
+  }
+
+  int64_t steps_taken() const override { return trainer_->steps_taken(); }
+  const DataSummary& summary() const override { return summary_; }
+
+  // Activations are float32 and all kept.
+  TrainingShape shape() const override {
+    const ModelInfo info = describe_model(resolve_model(base_.path));
+    const std::filesystem::path config_path = std::filesystem::path(base_.path) / "config.json";
+    const Json json = read_json_file(config_path);
+    const ConfigValues values(json, config_path.string());
+    TrainingShape shape;
+    shape.model.num_layers = values.size("num_hidden_layers");
+    shape.model.hidden_size = values.size("hidden_size");
+    shape.model.intermediate_size = values.size("intermediate_size");
+    shape.model.vocab_size = values.size("vocab_size");
+    shape.model.num_parameters = info.parameters;
+    shape.q_width = shape.kv_width = shape.model.hidden_size;
+    shape.base_bytes =
+        inputs_.config.training.compute == "f32" ? 4 * info.parameters : info.weight_bytes;
+    for (const auto& [path, pair] : trained_.adapter->weights()) {
+      count_trained(pair.a.size(), shape);
+      count_trained(pair.b.size(), shape);
+    }
+    for (const auto& [name, full] : trained_.adapter->full()) {
+      count_trained(full.values.size(), shape);
+      // PEFT's copy stands beside a head of the base, which a new one is as well.
+      if (base_.head_is_new && name.find("classifier") == 0) {
+        shape.count.all += static_cast<int64_t>(full.values.size());
+      }
+    }
+    shape.count.all += info.parameters + shape.count.trainable;
+    for (const LabelledInput& input : batch_) {
+      shape.tokens = std::max(shape.tokens, input.num_tokens());
+    }
+    const auto in_batch = static_cast<int64_t>(batch_.size());
+    shape.tokens = std::max(shape.tokens, std::min(inputs_.config.training.micro_batch_tokens,
+                                                   in_batch * shape.tokens));
+    shape.is_exact = true;
+    shape.checkpointing = false;
+    shape.optimizer = inputs_.config.training.optimizer;
+    shape.threads = num_threads();
+    return shape;
+  }
+  std::vector<std::string> notices() const override {
+    if (!base_.head_is_new) return {};
+    return {concat("The base has no classification head: one for ", base_.model->labels().size(),
+                   " labels is made, trained and kept in the adapter.")};
+  }
+
+  SavedAdapters save_adapters(const std::filesystem::path& folder,
+                              const ModelCard& given) const override {
+    ModelCard card = given;
+    card.title = "LoRA adapter and classification head for " + base_.name;
+    card.base_model = base_.name;
+    card.base_model_hash = base_.content_hash;
+    card.pipeline_tag = "text-classification";
+    card.tags = {"lora", "text-classification"};
+    std::string labels;
+    for (const std::string& label : base_.model->labels()) {
+      labels += (labels.empty() ? "" : ", ") + label;
+    }
+    card.description += " Labels: " + labels + ".";
+    if (accuracy_) {
+      card.description +=
+          concat(" Accuracy on ", eval_rows_->size(), " evaluation rows: ", *accuracy_, ".");
+    }
+    auto& settings = card.hyperparameters;
+    settings.erase(std::remove_if(settings.begin(), settings.end(),
+                                  [](const auto& item) { return item.first == "passages"; }),
+                   settings.end());
+    SaveAdapterOptions options;
+    options.notes.base_content_hash = base_.content_hash;
+    options.notes.base_name = base_.name;
+    options.notes.labels = base_.model->labels();
+    options.model_card = model_card_markdown(card);
+    save_adapter(folder, *trained_.config, *trained_.adapter, options);
+    return {folder, {}};
+  }
+  void save(Checkpoint& checkpoint) override {
+    save_state(*trainer_, trained_.adapter.get(), *optimizer_, stream_, checkpoint);
+  }
+  void restore(const Checkpoint& checkpoint, const std::string& source) override {
+    restore_state(checkpoint, source, *trainer_, trained_.adapter.get(), *optimizer_, stream_);
+  }
+
+ private:
+  void count(const LabelledInput& row) {
+    ++summary_.groups;
+    ++summary_.sequences;
+    ++summary_.targets;
+    summary_.tokens += row.num_tokens();
+    if (row.num_tokens() <= summary_.longest) return;
+    summary_.longest = row.num_tokens();
+    summary_.longest_id = row.id;
+  }
+  static void count_trained(size_t values, TrainingShape& shape) {
+    const auto size = static_cast<int64_t>(values);
+    shape.count.trainable += size;
+    shape.packed_parameters += size;
+    if (size >= kMinElementsFor8bit) shape.count.in_large_tensors += size;
+  }
+
+  DataInputs inputs_;
+  LoadedHead<SequenceClassifier> base_;
+  RunAdapter trained_;
+  LabelStream stream_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<ClassifierTrainer> trainer_;
+  DataSummary summary_;
+  DataState before_;  // of the batch that was taken
+  std::vector<LabelledInput> batch_;
+  std::vector<size_t> taken_;                            // its rows
+  std::optional<std::vector<LabelledInput>> eval_rows_;  // once they have been read
+  std::optional<double> accuracy_;                       // of the last evaluation
+};
+
+}  // namespace
+
+std::unique_ptr<Recipe> make_classification_recipe(const DataInputs& inputs) {
+  return std::make_unique<ClassificationRecipe>(inputs);
+}
+
+}  // namespace quarry
