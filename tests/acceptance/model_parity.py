@@ -1,10 +1,10 @@
 """Holds our models against the reference frameworks on the real default models.
 
-  python model_parity.py TOOL SQUAD_PASSAGES [part ...]      parts: exact fast lora encoder
+  python model_parity.py TOOL SQUAD_PASSAGES [part ...]      parts: exact fast fast8 lora encoder
 
 TOOL is the built model_tool; SQUAD_PASSAGES a JSONL of {"text": ...}. Prints one line a check and
 exits 1 when a limit is missed. Made with torch 2.15, transformers 5.23, peft 0.21,
-sentence-transformers 6.2. Models come from ${QUARRY_HOME:-~/.local/share/quarry}/models.
+sentence-transformers 6.2 and, for fast8, llama-cpp-python 0.3.36. Models come from ${QUARRY_HOME:-~/.local/share/quarry}/models.
 """
 import glob
 import json
@@ -156,6 +156,29 @@ def check_fast(tool, report, tokenizer, model, prompts):
 
 
 @torch.no_grad()
+def check_fast8(tool, report, tokenizer, model, prompts):
+    """Eight-bit activations are as near to the float model as llama.cpp's on the same file."""
+    import llama_cpp
+    peer = llama_cpp.Llama(GENERATOR, n_ctx=1024, n_threads=2, n_threads_batch=2, logits_all=True,
+                           verbose=False)
+    ours, theirs, same_top = [], [], []
+    for row, values in zip(prompts, tool_logits(tool, "fast8", prompts)):
+        p = torch.log_softmax(torch.tensor(reference_logits(model, row)).double(), -1)
+        peer.reset()
+        peer.eval(row)
+        for logits, divergences in ((values, ours), (peer.scores[:len(row)], theirs)):
+            q = torch.log_softmax(torch.tensor(np.array(logits)).double(), -1)
+            divergences.append((p.exp() * (p - q)).sum(-1))
+        same_top.append((torch.tensor(np.array(values)).argmax(-1) == p.argmax(-1)).double())
+    mine, peers = (float(torch.cat(x).mean()) for x in (ours, theirs))
+    report.line(f"fast8, mean KL(reference || fast8) over {sum(map(len, prompts))} positions; "
+                f"llama.cpp {peers:.2e}", f"{mine:.2e}", "llama.cpp's", mine <= peers)
+    share = float(torch.cat(same_top).mean())
+    report.line("fast8, positions with the reference's most likely token", f"{share:.4f}", ".97",
+                share >= 0.97)
+
+
+@torch.no_grad()
 def check_lora(tool, report, tokenizer, model, prompts):
     from peft import LoraConfig, get_peft_model
     every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -206,12 +229,13 @@ def check_encoder(tool, report, passages_path):
 
 def main():
     tool, passages = sys.argv[1:3]
-    parts = sys.argv[3:] or ["exact", "fast", "lora", "encoder"]
+    parts = sys.argv[3:] or ["exact", "fast", "fast8", "lora", "encoder"]
     report = Report()
-    if set(parts) & {"exact", "fast", "lora"}:
+    if set(parts) & {"exact", "fast", "fast8", "lora"}:
         tokenizer, model = load_reference()
         prompts = make_prompts(tokenizer)
-        for part, check in (("exact", check_exact), ("fast", check_fast), ("lora", check_lora)):
+        for part, check in (("exact", check_exact), ("fast", check_fast), ("fast8", check_fast8),
+                            ("lora", check_lora)):
             if part in parts:
                 check(tool, report, tokenizer, model, prompts)
     if "encoder" in parts:

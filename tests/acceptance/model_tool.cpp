@@ -1,8 +1,9 @@
 // Runs a model on what standard input holds, for model_parity.py. Not installed.
-//   model_tool logits MODEL exact|fast [ADAPTER]   one line of token ids -> int32 T, int32 V,
+//   model_tool logits MODEL exact|fast|fast8 [ADAPTER]   one line of token ids -> int32 T, int32 V,
 //                                                  float32 logits [T, V]
-//   model_tool greedy MODEL exact|fast COUNT       one line of token ids -> one line of COUNT ids
-//   model_tool encode MODEL exact|fast             all lines, JSON strings -> float32 [lines, dim]
+//   model_tool greedy MODEL exact|fast|fast8 COUNT       one line of token ids -> one line of COUNT
+//   ids model_tool encode MODEL exact|fast             all lines, JSON strings -> float32 [lines,
+//   dim]
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -84,12 +85,16 @@ void encode(const quarry::TextEncoder& model) {
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::fputs("usage: model_tool logits|greedy|encode MODEL exact|fast [ADAPTER|COUNT]\n", stderr);
+    std::fputs("usage: model_tool logits|greedy|encode MODEL exact|fast|fast8 [ADAPTER|COUNT]\n",
+               stderr);
     return 2;
   }
   const std::string mode = argv[1];
-  const auto precision = std::string(argv[3]) == "exact" ? quarry::kernels::Precision::kExact
-                                                         : quarry::kernels::Precision::kFast;
+  using quarry::kernels::Precision;
+  const std::string name = argv[3];
+  const auto precision = name == "exact"   ? Precision::kExact
+                         : name == "fast8" ? Precision::kFast8
+                                           : Precision::kFast;
   try {
     if (mode == "encode") {
       encode(*quarry::load_text_encoder(argv[2], precision).model);
