@@ -338,6 +338,33 @@ inline void end_rows(const AttentionShape& shape, const AttentionTask& task,
   }
 }
 
+// Where the rows of one head's tile begin.
+template <typename T>
+struct KeyValueRows {
+  const T* k;
+  const T* v;
+};
+
+template <typename T>
+inline KeyValueRows<T> rows_at(const KeyValuePages<T>& kv, const AttentionShape& shape,
+                               int64_t kv_head, int64_t tile) {
+  const int64_t page = tile / kv.page_keys;
+  const int64_t offset = tile % kv.page_keys * shape.ldk + kv_head * shape.head_dim;
+  return {kv.k_pages[page] + kv.k_offset + offset, kv.v_pages[page] + kv.v_offset + offset};
+}
+
+// Asks for rows that come next: a head's are too far apart for the CPU to see a pattern.
+template <typename T>
+inline void fetch_rows(const KeyValueRows<T>& rows, int64_t count, const AttentionShape& shape) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t d = 0; d < shape.head_dim; d += kLine) {
+      __builtin_prefetch(rows.k + i * shape.ldk + d);
+      __builtin_prefetch(rows.v + i * shape.ldk + d);
+    }
+  }
+}
+
 template <typename Products, typename T>
 void attention_task_body(const AttentionShape& shape, const AttentionTask& task, const float* q,
                          const KeyValuePages<T>& kv, float* out, float* scratch) {
@@ -356,11 +383,13 @@ void attention_task_body(const AttentionShape& shape, const AttentionTask& task,
   }
   for (int64_t tile = first_key / kKeyTile * kKeyTile; tile < last_key; tile += kKeyTile) {
     const int64_t count = last_key - tile < kKeyTile ? last_key - tile : kKeyTile;
-    const int64_t page = tile / kv.page_keys;
-    const int64_t offset = tile % kv.page_keys * shape.ldk + task.kv_head * shape.head_dim;
-    const T* k = kv.k_pages[page] + kv.k_offset + offset;
-    const T* v = kv.v_pages[page] + kv.v_offset + offset;
-    Products::load_tile(s, k, v, shape.ldk, count, shape.head_dim);
+    const KeyValueRows<T> rows_of_tile = rows_at(kv, shape, task.kv_head, tile);
+    if (tile + kKeyTile < last_key) {
+      const int64_t rest = last_key - tile - kKeyTile;
+      fetch_rows(rows_at(kv, shape, task.kv_head, tile + kKeyTile),
+                 rest < kKeyTile ? rest : kKeyTile, shape);
+    }
+    Products::load_tile(s, rows_of_tile.k, rows_of_tile.v, shape.ldk, count, shape.head_dim);
     constexpr int kRows = Products::kMaxRows;
     int64_t row = 0;
     for (; row + kRows <= rows; row += kRows) {
