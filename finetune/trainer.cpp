@@ -25,6 +25,23 @@ void keep_freed_pages() {
 #endif
 }
 
+void finish_step(TrainedAdapter& trained, Optimizer& optimizer, double max_grad_norm,
+                 const std::string& first_id, StepResult& result) {
+  result.gradient_norm = clip_gradients(trained.gradient_views(), max_grad_norm);
+  QUARRY_CHECK(std::isfinite(result.loss) && std::isfinite(result.gradient_norm),
+               ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
+               " and the gradient's norm ", result.gradient_norm, " (batch from '", first_id,
+               "' on); the adapter is as step ", result.step - 1, " left it");
+  // A training that silently learns nothing costs a night.
+  const bool is_first = result.step == 1;
+  const uint64_t before = is_first ? hash_of_values(trained.parameters()) : 0;
+  optimizer.step(trained.parameters(), result.learning_rate);
+  trained.pack();
+  QUARRY_CHECK(!is_first || hash_of_values(trained.parameters()) != before, ErrorCode::kInternal,
+               "after the first step the adapter is as it was before: it learns nothing (is the "
+               "learning rate 0?)");
+}
+
 Trainer::Trainer(const CausalLm& model, const LoraConfig& config, LoraAdapter& adapter,
                  Optimizer& optimizer, const TrainerOptions& options)
     : model_(model), trained_(config, adapter), optimizer_(optimizer), options_(options) {
@@ -70,20 +87,8 @@ StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double lear
   }
   result.loss = total / static_cast<double>(result.targets);
 
-  result.gradient_norm = clip_gradients(trained_.gradient_views(), options_.max_grad_norm);
-  QUARRY_CHECK(std::isfinite(result.loss) && std::isfinite(result.gradient_norm),
-               ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
-               " and the gradient's norm ", result.gradient_norm, " (batch from '",
-               batch.front().id, "' on); the adapter is as step ", steps_taken_, " left it");
-  // A training that silently learns nothing costs a night.
-  const bool is_first = steps_taken_ == 0;
-  const uint64_t before = is_first ? hash_of_values(parameters()) : 0;
-  optimizer_.step(parameters(), learning_rate);
-  pack();
+  finish_step(trained_, optimizer_, options_.max_grad_norm, batch.front().id, result);
   ++steps_taken_;
-  QUARRY_CHECK(!is_first || hash_of_values(parameters()) != before, ErrorCode::kInternal,
-               "after the first step the adapter is as it was before: it learns nothing (is the "
-               "learning rate 0?)");
   return result;
 }
 

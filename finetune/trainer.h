@@ -39,6 +39,12 @@ struct StepResult {
 // pages that go back to the system in between are cleared and mapped again, for 3 % of the time.
 void keep_freed_pages();
 
+// The end of a step whose loss and gradients are there: clips them and moves the adapter. Throws
+// kInternal, with the adapter as it was before, when loss or gradient is not finite, naming the
+// step and `first_id`, the first of its batch; kInternal when the first step moved nothing.
+void finish_step(TrainedAdapter& trained, Optimizer& optimizer, double max_grad_norm,
+                 const std::string& first_id, StepResult& result);
+
 // Trains all that one adapter has on a frozen model. A step's gradient is that of the mean loss
 // over all of its targets, however the batch is cut into passes. One thread.
 class Trainer {

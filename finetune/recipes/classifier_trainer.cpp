@@ -76,19 +76,8 @@ StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, doub
   result.rows = result.tokens;
   result.figures = {{"accuracy", static_cast<double>(right) * weight}};
 
-  result.gradient_norm = clip_gradients(trained_.gradient_views(), options_.max_grad_norm);
-  QUARRY_CHECK(std::isfinite(result.loss) && std::isfinite(result.gradient_norm),
-               ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
-               " and the gradient's norm ", result.gradient_norm, " (batch from '",
-               batch.front().id, "' on); the adapter is as step ", steps_taken_, " left it");
-  const bool is_first = steps_taken_ == 0;
-  const uint64_t before = is_first ? hash_of_values(parameters()) : 0;
-  optimizer_.step(parameters(), learning_rate);
-  pack();
+  finish_step(trained_, optimizer_, options_.max_grad_norm, batch.front().id, result);
   ++steps_taken_;
-  QUARRY_CHECK(!is_first || hash_of_values(parameters()) != before, ErrorCode::kInternal,
-               "after the first step the adapter is as it was before: it learns nothing (is the "
-               "learning rate 0?)");
   return result;
 }
 
