@@ -360,7 +360,7 @@ ActivationView prepare_rows(const Twins& twins, Layout layout, const float* x, i
   });
   view.codes = codes;
   view.scales = scales;
-  view.centers = sums;
+  if (layout == Layout::kBytes) view.centers = sums;
   return view;
 }
 
@@ -428,7 +428,7 @@ void multiply_panel(const Twins& twins, const PanelSource& source, Layout layout
     part.codes += first * element;
     if (!is_dense(layout)) {
       part.scales += first / panel_block(layout);
-      part.centers += first / panel_block(layout);
+      if (part.centers != nullptr) part.centers += first / panel_block(layout);
     }
     const TileRange range = {0, m, 0, panel.view.strips};
     if (first == 0) {
