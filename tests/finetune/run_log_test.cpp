@@ -5,12 +5,12 @@
 
 #include <cmath>
 #include <fstream>
-#include <iterator>
 #include <limits>
 
 #include "data/core/cpu_isa.h"
 #include "data/core/error.h"
 #include "finetune/loss_curve_svg.h"
+#include "tests/support/read_file.h"
 #include "tests/support/temporary_folder.h"
 
 namespace quarry {
@@ -18,11 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-std::string read_text(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 fs::path event_file(const fs::path& folder) {
   fs::path found;
@@ -43,7 +38,7 @@ TEST(RunLog, WritesOneLineARowAndTheSameToTensorboard) {
   RunLog log(run.path(), -1);
   log.append(train_row(1));
   log.append({1, "eval", {{"loss", 2.5}, {"f1", std::numeric_limits<double>::quiet_NaN()}}});
-  EXPECT_EQ(read_text(run.path() / "metrics.jsonl"),
+  EXPECT_EQ(test::read_file(run.path() / "metrics.jsonl"),
             "{\"step\":1,\"phase\":\"train\",\"loss\":3.0,\"learning_rate\":0.1}\n"
             "{\"step\":1,\"phase\":\"eval\",\"loss\":2.5,\"f1\":null}\n");
   const std::vector<ScalarEvent> events = read_scalar_events(event_file(run.path()));
@@ -74,7 +69,8 @@ TEST(RunLog, ResumeCutsBackToItsStepAndGoesOnAsIfNothingHappened) {
     EXPECT_EQ(log.rows()[2].values[0].second, 1.0);
     for (int64_t step = 4; step <= 6; ++step) log.append(train_row(step));
   }
-  EXPECT_EQ(read_text(broken.path() / "metrics.jsonl"), read_text(whole.path() / "metrics.jsonl"));
+  EXPECT_EQ(test::read_file(broken.path() / "metrics.jsonl"),
+            test::read_file(whole.path() / "metrics.jsonl"));
   EXPECT_EQ(read_scalar_events(event_file(broken.path())).size(), 6U);
 }
 
@@ -83,7 +79,7 @@ TEST(RunLog, AFreshStartForgetsWhatWasThere) {
   RunLog(run.path(), -1).append(train_row(1));
   RunLog log(run.path(), -1);
   EXPECT_TRUE(log.rows().empty());
-  EXPECT_EQ(read_text(run.path() / "metrics.jsonl"), "");
+  EXPECT_EQ(test::read_file(run.path() / "metrics.jsonl"), "");
   EXPECT_TRUE(read_scalar_events(event_file(run.path())).empty());
 }
 
@@ -113,7 +109,7 @@ TEST(RunLog, LossCurveShowsTrainAndEval) {
   for (int64_t step = 1; step <= 20; ++step) log.append(train_row(step));
   log.append({10, "eval", {{"loss", 1.5}}});
   log.write_loss_curve("a <run> & more");
-  const std::string svg = read_text(run.path() / "loss_curve.svg");
+  const std::string svg = test::read_file(run.path() / "loss_curve.svg");
   EXPECT_THAT(svg, HasSubstr("a &lt;run&gt; &amp; more"));
   EXPECT_THAT(svg, HasSubstr("eval loss"));
   EXPECT_THAT(svg, HasSubstr(">0</text>"));

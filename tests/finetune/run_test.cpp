@@ -5,11 +5,11 @@
 
 #include <cmath>
 #include <fstream>
-#include <iterator>
 
 #include "data/core/error.h"
 #include "data/core/hash.h"
 #include "generator/nn/lora.h"
+#include "tests/support/read_file.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_llama_gguf.h"
 
@@ -17,11 +17,6 @@ namespace quarry {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 class FinetuneRunTest : public ::testing::Test {
  protected:
@@ -49,7 +44,7 @@ class FinetuneRunTest : public ::testing::Test {
     return config;
   }
   std::string weights(const std::string& out) const {
-    return read(folder_.path() / out / "last" / "adapter_model.safetensors");
+    return test::read_file(folder_.path() / out / "last" / "adapter_model.safetensors");
   }
   // The message of a run that must fail.
   static std::string error_of(const FinetuneConfig& config, bool resume = false,
@@ -83,7 +78,7 @@ TEST_F(FinetuneRunTest, ResumedRunIsBitEqualAndTheBaseIsUntouched) {
   EXPECT_EQ(weights("cut"), weights("whole"));
   EXPECT_NE(weights("whole"), "");
   // metrics.jsonl has every step once.
-  const std::string metrics = read(folder_.path() / "cut" / "metrics.jsonl");
+  const std::string metrics = test::read_file(folder_.path() / "cut" / "metrics.jsonl");
   for (int step = 1; step <= 7; ++step) {
     const std::string key = "\"step\":" + std::to_string(step) + ",";
     const size_t at = metrics.find(key);
@@ -149,7 +144,7 @@ TEST_F(FinetuneRunTest, LeavesARunFolderAndAnAdapterThatServesTheModel) {
     EXPECT_TRUE(std::filesystem::exists(run / name)) << name;
   }
   EXPECT_GT(outcome.best_eval_loss, 0.0);
-  EXPECT_THAT(read(run / "metrics.jsonl"), HasSubstr("\"phase\":\"eval\""));
+  EXPECT_THAT(test::read_file(run / "metrics.jsonl"), HasSubstr("\"phase\":\"eval\""));
   const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
   const auto adapter = LoraAdapter::load(run / "last", *loaded.model);
   EXPECT_EQ(adapter->weights().size(), 14u);
@@ -226,7 +221,7 @@ TEST_F(FinetuneRunTest, EncoderDecodersLearnPromptsAndCompletions) {
     FinetuneRun(options).train(false, events);
     ASSERT_EQ(losses.size(), 30u);
     EXPECT_LT(losses.back(), 0.8 * losses.front()) << name;
-    EXPECT_THAT(read(folder_.path() / name / "last" / "adapter_config.json"),
+    EXPECT_THAT(test::read_file(folder_.path() / name / "last" / "adapter_config.json"),
                 HasSubstr("SEQ_2_SEQ_LM"));
     const LoadedGenerator loaded = load_generator(options.model.path, kernels::Precision::kFast);
     const auto adapter = LoraAdapter::load(folder_.path() / name / "last", *loaded.model);

@@ -7,7 +7,6 @@
 
 #include <cmath>
 #include <fstream>
-#include <iterator>
 
 #include "data/core/hash.h"
 #include "data/core/json.h"
@@ -18,6 +17,7 @@
 #include "generator/nn/lora.h"
 #include "generator/nn/lora_config.h"
 #include "tests/generator/models/model_test_util.h"
+#include "tests/support/read_file.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_llama_gguf.h"
 
@@ -42,10 +42,6 @@ class SeedRow : public ::testing::Test {
   fs::path write(const std::string& name, const std::string& text) const {
     std::ofstream(folder_.path() / name, std::ios::binary) << text;
     return folder_.path() / name;
-  }
-  std::string read(const fs::path& path) const {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
   }
   // What every row has: a seed, an output folder, and passes of a few tokens.
   FinetuneConfig config(const std::string& out) const {

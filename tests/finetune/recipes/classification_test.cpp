@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <fstream>
-#include <iterator>
 
 #include "data/core/error.h"
 #include "data/core/hash.h"
@@ -14,6 +13,7 @@
 #include "generator/decode/random.h"
 #include "generator/nn/lora.h"
 #include "generator/nn/lora_save.h"
+#include "tests/support/read_file.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_llama_gguf.h"
 
@@ -21,11 +21,6 @@ namespace quarry {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 class Classification : public ::testing::Test {
  protected:
@@ -108,7 +103,7 @@ TEST_F(Classification, ATinyBertLearnsAndItsAdapterReloadsToTheSameLogits) {
   const Json saved = read_json_file(last / "adapter_config.json");
   EXPECT_EQ(saved.at("task_type"), "SEQ_CLS");
   EXPECT_EQ(saved.at("modules_to_save"), Json::array({"classifier", "score"}));
-  EXPECT_THAT(read(last / "README.md"),
+  EXPECT_THAT(test::read_file(last / "README.md"),
               HasSubstr("Labels: early, late. Accuracy on 60 evaluation rows"));
   const AdapterNotes kept = *read_adapter_notes(last);
   EXPECT_EQ(kept.labels, (std::vector<std::string>{"early", "late"}));
@@ -139,7 +134,7 @@ TEST_F(Classification, ATinyBertLearnsAndItsAdapterReloadsToTheSameLogits) {
     right += (row[1] > row[0]) == (labels[i] == 1) ? 1.0 : 0.0;
   }
   EXPECT_EQ(right / 60.0, figure(outcome, "accuracy"));
-  const std::string metrics = read(folder_.path() / "run" / "metrics.jsonl");
+  const std::string metrics = test::read_file(folder_.path() / "run" / "metrics.jsonl");
   const Json last_line = Json::parse(metrics.substr(metrics.rfind("{\"")));
   EXPECT_EQ(last_line.at("phase"), "eval");
   EXPECT_NEAR(last_line.at("loss").get<double>(), loss / 60.0, 1e-9);
@@ -160,7 +155,7 @@ TEST_F(Classification, ResumedRunIsBitEqual) {
   EXPECT_THROW(FinetuneRun(cut).train(false, events), Error);
   EXPECT_EQ(FinetuneRun(cut).train(true, {}).steps, 20);
   const auto weights = [&](const char* name) {
-    return read(folder_.path() / name / "last" / "adapter_model.safetensors");
+    return test::read_file(folder_.path() / name / "last" / "adapter_model.safetensors");
   };
   EXPECT_EQ(weights("cut"), weights("whole"));
   EXPECT_NE(weights("cut"), "");

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <iterator>
 
 #include "data/core/error.h"
 #include "data/store/passage_store.h"
@@ -10,6 +9,7 @@
 #include "generator/nn/lora.h"
 #include "retriever/embedder.h"
 #include "retriever/vector_sync.h"
+#include "tests/support/read_file.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_llama_gguf.h"
 
@@ -19,11 +19,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr int kPlaces = 12;
-
-std::string read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 class RagRunTest : public ::testing::Test {
  protected:
@@ -81,7 +76,7 @@ class RagRunTest : public ::testing::Test {
   }
 
   std::string weights(const std::string& adapter) const {
-    return read(folder_.path() / adapter / "adapter_model.safetensors");
+    return test::read_file(folder_.path() / adapter / "adapter_model.safetensors");
   }
   std::string error_of(const FinetuneConfig& config, const FinetuneEvents& events = {}) const {
     try {
@@ -110,7 +105,7 @@ TEST_F(RagRunTest, BothAdaptersAreLeftAndServe) {
     EXPECT_EQ(LoraAdapter::load(outcome.best_adapter, *loaded.model)->weights().size(), 14u);
     const auto tuned = Embedder::load(bert_.string(), outcome.best_query_adapter);
     EXPECT_NE(tuned->embed_query("What?"), Embedder::load(bert_.string())->embed_query("What?"));
-    const std::string metrics = read(folder_.path() / recipe / "metrics.jsonl");
+    const std::string metrics = test::read_file(folder_.path() / recipe / "metrics.jsonl");
     for (const char* figure : {"posterior_entropy", "distinct_passages", "answer_recall",
                                "query_gradient_norm", "\"phase\":\"eval\""}) {
       EXPECT_THAT(metrics, HasSubstr(figure));

@@ -240,6 +240,25 @@ TEST_P(Attention, MatchesDoubleWithLinearBiases) {
   }
 }
 
+// `whole` has as many queries as keys.
+template <typename T>
+void expect_chunks_equal_the_whole(const AttentionShape& whole, const std::vector<float>& q,
+                                   const std::vector<T>& k, const std::vector<T>& v) {
+  std::vector<float> expected(q.size());
+  attention(whole, q.data(), k.data(), v.data(), expected.data());
+  for (const int64_t chunk : {1, 7, 64, 100}) {
+    std::vector<float> out(q.size());
+    for (int64_t begin = 0; begin < whole.num_keys; begin += chunk) {
+      AttentionShape part = whole;
+      part.num_queries = std::min(chunk, whole.num_keys - begin);
+      part.num_keys = begin + part.num_queries;
+      attention(part, q.data() + begin * whole.ldq, k.data(), v.data(),
+                out.data() + begin * whole.ldo);
+    }
+    ASSERT_EQ(out, expected) << "chunk " << chunk << " window " << whole.window;
+  }
+}
+
 TEST_P(Attention, ChunksEqualTheWholeBitForBit) {
   const int64_t keys = 203;
   const std::vector<float> slopes = {0.5f, 0.25f, 0.01f, 1.0f, 0.1f, 0.2f};
@@ -250,19 +269,7 @@ TEST_P(Attention, ChunksEqualTheWholeBitForBit) {
     const auto q = random_floats(keys * whole.ldq, 1);
     const auto k = to_half(random_floats(keys * whole.ldk, 2));
     const auto v = to_half(random_floats(keys * whole.ldk, 3));
-    std::vector<float> expected(q.size());
-    attention(whole, q.data(), k.data(), v.data(), expected.data());
-    for (const int64_t chunk : {1, 7, 64, 100}) {
-      std::vector<float> out(q.size());
-      for (int64_t begin = 0; begin < keys; begin += chunk) {
-        AttentionShape part = whole;
-        part.num_queries = std::min(chunk, keys - begin);
-        part.num_keys = begin + part.num_queries;
-        attention(part, q.data() + begin * whole.ldq, k.data(), v.data(),
-                  out.data() + begin * whole.ldo);
-      }
-      ASSERT_EQ(out, expected) << "chunk " << chunk << " window " << window;
-    }
+    expect_chunks_equal_the_whole(whole, q, k, v);
   }
 }
 
@@ -272,19 +279,7 @@ TEST_P(Attention, ChunksOfBFloat16EqualTheWholeBitForBit) {
   const auto q = random_floats(keys * whole.ldq, 1);
   const auto k = to_bfloat16(random_floats(keys * whole.ldk, 2));
   const auto v = to_bfloat16(random_floats(keys * whole.ldk, 3));
-  std::vector<float> expected(q.size());
-  attention(whole, q.data(), k.data(), v.data(), expected.data());
-  for (const int64_t chunk : {1, 7, 64, 100}) {
-    std::vector<float> out(q.size());
-    for (int64_t begin = 0; begin < keys; begin += chunk) {
-      AttentionShape part = whole;
-      part.num_queries = std::min(chunk, keys - begin);
-      part.num_keys = begin + part.num_queries;
-      attention(part, q.data() + begin * whole.ldq, k.data(), v.data(),
-                out.data() + begin * whole.ldo);
-    }
-    ASSERT_EQ(out, expected) << "chunk " << chunk;
-  }
+  expect_chunks_equal_the_whole(whole, q, k, v);
 }
 
 TEST_P(Attention, ThreadsDoNotChangeTheResult) {
