@@ -71,10 +71,11 @@ Embedder::Embedder(LoadedEncoder encoder, std::shared_ptr<const LoraAdapter> que
 }
 
 std::unique_ptr<Embedder> Embedder::load(const std::string& model, const fs::path& query_adapter,
-                                         const std::string& query_encoder) {
-  LoadedEncoder encoder = load_text_encoder(model, kernels::Precision::kFast);
+                                         const std::string& query_encoder,
+                                         kernels::Precision precision) {
+  LoadedEncoder encoder = load_text_encoder(model, precision);
   std::optional<LoadedEncoder> queries;
-  if (!query_encoder.empty()) queries = load_text_encoder(query_encoder, kernels::Precision::kFast);
+  if (!query_encoder.empty()) queries = load_text_encoder(query_encoder, precision);
   std::shared_ptr<const LoraAdapter> adapter;
   if (!query_adapter.empty()) {
     const LoadedEncoder& side = queries ? *queries : encoder;

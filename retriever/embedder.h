@@ -32,11 +32,13 @@ class Embedder {
   explicit Embedder(LoadedEncoder encoder,
                     std::shared_ptr<const LoraAdapter> query_adapter = nullptr,
                     std::optional<LoadedEncoder> query_encoder = std::nullopt);
-  // `query_adapter`: a PEFT folder, `query_encoder`: as `model`; empty: none. Throws as
-  // load_text_encoder(), LoraAdapter::load(), check_adapter_base() and the constructor.
+  // `query_adapter`: a PEFT folder, `query_encoder`: as `model`; empty: none. Vectors of another
+  // precision are near enough to search one index. Throws as load_text_encoder(),
+  // LoraAdapter::load(), check_adapter_base() and the constructor.
   static std::unique_ptr<Embedder> load(const std::string& model,
                                         const std::filesystem::path& query_adapter = {},
-                                        const std::string& query_encoder = "");
+                                        const std::string& query_encoder = "",
+                                        kernels::Precision precision = kernels::Precision::kFast);
 
   const std::string& name() const { return encoder_.name; }
   const std::string& content_hash() const { return encoder_.content_hash; }

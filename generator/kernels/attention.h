@@ -13,7 +13,7 @@ struct RelativeBias {
 
 // Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) of one sequence.
 //   q [T, H, D]  out [T, H, D]  row stride ldq / ldo floats (H*D when packed)
-//   k, v: S rows; row s of head h at  k + s * ldk + h * D  (float32, IEEE half or bfloat16)
+//   k, v: S rows; row s of head h at  k + s * ldk + h * D  (float32 or IEEE half), or tiles
 // Query t sees keys [max(0, S - T + t + 1 - window), S - T + t] when `causal`, else all S keys.
 // Softmax runs in float32. Scores are multiplied by `scale`; with `alibi_slopes` (Press et al.
 // 2021, arXiv:2108.12409) head h then adds alibi_slopes[h] * (key - query), places counted from key
@@ -35,10 +35,6 @@ struct AttentionShape {
   RelativeBias relative_bias;
 };
 
-struct BFloat16 {
-  uint16_t bits;
-};
-
 // Where keys and values lie: row s of k at k_pages[s / page_keys] + k_offset + (s % page_keys) *
 // ldk, of v likewise. REQUIRES: page_keys is a multiple of 64, or at least S.
 template <typename T>
@@ -50,21 +46,26 @@ struct KeyValuePages {
   int64_t v_offset = 0;
 };
 
+// Keys and values as bfloat16, tile t of 64 keys at k_pages[t] + k_offset and v_pages[t] +
+// v_offset, laid out as key_value_tiles.h says. shape.ldk has no meaning.
+struct KeyValueTiles {
+  const uint16_t* const* k_pages = nullptr;
+  const uint16_t* const* v_pages = nullptr;
+  int64_t k_offset = 0;
+  int64_t v_offset = 0;
+};
+
 void attention(const AttentionShape& shape, const float* q, const KeyValuePages<float>& kv,
                float* out);
 // Keys and values as IEEE half bits.
 void attention(const AttentionShape& shape, const float* q, const KeyValuePages<uint16_t>& kv,
                float* out);
-// Keys and values as bfloat16. The scaled queries and the probabilities are rounded to it, too:
-// twice as fast where the CPU multiplies bfloat16.
-void attention(const AttentionShape& shape, const float* q, const KeyValuePages<BFloat16>& kv,
-               float* out);
+// The scaled queries and the probabilities are rounded to bfloat16, too.
+void attention(const AttentionShape& shape, const float* q, const KeyValueTiles& kv, float* out);
 // Keys and values without pages.
 void attention(const AttentionShape& shape, const float* q, const float* k, const float* v,
                float* out);
 void attention(const AttentionShape& shape, const float* q, const uint16_t* k, const uint16_t* v,
-               float* out);
-void attention(const AttentionShape& shape, const float* q, const BFloat16* k, const BFloat16* v,
                float* out);
 
 }  // namespace quarry::kernels

@@ -7,11 +7,13 @@ namespace quarry::kernels::avx512 {
 
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
                     const KeyValuePages<float>& kv, float* out, float* scratch) {
-  attention_task_body<FloatProducts<VecAvx512, 6, 4, float>>(shape, task, q, kv, out, scratch);
+  attention_task_body<FloatProducts<VecAvx512, 6, 4, KeyValuePages<float>>>(shape, task, q, kv, out,
+                                                                            scratch);
 }
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
                     const KeyValuePages<uint16_t>& kv, float* out, float* scratch) {
-  attention_task_body<FloatProducts<VecAvx512, 6, 4, uint16_t>>(shape, task, q, kv, out, scratch);
+  attention_task_body<FloatProducts<VecAvx512, 6, 4, KeyValuePages<uint16_t>>>(shape, task, q, kv,
+                                                                               out, scratch);
 }
 
 }  // namespace quarry::kernels::avx512

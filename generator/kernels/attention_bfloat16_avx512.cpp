@@ -4,10 +4,9 @@
 #include "generator/kernels/attention_body.h"
 #include "generator/kernels/vec_avx512.h"
 
-// Attention over bfloat16 keys and values with products of pairs of bfloat16 (vdpbf16ps). In the
-// scratch a row of q is [padded / 2] pairs, the tile of K [padded / 2][kKeyTile] pairs of
-// neighbouring dimensions, that of V [kKeyTile / 2][padded] pairs of neighbouring keys, and a row
-// of probabilities [kKeyTile / 2] pairs.
+// Attention over tiles of bfloat16 with products of pairs (vdpbf16ps), which it reads where they
+// lie in the cache. In the scratch a row of q is [padded / 2] pairs and a row of probabilities
+// [kKeyTile / 2] pairs.
 namespace quarry::kernels::avx512 {
 namespace {
 
@@ -31,49 +30,8 @@ inline void round_in_place(float* values, int64_t count) {
   }
 }
 
-// Elements d .. d + 31 of a row of head_dim, zeros behind it.
-inline __m512i load_row(const BFloat16* row, int64_t d, int64_t head_dim) {
-  const int64_t left = head_dim - d;
-  const __mmask32 mask = left >= 32 ? 0xffffffffu : (uint32_t{1} << left) - 1;
-  return _mm512_maskz_loadu_epi16(mask, row + d);
-}
-
-void load_keys(const AttentionScratch& s, const BFloat16* k, int64_t ldk, int64_t count,
-               int64_t head_dim) {
-  for (int64_t key = 0; key < kKeyTile; key += 16) {
-    for (int64_t d = 0; d < head_dim; d += 32) {
-      VecAvx512 rows[16];
-      for (int i = 0; i < 16; ++i) {
-        const bool exists = key + i < count;
-        rows[i].v = exists ? _mm512_castsi512_ps(load_row(k + (key + i) * ldk, d, head_dim))
-                           : _mm512_setzero_ps();
-      }
-      transpose_block(rows, s.k + d / 2 * kKeyTile + key, kKeyTile);
-    }
-  }
-}
-
-void load_values(const AttentionScratch& s, const BFloat16* v, int64_t ldk, int64_t count,
-                 int64_t head_dim) {
-  alignas(64) uint16_t order[2][32];
-  for (int i = 0; i < 32; ++i) {
-    const int from = i / 2 + i % 2 * 32;
-    order[0][i] = static_cast<uint16_t>(from);
-    order[1][i] = static_cast<uint16_t>(from + 16);
-  }
-  const __m512i first = _mm512_load_si512(order[0]);
-  const __m512i second = _mm512_load_si512(order[1]);
-  for (int64_t key = 0; key < count; key += 2) {
-    uint32_t* pairs = as_pairs(s.v) + key / 2 * s.padded;
-    for (int64_t d = 0; d < head_dim; d += 32) {
-      const __m512i even = load_row(v + key * ldk, d, head_dim);
-      const __m512i odd =
-          key + 1 < count ? load_row(v + (key + 1) * ldk, d, head_dim) : _mm512_setzero_si512();
-      _mm512_storeu_si512(pairs + d, _mm512_permutex2var_epi16(even, first, odd));
-      if (d + 16 >= s.padded) continue;
-      _mm512_storeu_si512(pairs + d + 16, _mm512_permutex2var_epi16(even, second, odd));
-    }
-  }
+inline void fetch_lines(const uint32_t* pairs, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) _mm_prefetch(pairs + i, _MM_HINT_T1);
 }
 
 struct PairProducts {
@@ -84,23 +42,30 @@ struct PairProducts {
     for (int64_t row = 0; row < rows; ++row) round_in_place(s.q + row * s.padded, s.padded);
   }
 
-  static void load_tile(const AttentionScratch& s, const BFloat16* k, const BFloat16* v,
-                        int64_t ldk, int64_t count, int64_t head_dim) {
-    load_keys(s, k, ldk, count, head_dim);
-    load_values(s, v, ldk, count, head_dim);
+  // A pass over few rows waits for memory: it asks for the next tile while it works on this one.
+  static void load_tile(AttentionScratch& s, const AttentionShape&, const KeyValueTiles& kv,
+                        const TileKeys& keys, int64_t rows) {
+    const KeyValueRows<uint32_t> pairs = pairs_at(kv, s, keys.kv_head, keys.tile);
+    s.pairs_k = pairs.k;
+    s.pairs_v = pairs.v;
+    const bool has_next = rows <= kMaxRows && keys.tile + kKeyTile < keys.last_key;
+    const KeyValueRows<uint32_t> next =
+        has_next ? pairs_at(kv, s, keys.kv_head, keys.tile + kKeyTile) : pairs;
+    s.next_k = has_next ? next.k : nullptr;
+    s.next_v = has_next ? next.v : nullptr;
   }
 
   template <int kRows>
   static void score(const AttentionScratch& s, int64_t row, int64_t) {
-    const uint32_t* keys = as_pairs(s.k);
     __m512 total[kRows][kVectors];
     for (int r = 0; r < kRows; ++r) {
       for (int i = 0; i < kVectors; ++i) total[r][i] = _mm512_setzero_ps();
     }
     for (int64_t pair = 0; pair < s.padded / 2; ++pair) {
+      if (s.next_k != nullptr) fetch_lines(s.next_k + pair * kKeyTile, kKeyTile);
       __m512bh columns[kVectors];
       for (int i = 0; i < kVectors; ++i) {
-        columns[i] = load_pairs(keys + pair * kKeyTile + 16 * i);
+        columns[i] = load_pairs(s.pairs_k + pair * kKeyTile + 16 * i);
       }
       for (int r = 0; r < kRows; ++r) {
         const __m512bh value = broadcast_pair(as_pairs(s.q + (row + r) * s.padded) + pair);
@@ -123,6 +88,7 @@ struct PairProducts {
     for (; d + kVectors * 16 <= s.padded; d += kVectors * 16) {
       accumulate_columns<kRows, kVectors>(s, row, d, keys);
     }
+    for (; d + 32 <= s.padded; d += 32) accumulate_columns<kRows, 2>(s, row, d, keys);
     for (; d < s.padded; d += 16) accumulate_columns<kRows, 1>(s, row, d, keys);
   }
 
@@ -130,17 +96,18 @@ struct PairProducts {
   // Past the visible keys, to which a pair may reach, probabilities are 0.
   template <int kRows, int kColumns>
   static void accumulate_columns(const AttentionScratch& s, int64_t row, int64_t d, Visible keys) {
-    const uint32_t* values = as_pairs(s.v);
     __m512 total[kRows][kColumns];
     for (int r = 0; r < kRows; ++r) {
       for (int i = 0; i < kColumns; ++i) {
         total[r][i] = _mm512_loadu_ps(s.out + (row + r) * s.padded + d + 16 * i);
       }
     }
+    const bool fetches = s.next_v != nullptr && d == 0;
     for (int64_t pair = keys.begin / 2; pair < (keys.end + 1) / 2; ++pair) {
+      if (fetches) fetch_lines(s.next_v + pair * s.padded, s.padded);
       __m512bh columns[kColumns];
       for (int i = 0; i < kColumns; ++i) {
-        columns[i] = load_pairs(values + pair * s.padded + d + 16 * i);
+        columns[i] = load_pairs(s.pairs_v + pair * s.padded + d + 16 * i);
       }
       for (int r = 0; r < kRows; ++r) {
         const __m512bh p = broadcast_pair(as_pairs(s.scores + r * kKeyTile) + pair);
@@ -160,7 +127,7 @@ struct PairProducts {
 }  // namespace
 
 void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q,
-                    const KeyValuePages<BFloat16>& kv, float* out, float* scratch) {
+                    const KeyValueTiles& kv, float* out, float* scratch) {
   attention_task_body<PairProducts>(shape, task, q, kv, out, scratch);
 }
 

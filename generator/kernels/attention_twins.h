@@ -13,6 +13,21 @@ constexpr int64_t kKeyTile = 64;
 // Widest vector of any version; head rows in scratch are padded to it.
 constexpr int64_t kHeadPad = 16;
 
+// A softmax over some of the keys: exp(score - maximum) summed, alone and times the values.
+struct SoftmaxRows {
+  float* out;      // [rows][padded]
+  float* maximum;  // [rows]
+  float* sum;      // [rows]
+};
+
+// Puts that over further keys to what the rows have (Dao et al. 2023, sec. 2.3). One over no key
+// has maximum -infinity and changes nothing.
+void fold_rows(const SoftmaxRows& more, int64_t rows, int64_t padded, const SoftmaxRows& total);
+
+// Keys are taken in segments whose softmaxes are folded in order, so that threads may share the
+// keys of one query and still round alike.
+constexpr int64_t kSegmentKeys = 512;
+
 // Queries [query_begin, query_end) of the heads [head_begin, head_end), all of one kv head: their
 // (query, head) pairs are the rows of one small matrix product (Ainslie et al. 2023, sec. 2.2).
 struct AttentionTask {
@@ -21,13 +36,16 @@ struct AttentionTask {
   int64_t head_end;
   int64_t query_begin;
   int64_t query_end;
+  // With `part`, the keys of this segment only, whose softmax goes there instead of to out.
+  int64_t segment;
+  const SoftmaxRows* part;
 };
 
-// Floats of scratch for a task of `rows` rows: q, out, running maximum and sum; the tile of K
-// transposed, the tile of V, and the scores of a few rows.
+// Floats of scratch for a task of `rows` rows: q, the softmax of a segment and of all before it;
+// the tile of K transposed, the tile of V, and the scores of a few rows.
 inline int64_t attention_scratch_floats(int64_t rows, int64_t head_dim) {
   const int64_t padded = (head_dim + kHeadPad - 1) / kHeadPad * kHeadPad;
-  return rows * (2 * padded + 2) + 2 * padded * kKeyTile + 8 * kKeyTile + 64;
+  return rows * (3 * padded + 4) + 2 * padded * kKeyTile + 8 * kKeyTile + 64;
 }
 
 #define QUARRY_DECLARE_ATTENTION                                                              \
@@ -36,7 +54,7 @@ inline int64_t attention_scratch_floats(int64_t rows, int64_t head_dim) {
   void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
                       const KeyValuePages<uint16_t>& kv, float* out, float* scratch);         \
   void attention_task(const AttentionShape& shape, const AttentionTask& task, const float* q, \
-                      const KeyValuePages<BFloat16>& kv, float* out, float* scratch);
+                      const KeyValueTiles& kv, float* out, float* scratch);
 
 namespace portable {
 QUARRY_DECLARE_ATTENTION

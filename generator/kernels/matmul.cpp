@@ -6,6 +6,7 @@
 #include "data/core/cpu_isa.h"
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/kernels/elementwise.h"
 #include "generator/kernels/elementwise_backward.h"
 #include "generator/kernels/packed_strips.h"
 
@@ -27,6 +28,7 @@ struct Twins {
   decltype(&portable::transpose_bytes) transpose_bytes;
   decltype(&portable::round_bytes) round_bytes;
   int64_t one_term_bytes;  // of an activation of one term
+  bool adds_bias;          // in integer_tile and bfloat16_tile
 };
 
 constexpr Twins kPortableTwins = {portable::quantize_row,
@@ -41,7 +43,8 @@ constexpr Twins kPortableTwins = {portable::quantize_row,
                                   portable::transpose_words,
                                   portable::transpose_bytes,
                                   portable::round_bytes,
-                                  2};
+                                  2,
+                                  false};
 constexpr Twins kAvx2Twins = {avx2::quantize_row,
                               avx2::quantize_words,
                               avx2::bfloat16_row,
@@ -54,7 +57,8 @@ constexpr Twins kAvx2Twins = {avx2::quantize_row,
                               avx2::transpose_words,
                               portable::transpose_bytes,
                               portable::round_bytes,
-                              2};
+                              2,
+                              false};
 constexpr Twins kAvx512Twins = {avx512::quantize_row,
                                 avx512::quantize_words,
                                 avx512::bfloat16_row,
@@ -67,7 +71,8 @@ constexpr Twins kAvx512Twins = {avx512::quantize_row,
                                 portable::transpose_words,
                                 avx512::transpose_bytes,
                                 avx512::round_bytes,
-                                1};
+                                1,
+                                true};
 
 const Twins& twins() {
   switch (cpu_isa()) {
@@ -197,6 +202,17 @@ void run_tile(const Twins& twins, const MatrixView& w, const ActivationView& x,
   }
 }
 
+// Adds the bias to the columns of a tile.
+void add_tile_bias(const float* bias, int64_t n, const TileRange& range, float* y, int64_t ldy) {
+  if (bias == nullptr) return;
+  const int64_t begin = range.strip_begin * kStripRows;
+  const int64_t count = std::min(n, range.strip_end * kStripRows) - begin;
+  for (int64_t row = range.row_begin; row < range.row_end; ++row) {
+    float* out = y + row * ldy + begin;
+    add(out, bias + begin, count, out);
+  }
+}
+
 // Work is cut into units of (row tile, strip tile), row tiles outermost, and each thread takes a
 // run of units: within a run the activations stay in cache and the weights stream.
 struct Plan {
@@ -231,9 +247,14 @@ void run_units(const Twins& twins, const Plan& plan, const MatmulTarget* targets
     const int64_t first = std::max(begin, plan.first_unit[i]) - plan.first_unit[i];
     const int64_t last = std::min(end, plan.first_unit[i + 1]) - plan.first_unit[i];
     if (first >= last) continue;
+    const MatmulTarget& target = targets[i];
     range.strip_begin = first * plan.strips_per_unit;
     range.strip_end = std::min(w.strips, last * plan.strips_per_unit);
-    run_tile(twins, w, x, range, targets[i].y, targets[i].ldy);
+    const bool in_tile = twins.adds_bias && (is_integer(w.layout) || w.layout == Layout::kBF16);
+    MatrixView with_bias = w;
+    with_bias.bias = in_tile ? target.bias : nullptr;
+    run_tile(twins, with_bias, x, range, target.y, target.ldy);
+    if (!in_tile) add_tile_bias(target.bias, w.n, range, target.y, target.ldy);
   }
 }
 
@@ -477,8 +498,10 @@ void multiply_group_bytes(const MatmulTarget* targets, int64_t count, const floa
     const auto end = std::upper_bound(end_panel.begin(), end_panel.end(), panel);
     const MatmulTarget& target = targets[end - end_panel.begin()];
     const PanelSource source = {view_of(*target.weight), false};
-    multiply_panel(chosen, source, Layout::kBytes, rows, m,
-                   (panel - (*end - panels_of(source))) * kPanelStrips, target.y, target.ldy);
+    const int64_t strip = (panel - (*end - panels_of(source))) * kPanelStrips;
+    multiply_panel(chosen, source, Layout::kBytes, rows, m, strip, target.y, target.ldy);
+    const TileRange range = {0, m, strip, std::min(source.w.strips, strip + kPanelStrips)};
+    add_tile_bias(target.bias, source.w.n, range, target.y, target.ldy);
   });
 }
 
@@ -519,7 +542,7 @@ void matmul_transposed_reference(const PackedMatrix& weight, const float* y, int
 void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, float* y,
             int64_t ldy, ActivationBits bits) {
   if (m <= 0) return;
-  const MatmulTarget target = {&weight, y, ldy};
+  const MatmulTarget target = {&weight, y, ldy, nullptr};
   if (rounds_to_bytes(view_of(weight), bits))
     return multiply_group_bytes(&target, 1, x, m, ldx, {});
   multiply_group(&target, 1, x, m, ldx);

@@ -15,8 +15,9 @@ namespace quarry::kernels {
 enum class Precision {
   kExact,  // weights decoded to float32, float32 multiply-add
   kFast,   // integer activations of 16 bits against 4- and 8-bit weights, bfloat16 against others
-  kFast8,  // the same with activations of 8 bits in blocks of 32 and codebooks (NF4, FP4) in bytes:
-           // half the work where the CPU multiplies bytes (AVX-512 VNNI), nothing won elsewhere
+  kFast8,  // the same with activations of 8 bits in blocks of 32, codebooks (NF4, FP4) in bytes,
+           // and dense weights in bytes with a scale for each 64: half the work where the CPU
+           // multiplies bytes (AVX-512 VNNI), nothing won elsewhere
 };
 
 // A weight matrix [n, k] (n out_features, k in_features) rearranged once at load for the kernels.
@@ -53,7 +54,7 @@ std::unique_ptr<PackedMatrix> pack_matrix(WeightType type, const void* source, i
 // Writes row `row` as k floats. Called from several threads.
 using RowReader = std::function<void(int64_t row, float* values)>;
 // Packs float weights that are never together in memory but packed: float32 for kExact, bfloat16
-// for kFast. Any n, k >= 1.
+// for kFast, bytes for kFast8 (bfloat16 with k no multiple of 64). Any n, k >= 1.
 std::unique_ptr<PackedMatrix> pack_rows(int64_t n, int64_t k, Precision precision,
                                         const RowReader& read_row);
 
@@ -94,6 +95,7 @@ struct MatmulTarget {
   const PackedMatrix* weight = nullptr;
   float* y = nullptr;  // [m, weight->n()], row stride ldy
   int64_t ldy = 0;
+  const float* bias = nullptr;  // [weight->n()], added to every row of the product; or null
 };
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
                   ActivationBits bits = ActivationBits::k16, const RoundedCopy& copy = {});

@@ -446,6 +446,8 @@ void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange&
     integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
   } else if (w.layout == Layout::kByteCodebook) {
     integer_tile_as<Layout::kByteCodebook, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.block == kByteBlock) {
+    integer_tile_as<Layout::kBytes, 16>(w, x, range, y, ldy, scratch);
   } else if (w.block == 32) {
     integer_tile_as<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
   } else {

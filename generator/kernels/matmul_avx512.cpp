@@ -15,8 +15,8 @@ namespace quarry::kernels::avx512 {
 namespace {
 
 constexpr int kRowsAtOnce = 6;
-// Vectors of a block of kBytes in a panel made on the way, which only those have.
-constexpr int kPanelVectors = kByteBlock / 4;
+// Vectors of a block of 64.
+constexpr int kLongVectors = kByteBlock / 4;
 // Up to so many rows the codes are unpacked for each four of them; beyond, once into a panel.
 constexpr int64_t kDirectRows = 8;
 
@@ -58,6 +58,14 @@ inline void load_block(const uint8_t* codes, __m512i codebook, __m512i* vectors)
       vectors[i] = _mm512_shuffle_epi8(codebook, vectors[i]);
     }
   }
+}
+
+// What a strip's sums become at the end.
+inline __m512 finish(const MatrixView& w, int64_t strip, __m512 total) {
+  total = scale_rows(w, strip, total);
+  if (w.bias == nullptr) return total;
+  const int64_t column = strip * kStripRows;
+  return _mm512_add_ps(total, _mm512_maskz_loadu_ps(column_mask(w.n - column), w.bias + column));
 }
 
 // Where kRows rows of a product begin: of x, and of y at the strip's first column.
@@ -137,7 +145,7 @@ void integer_direct(const MatrixView& w, const ActivationView& x, const RowPoint
   }
   for (int r = 0; r < kRows; ++r) {
     _mm512_mask_storeu_ps(at.y + r * ldy, column_mask(w.n - strip * kStripRows),
-                          scale_rows(w, strip, total[r]));
+                          finish(w, strip, total[r]));
   }
 }
 
@@ -295,9 +303,9 @@ inline __attribute__((always_inline)) void integer_micro(const MatrixView& w, co
       }
     }
   }
-  if (blocks.end == w.blocks && w.row_scales != nullptr) {
+  if (blocks.end == w.blocks && (w.row_scales != nullptr || w.bias != nullptr)) {
     for (int r = 0; r < kRows; ++r) {
-      for (int s = 0; s < kStrips; ++s) total[r][s] = scale_rows(w, strip + s, total[r][s]);
+      for (int s = 0; s < kStrips; ++s) total[r][s] = finish(w, strip + s, total[r][s]);
     }
   }
 #pragma GCC unroll 6
@@ -456,7 +464,8 @@ inline void bfloat16_micro(const MatrixView& w, const ActivationView& x, int64_t
   for (int r = 0; r < kRows; ++r) {
     for (int s = 0; s < kStrips; ++s) {
       const int64_t column = (strip + s) * kStripRows;
-      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column), total[r][s]);
+      _mm512_mask_storeu_ps(y + (row + r) * ldy + column, column_mask(w.n - column),
+                            finish(w, strip + s, total[r][s]));
     }
   }
 }
@@ -511,8 +520,7 @@ void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange&
   } else if (w.layout == Layout::kByteCodebook) {
     integer_tile_as<Kind<Layout::kByteCodebook, 8, 1, false>>(w, x, range, y, ldy, scratch);
   } else if (w.block == kByteBlock) {
-    integer_panel_tiles<Kind<Layout::kBytes, kPanelVectors, 1, false>>(w, x, range, y, ldy,
-                                                                       scratch);
+    integer_tile_as<Kind<Layout::kBytes, kLongVectors, 1, false>>(w, x, range, y, ldy, scratch);
   } else if (w.block == 32) {
     integer_tile_of<Layout::kBytes, 8>(w, x, range, y, ldy, scratch);
   } else {

@@ -13,8 +13,8 @@
 //             nibble stands for codebook[nibble], a signed integer of at most 12 bits (NF4, FP4).
 //   kByteCodebook  block of 32 k as kNibbles; a nibble stands for codebook[nibble], 1 .. 255 with
 //             128 for 0.
-//   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned. In a panel
-//             made on the way: blocks of 64 k, 16 vectors.
+//   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned. Of dense
+//             weights, and in a panel made on the way: blocks of 64 k, 16 vectors.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
 //   kF32      vectors of 16 rows x 1 k.
 //   kWords    block of 32 k = 16 vectors of 16 rows x 2 signed 16-bit integers of at most 12
@@ -47,7 +47,7 @@ enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords, kCodebook, kByteCodeb
 // Largest code of kWords and of a codebook: 32 products with an activation of two terms stay
 // below 2^31.
 constexpr int kWordMax = 2047;
-// What stands for 0 in kBytes of a panel of W^T, and the largest distance from it.
+// What stands for 0 in kBytes of dense weights and of panels, and the largest distance from it.
 constexpr int kByteCenter = 128;
 constexpr int kByteMax = 127;
 // Depth that shares a scale in a panel.
@@ -64,13 +64,16 @@ struct MatrixView {
   int64_t strip_bytes;
   // Integer layouts only:
   int64_t blocks;           // of one row
-  int64_t block;            // k per block, 32 or 16
+  int64_t block;            // k per block, 16, 32 or 64
   const uint16_t* scales;   // [strips][blocks][16]
   const uint16_t* offsets;  // the same, or null: center is used
   float center;             // a whole number
   // [strips][blocks][16], instead of `scales`: kWords, and kBytes in a panel.
   const float* float_scales;
   const float* row_scales;  // kBytes and kCodebook: [strips][16], or null: 1
+  // Of one product, [n], added at the end, or null; read by AVX-512's integer_tile and
+  // bfloat16_tile alone.
+  const float* bias;
   // kCodebook and kByteCodebook only. scales is [strips][blocks >> scale_shift][16] then.
   int64_t scale_shift;
   int16_t codebook[16];

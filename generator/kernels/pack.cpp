@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -167,6 +169,20 @@ const IntegerFormat* integer_format(WeightType type) {
   }
 }
 
+// Codes of a block of kBytes; returns its scale as a half, to which the codes are rounded.
+uint16_t code_bytes(const float* values, uint8_t* codes) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < kByteBlock; ++i) largest = std::max(largest, std::fabs(values[i]));
+  const uint16_t half = quant::float_to_half(largest / static_cast<float>(kByteMax));
+  const float scale = quant::half_to_float(half);
+  const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+  for (int64_t i = 0; i < kByteBlock; ++i) {
+    const auto distance = static_cast<int>(std::nearbyint(values[i] * inverse));
+    codes[i] = static_cast<uint8_t>(kByteCenter + std::clamp(distance, -kByteMax, kByteMax));
+  }
+  return half;
+}
+
 // Writes the codes of one (row, block) into its strip.
 void place_codes(Layout layout, const uint8_t* codes, int64_t block, uint8_t* block_start,
                  int row) {
@@ -240,8 +256,51 @@ MatrixView matrix_shape(int64_t n, int64_t k) {
   return shape;
 }
 
+namespace {
+
+// Whether dense weights become bytes.
+bool rounds_to_bytes(int64_t k, Precision precision) {
+  return precision == Precision::kFast8 && k % kByteBlock == 0;
+}
+
+// kBytes in blocks of 64, the largest element of each at a distance of kByteMax from the center.
+std::unique_ptr<PackedMatrix> pack_byte_rows(MatrixView shape, Precision precision,
+                                             const RowReader& read_row) {
+  shape.layout = Layout::kBytes;
+  shape.block = kByteBlock;
+  shape.blocks = shape.k / kByteBlock;
+  shape.center = kByteCenter;
+  shape.strip_bytes = shape.k * kStripRows;
+  AlignedBuffer codes(shape.strips * shape.strip_bytes);
+  AlignedBuffer scales(shape.strips * shape.blocks * kStripRows * 2);
+  parallel_for(shape.strips, 8, [&](int64_t begin, int64_t end) {
+    std::vector<float> values(static_cast<size_t>(shape.k));
+    uint8_t coded[kByteBlock];
+    for (int64_t i = begin * kStripRows; i < end * kStripRows; ++i) {
+      const int64_t strip = i / kStripRows;
+      const int row = static_cast<int>(i % kStripRows);
+      if (i < shape.n) {
+        read_row(i, values.data());
+      } else {
+        values.assign(values.size(), 0.0f);
+      }
+      for (int64_t b = 0; b < shape.blocks; ++b) {
+        const uint16_t scale = code_bytes(values.data() + b * kByteBlock, coded);
+        const int64_t slot = (strip * shape.blocks + b) * kStripRows + row;
+        reinterpret_cast<uint16_t*>(scales.data())[slot] = scale;
+        place_codes(Layout::kBytes, coded, kByteBlock,
+                    codes.data() + strip * shape.strip_bytes + b * kByteBlock * kStripRows, row);
+      }
+    }
+  });
+  return std::make_unique<PackedStrips>(shape, precision, std::move(codes), std::move(scales));
+}
+
+}  // namespace
+
 std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precision,
                                               const RowReader& read_row) {
+  if (rounds_to_bytes(shape.k, precision)) return pack_byte_rows(shape, precision, read_row);
   shape.layout = precision == Precision::kExact ? Layout::kF32 : Layout::kBF16;
   const int64_t even_k = shape.k + shape.k % 2;
   shape.strip_bytes =
@@ -309,6 +368,7 @@ int64_t packed_bytes(WeightType type, int64_t n, int64_t k, Precision precision)
         !is_int8 && k % (2 * kQuantizedBlock) == 0 ? 2 * kQuantizedBlock : kQuantizedBlock;
     return rows * ((is_int8 ? k : k / 2) + k / scale_span * 2 + 4);
   }
+  if (rounds_to_bytes(k, precision)) return rows * (k + k / kByteBlock * 2);
   return rows * (k + k % 2) * 2;
 }
 

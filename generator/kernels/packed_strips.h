@@ -60,7 +60,7 @@ constexpr int64_t kQuantizedBlock = 32;
 // A matrix whose layout is still to be chosen. Throws kInvalidArgument unless n, k >= 1.
 MatrixView matrix_shape(int64_t n, int64_t k);
 
-// Dense strips of any weights: kF32 for kExact, kBF16 for kFast.
+// Strips of any weights: kF32 for kExact, kBF16 for kFast, kBytes for kFast8.
 std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precision,
                                               const RowReader& read_row);
 

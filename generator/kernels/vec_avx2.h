@@ -51,9 +51,10 @@ inline VecAvx2 fnma(VecAvx2 a, VecAvx2 b, VecAvx2 c) { return {_mm256_fnmadd_ps(
 inline VecAvx2 round_to_even(VecAvx2 a) {
   return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-inline VecAvx2 power_of_two(VecAvx2 n) {
+inline VecAvx2 times_power_of_two(VecAvx2 value, VecAvx2 n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+  const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+  return {_mm256_mul_ps(value.v, power)};
 }
 inline VecAvx2 zero_below(VecAvx2 value, VecAvx2 x, float bound) {
   return {_mm256_andnot_ps(_mm256_cmp_ps(x.v, _mm256_set1_ps(bound), _CMP_LT_OQ), value.v)};

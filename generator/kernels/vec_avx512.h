@@ -48,9 +48,8 @@ inline VecAvx512 fnma(VecAvx512 a, VecAvx512 b, VecAvx512 c) {
 inline VecAvx512 round_to_even(VecAvx512 a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-inline VecAvx512 power_of_two(VecAvx512 n) {
-  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+inline VecAvx512 times_power_of_two(VecAvx512 value, VecAvx512 n) {
+  return {_mm512_scalef_ps(value.v, n.v)};
 }
 inline VecAvx512 zero_below(VecAvx512 value, VecAvx512 x, float bound) {
   const __mmask16 keep = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(bound), _CMP_NLT_UQ);

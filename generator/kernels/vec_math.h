@@ -21,7 +21,7 @@ inline V vexp(V x) {
   p = fma(p, r, V::set1(0.5f));
   p = fma(p, r, V::set1(1.0f));
   p = fma(p, r, V::set1(1.0f));
-  return zero_below(p * power_of_two(n), x, lowest);
+  return zero_below(times_power_of_two(p, n), x, lowest);
 }
 
 // erfc(z) for z >= 0, absolute error below 3e-7 (Abramowitz & Stegun 7.1.26).

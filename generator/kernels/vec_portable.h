@@ -93,14 +93,14 @@ inline VecPortable round_to_even(VecPortable a) {
   return a;
 }
 // 2^n for integral n in [-126, 127].
-inline VecPortable power_of_two(VecPortable n) {
+inline VecPortable times_power_of_two(VecPortable value, VecPortable n) {
   for (float& lane : n.lane) {
     // NaN and what lies outside would overflow the conversion.
     const float clamped = lane > -126.0f ? (lane < 127.0f ? lane : 127.0f) : -126.0f;
     const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(clamped) + 127) << 23;
     std::memcpy(&lane, &bits, sizeof(lane));
   }
-  return n;
+  return value * n;
 }
 // value where x >= bound or x is NaN, else 0
 inline VecPortable zero_below(VecPortable value, VecPortable x, float bound) {

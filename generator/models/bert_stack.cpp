@@ -84,6 +84,7 @@ std::string find_bert_root(const TensorSource& tensors, const std::string& root)
 BertStack::BertStack(const TensorSource& tensors, const BertConfig& config,
                      kernels::Precision precision)
     : config_(config),
+      rounds_(precision != kernels::Precision::kExact),
       word_embedding_(
           load_table(tensors, config.root + kWordTable, config.vocab_size, config.hidden_size)),
       position_embedding_(load_table(tensors, config.root + "embeddings.position_embeddings.weight",
@@ -137,8 +138,9 @@ Tensor BertStack::embed(const TextBatch& batch, nn::Workspace& workspace) const 
 Tensor BertStack::forward(const TextBatch& batch, const LoraAdapter* adapter,
                           LoraGradients* gradients, nn::Workspace& workspace) const {
   const float epsilon = config_.norm_epsilon;
-  const nn::AttentionHeads heads{config_.num_heads, config_.num_heads,
-                                 config_.hidden_size / config_.num_heads};
+  nn::AttentionHeads heads{config_.num_heads, config_.num_heads,
+                           config_.hidden_size / config_.num_heads};
+  heads.rounds = rounds_;
   std::vector<nn::AdapterSpan> spans;
   if (adapter != nullptr) spans.push_back({0, batch.num_rows(), adapter, gradients});
   Tensor x = embed(batch, workspace);

@@ -69,6 +69,7 @@ class BertStack {
   nn::Tensor embed(const TextBatch& batch, nn::Workspace& workspace) const;
 
   BertConfig config_;
+  bool rounds_;  // products, to bfloat16
   nn::Embedding word_embedding_;
   nn::Embedding position_embedding_;
   nn::Embedding type_embedding_;

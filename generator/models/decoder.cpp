@@ -28,7 +28,7 @@ std::unique_ptr<KvCache> Decoder::make_cache() const {
   const auto type = exact    ? KvCache::ElementType::kFloat
                     : rounds ? KvCache::ElementType::kBFloat16
                              : KvCache::ElementType::kHalf;
-  return std::make_unique<KvCache>(config_.num_layers, config_.num_kv_heads * config_.head_dim,
+  return std::make_unique<KvCache>(config_.num_layers, config_.num_kv_heads, config_.head_dim,
                                    config_.max_seq_len, type);
 }
 

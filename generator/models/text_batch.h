@@ -41,7 +41,7 @@ struct TextBatch {
 
 // Rows that one pass through the layers holds: enough to use every weight many times, few enough
 // for the activations to stay in the cache.
-constexpr int64_t kRowsPerBatch = 512;
+constexpr int64_t kRowsPerBatch = 192;
 
 // Calls work(batch, members, workspace) for batches that hold every input once: text i of the batch
 // is inputs[members[i]]. Inputs of like length share a batch, so that its texts take the same time.

@@ -5,9 +5,11 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/attention.h"
 #include "generator/kernels/attention_backward.h"
 #include "generator/kernels/gemm_bfloat16.h"
+#include "generator/kernels/key_value_tiles.h"
 #include "generator/kernels/tree_attention_bfloat16.h"
 #include "generator/nn/autograd.h"
 
@@ -69,6 +71,36 @@ void attend_all(const AttentionHeads& heads, const float* q, int64_t num_queries
   kernels::attention(shape, q, kv, kv + width, out);
 }
 
+// Keys and values of one text in tiles.
+class TiledText {
+ public:
+  // `stride`: floats between two tokens.
+  TiledText(const AttentionHeads& heads, const float* k, const float* v, int64_t num_tokens,
+            int64_t stride) {
+    thread_local kernels::AlignedBuffer memory;
+    const int64_t part =
+        kernels::kTileKeys * heads.num_kv_heads * kernels::padded_head_dim(heads.head_dim);
+    const int64_t num_tiles = (num_tokens + kernels::kTileKeys - 1) / kernels::kTileKeys;
+    auto* tiles = reinterpret_cast<uint16_t*>(memory.reserve(num_tiles * 2 * part * 2));
+    for (int64_t i = 0; i < num_tiles; ++i) starts_.push_back(tiles + i * 2 * part);
+    view_ = {starts_.data(), starts_.data(), 0, part};
+    for (int64_t i = 0; i < num_tiles; ++i) {
+      const int64_t first = i * kernels::kTileKeys;
+      const int64_t count = std::min(kernels::kTileKeys, num_tokens - first);
+      uint16_t* tile = tiles + i * 2 * part;
+      kernels::store_keys(k + first * stride, stride, count, heads.num_kv_heads, heads.head_dim, 0,
+                          tile);
+      kernels::store_values(v + first * stride, stride, count, heads.num_kv_heads, heads.head_dim,
+                            0, tile + part);
+    }
+  }
+  const kernels::KeyValueTiles& view() const { return view_; }
+
+ private:
+  std::vector<const uint16_t*> starts_;
+  kernels::KeyValueTiles view_;
+};
+
 }  // namespace
 
 Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t layer,
@@ -91,7 +123,7 @@ Tensor cached_attention(const Tensor& qkv, const AttentionHeads& heads, int64_t 
       case KvCache::ElementType::kHalf:
         return kernels::attention(shape, row, cache.half_pages(layer), destination);
       case KvCache::ElementType::kBFloat16:
-        return kernels::attention(shape, row, cache.bfloat16_pages(layer), destination);
+        return kernels::attention(shape, row, cache.tiles(layer), destination);
       case KvCache::ElementType::kFloat:
         return kernels::attention(shape, row, cache.float_pages(layer), destination);
     }
@@ -146,6 +178,7 @@ Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
   QUARRY_DCHECK(heads.num_kv_heads == heads.num_heads && qkv.size(1) == 3 * width);
   QUARRY_DCHECK(!starts.empty() && starts.back() == qkv.size(0));
   Tensor out = workspace.empty(qkv.size(0), width);
+  const bool in_tiles = heads.rounds && !needs_gradient(qkv) && kernels::multiplies_bfloat16();
   parallel_for(static_cast<int64_t>(starts.size()) - 1, 1, [&](int64_t begin, int64_t end) {
     for (int64_t text = begin; text < end; ++text) {
       const int64_t first = starts[static_cast<size_t>(text)];
@@ -154,7 +187,13 @@ Tensor bidirectional_attention(const Tensor& qkv, const AttentionHeads& heads,
       shape.ldq = shape.ldk = qkv.size(1);
       shape.causal = false;
       const float* row = row_data(qkv, first);
-      kernels::attention(shape, row, row + width, row + 2 * width, mutable_row_data(out, first));
+      float* result = mutable_row_data(out, first);
+      if (in_tiles) {
+        const TiledText tiles(heads, row + width, row + 2 * width, shape.num_keys, qkv.size(1));
+        kernels::attention(shape, row, tiles.view(), result);
+      } else {
+        kernels::attention(shape, row, row + width, row + 2 * width, result);
+      }
     }
   });
   if (!needs_gradient(qkv)) return out;

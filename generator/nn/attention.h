@@ -21,6 +21,9 @@ struct AttentionHeads {
   const float* alibi_slopes = nullptr;
   // Of attention with biases by distance; borrowed likewise.
   kernels::RelativeBias relative_bias = {};
+  // A bidirectional pass that keeps nothing for a gradient may round queries, keys, values and
+  // probabilities to bfloat16, where the CPU multiplies it.
+  bool rounds = false;
 };
 
 // Rows [begin, begin + num_tokens) of a step: the next tokens of one sequence.

@@ -7,9 +7,12 @@
 
 #include "data/core/error.h"
 #include "generator/kernels/elementwise.h"
-#include "generator/kernels/elementwise_backward.h"
+#include "generator/kernels/key_value_tiles.h"
 
 namespace quarry {
+
+static_assert(kKvPageTokens == kernels::kTileKeys, "a page of bfloat16 holds one tile");
+
 namespace {
 
 int64_t pages_of(int64_t num_tokens) { return (num_tokens + kKvPageTokens - 1) / kKvPageTokens; }
@@ -24,14 +27,20 @@ KvPage::KvPage(int64_t bytes) {
   }
 }
 
-KvCache::KvCache(int64_t num_layers, int64_t kv_width, int64_t max_seq_len, ElementType type)
-    : num_layers_(num_layers), kv_width_(kv_width), max_seq_len_(max_seq_len), type_(type) {}
+KvCache::KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim, int64_t max_seq_len,
+                 ElementType type)
+    : num_layers_(num_layers),
+      num_kv_heads_(num_kv_heads),
+      head_dim_(head_dim),
+      max_seq_len_(max_seq_len),
+      type_(type) {}
 
-int64_t KvCache::row_bytes() const {
-  return kv_width_ * (type_ == ElementType::kFloat ? int64_t{4} : int64_t{2});
+// Of the keys or the values of one layer in a page.
+int64_t KvCache::part_elements() const {
+  const int64_t head_dim =
+      type_ == ElementType::kBFloat16 ? kernels::padded_head_dim(head_dim_) : head_dim_;
+  return kKvPageTokens * num_kv_heads_ * head_dim;
 }
-
-int64_t KvCache::page_bytes() const { return num_layers_ * 2 * kKvPageTokens * row_bytes(); }
 
 void KvCache::truncate(int64_t length) {
   QUARRY_DCHECK(length >= 0 && length <= length_);
@@ -49,25 +58,24 @@ void KvCache::share(std::vector<std::shared_ptr<KvPage>> pages, int64_t length) 
 // A page of one's own with the first tokens of the one that is there.
 void KvCache::copy_page(size_t index, int64_t num_tokens) {
   auto copy = std::make_shared<KvPage>(page_bytes());
-  const int64_t stride = kKvPageTokens * row_bytes();
+  const int64_t stride = part_elements() * element_bytes();
+  const bool is_rows = type_ != ElementType::kBFloat16;
+  const int64_t bytes = is_rows ? stride / kKvPageTokens * num_tokens : stride;
   for (int64_t part = 0; part < 2 * num_layers_ && num_tokens > 0; ++part) {
     std::memcpy(copy->data() + part * stride, pages_[index]->data() + part * stride,
-                static_cast<size_t>(num_tokens * row_bytes()));
+                static_cast<size_t>(bytes));
   }
   pages_[index] = std::move(copy);
 }
 
 void KvCache::list_pages() {
   half_pages_.clear();
-  bfloat16_pages_.clear();
   float_pages_.clear();
   for (const std::shared_ptr<KvPage>& page : pages_) {
-    if (type_ == ElementType::kHalf) {
-      half_pages_.push_back(reinterpret_cast<const uint16_t*>(page->data()));
-    } else if (type_ == ElementType::kBFloat16) {
-      bfloat16_pages_.push_back(reinterpret_cast<const kernels::BFloat16*>(page->data()));
-    } else {
+    if (type_ == ElementType::kFloat) {
       float_pages_.push_back(reinterpret_cast<const float*>(page->data()));
+    } else {
+      half_pages_.push_back(reinterpret_cast<const uint16_t*>(page->data()));
     }
   }
 }
@@ -89,46 +97,61 @@ void KvCache::reserve(int64_t num_tokens) {
   }
 }
 
+// Rows that lie in one page.
+void KvCache::write_rows(const float* rows, int64_t stride, int64_t count, int64_t part,
+                         int64_t token) {
+  const int64_t place = token % kKvPageTokens;
+  uint8_t* page = pages_[static_cast<size_t>(token / kKvPageTokens)]->data();
+  uint8_t* begin = page + part * part_elements() * element_bytes();
+  auto* words = reinterpret_cast<uint16_t*>(begin);
+  if (type_ == ElementType::kBFloat16) {
+    const auto store = part % 2 == 0 ? kernels::store_keys : kernels::store_values;
+    return store(rows, stride, count, num_kv_heads_, head_dim_, place, words);
+  }
+  const int64_t width = kv_width();
+  for (int64_t i = 0; i < count; ++i) {
+    if (type_ == ElementType::kHalf) {
+      kernels::float_to_half(rows + i * stride, width, words + (place + i) * width);
+    } else {
+      std::memcpy(begin + (place + i) * width * 4, rows + i * stride,
+                  static_cast<size_t>(width) * 4);
+    }
+  }
+}
+
 void KvCache::write(int64_t layer, const float* keys, const float* values, int64_t num_tokens,
                     int64_t stride) {
   QUARRY_DCHECK(pages_of(length_ + num_tokens) <= static_cast<int64_t>(pages_.size()));
-  const auto store = [&](const float* rows, int64_t part) {
-    for (int64_t row = 0; row < num_tokens; ++row) {
-      const int64_t token = length_ + row;
-      uint8_t* page = pages_[static_cast<size_t>(token / kKvPageTokens)]->data();
-      uint8_t* destination = page + (part * kKvPageTokens + token % kKvPageTokens) * row_bytes();
-      if (type_ == ElementType::kHalf) {
-        kernels::float_to_half(rows + row * stride, kv_width_,
-                               reinterpret_cast<uint16_t*>(destination));
-      } else if (type_ == ElementType::kBFloat16) {
-        kernels::float_to_bfloat16(rows + row * stride, kv_width_,
-                                   reinterpret_cast<uint16_t*>(destination));
-      } else {
-        std::memcpy(destination, rows + row * stride, static_cast<size_t>(row_bytes()));
-      }
-    }
-  };
-  store(keys, 2 * layer);
-  store(values, 2 * layer + 1);
+  for (int64_t row = 0; row < num_tokens;) {
+    const int64_t token = length_ + row;
+    const int64_t count = std::min(num_tokens - row, kKvPageTokens - token % kKvPageTokens);
+    write_rows(keys + row * stride, stride, count, 2 * layer, token);
+    write_rows(values + row * stride, stride, count, 2 * layer + 1, token);
+    row += count;
+  }
 }
 
 template <typename T>
 kernels::KeyValuePages<T> KvCache::pages_of_layer(const std::vector<const T*>& pages,
                                                   int64_t layer) const {
-  const int64_t part = kKvPageTokens * kv_width_;
+  const int64_t part = part_elements();
   return {pages.data(), pages.data(), kKvPageTokens, 2 * layer * part, (2 * layer + 1) * part};
 }
 
 kernels::KeyValuePages<uint16_t> KvCache::half_pages(int64_t layer) const {
+  QUARRY_DCHECK(type_ == ElementType::kHalf);
   return pages_of_layer(half_pages_, layer);
 }
 
-kernels::KeyValuePages<kernels::BFloat16> KvCache::bfloat16_pages(int64_t layer) const {
-  return pages_of_layer(bfloat16_pages_, layer);
+kernels::KeyValuePages<float> KvCache::float_pages(int64_t layer) const {
+  QUARRY_DCHECK(type_ == ElementType::kFloat);
+  return pages_of_layer(float_pages_, layer);
 }
 
-kernels::KeyValuePages<float> KvCache::float_pages(int64_t layer) const {
-  return pages_of_layer(float_pages_, layer);
+kernels::KeyValueTiles KvCache::tiles(int64_t layer) const {
+  QUARRY_DCHECK(type_ == ElementType::kBFloat16);
+  const int64_t part = part_elements();
+  return {half_pages_.data(), half_pages_.data(), 2 * layer * part, (2 * layer + 1) * part};
 }
 
 }  // namespace quarry

@@ -10,8 +10,8 @@
 
 namespace quarry {
 
-// Keys and values of kKvPageTokens consecutive tokens in all layers:
-// [num_layers, 2 (K, V), kKvPageTokens, kv_width] of IEEE half, bfloat16 or float32, 64-byte
+// Keys and values of kKvPageTokens consecutive tokens in all layers: [num_layers, 2 (K, V)] of
+// [kKvPageTokens, kv_width] IEEE half or float32, or of a tile of key_value_tiles.h. 64-byte
 // aligned.
 class KvPage {
  public:
@@ -33,15 +33,16 @@ struct EncoderMemory {
   std::vector<std::vector<float>> layers;
 };
 
-// Keys and values of one sequence: for each layer K and V [length, kv_width], kv_width = kv heads
-// x head_dim, in pages (Kwon et al. 2023, arXiv:2309.06180) that caches may share; one that others
-// refer to is copied before it is written. Memory grows with the sequence, up to max_seq_len
-// tokens. One thread for all caches that share pages. Not copyable.
+// Keys and values of one sequence: for each layer K and V [length, kv_width], kv_width =
+// num_kv_heads x head_dim, in pages (Kwon et al. 2023, arXiv:2309.06180) that caches may share; one
+// that others refer to is copied before it is written. Memory grows with the sequence, up to
+// max_seq_len tokens. One thread for all caches that share pages. Not copyable.
 class KvCache {
  public:
   enum class ElementType { kHalf, kBFloat16, kFloat };
 
-  KvCache(int64_t num_layers, int64_t kv_width, int64_t max_seq_len, ElementType type);
+  KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim, int64_t max_seq_len,
+          ElementType type);
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
@@ -73,29 +74,31 @@ class KvCache {
   void advance(int64_t num_tokens) { length_ += num_tokens; }
 
   ElementType element_type() const { return type_; }
-  int64_t kv_width() const { return kv_width_; }
-  // Rows of kv_width; of the element type that the name says. Valid until reserve() or share().
+  int64_t kv_width() const { return num_kv_heads_ * head_dim_; }
+  // Of the element type that the name says; tiles of bfloat16. Valid until reserve() or share().
   kernels::KeyValuePages<uint16_t> half_pages(int64_t layer) const;
-  kernels::KeyValuePages<kernels::BFloat16> bfloat16_pages(int64_t layer) const;
   kernels::KeyValuePages<float> float_pages(int64_t layer) const;
+  kernels::KeyValueTiles tiles(int64_t layer) const;
 
  private:
-  int64_t row_bytes() const;
-  int64_t page_bytes() const;
+  int64_t part_elements() const;
+  int64_t element_bytes() const { return type_ == ElementType::kFloat ? 4 : 2; }
+  int64_t page_bytes() const { return num_layers_ * 2 * part_elements() * element_bytes(); }
+  void write_rows(const float* rows, int64_t stride, int64_t count, int64_t part, int64_t token);
   void copy_page(size_t index, int64_t num_tokens);
   void list_pages();
   template <typename T>
   kernels::KeyValuePages<T> pages_of_layer(const std::vector<const T*>& pages, int64_t layer) const;
 
   int64_t num_layers_;
-  int64_t kv_width_;
+  int64_t num_kv_heads_;
+  int64_t head_dim_;
   int64_t max_seq_len_;
   ElementType type_;
   int64_t length_ = 0;
   std::vector<std::shared_ptr<KvPage>> pages_;
-  // Where they begin; the one of the element type.
+  // Where they begin; the one of the element type's size.
   std::vector<const uint16_t*> half_pages_;
-  std::vector<const kernels::BFloat16*> bfloat16_pages_;
   std::vector<const float*> float_pages_;
   std::shared_ptr<const EncoderMemory> memory_;
 };

@@ -90,7 +90,7 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
 }
 
 void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
-                      const kernels::RoundedCopy& copy) const {
+                      const kernels::RoundedCopy& copy, const float* bias) const {
   if (next_ != nullptr && next_->is_spilled_) {
     for (const Block& block : next_->blocks_) block.weight->will_need();
   }
@@ -100,7 +100,8 @@ void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
   for (const Block& block : blocks_) {
     float* out = y.data_ptr<float>() + block.offset;
     if (block.int8 == nullptr || at::GradMode::is_enabled()) {
-      targets.push_back({block.weight.get(), out, out_features_});
+      const float* its_bias = bias == nullptr ? nullptr : bias + block.offset;
+      targets.push_back({block.weight.get(), out, out_features_, its_bias});
     } else {
       multiply_int8_rows(block.int8->state, block.int8->codes.data(), block.weight->n(),
                          in_features_, x.data_ptr<float>(), x.size(0), options, out, out_features_);
@@ -126,9 +127,11 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
     saved = SavedActivation::room_for(x, workspace);
     copy = {saved.mutable_bfloat16_rows(), in_features_};
   }
-  multiply(x, y, workspace.activation_bits(), copy);
+  // Adapters may replace products and biases.
+  const bool adds_at_once = spans.empty() && on_the_way && !bias_.empty();
+  multiply(x, y, workspace.activation_bits(), copy, adds_at_once ? bias_.data() : nullptr);
   for (const AdapterSpan& span : spans) replace_products(x, span, y);
-  add_biases(spans, y);
+  if (!adds_at_once) add_biases(spans, y);
   std::vector<AdapterSpan> trained;
   if (at::GradMode::is_enabled()) {
     std::copy_if(spans.begin(), spans.end(), std::back_inserter(trained),

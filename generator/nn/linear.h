@@ -79,9 +79,9 @@ class Linear {
     Tensor floats;                             // undefined where nothing multiplies them
     const SavedActivation* rounded = nullptr;  // bfloat16; null: the floats are multiplied
   };
-  // x times the weights, without bias and adapters.
+  // x times the weights, without adapters; `bias` is null or bias_'s, and no block is int8 then.
   void multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
-                const kernels::RoundedCopy& copy) const;
+                const kernels::RoundedCopy& copy, const float* bias) const;
   // The adapters' part of the forward pass.
   void replace_products(const Tensor& x, const AdapterSpan& span, Tensor& y) const;
   void add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const;

@@ -70,19 +70,20 @@ std::unique_ptr<PackedMatrix> pack_quantized_values(const std::vector<float>& va
   return kernels::pack_quantized(options.type, coded.state, coded.codes.data(), n, k, precision);
 }
 
-// As float32, or as bfloat16 in what the precision multiplies.
+// As float32, or rounded to bfloat16 and kept so; kExact keeps that in float32.
 std::unique_ptr<PackedMatrix> pack_floats(const TensorView& weight,
                                           const std::vector<int64_t>& order, Precision precision,
                                           LoadIn load_in) {
   const int64_t k = weight.shape[1];
   const bool rounds = load_in == LoadIn::kBF16;
-  return kernels::pack_rows(
-      weight.shape[0], k, rounds ? precision : Precision::kExact, [&](int64_t row, float* values) {
-        decode_row_in_order(weight, order, row, values);
-        for (int64_t i = 0; rounds && i < k; ++i) {
-          values[i] = quant::bfloat16_to_float(quant::float_to_bfloat16(values[i]));
-        }
-      });
+  const Precision held =
+      rounds && precision != Precision::kExact ? Precision::kFast : Precision::kExact;
+  return kernels::pack_rows(weight.shape[0], k, held, [&](int64_t row, float* values) {
+    decode_row_in_order(weight, order, row, values);
+    for (int64_t i = 0; rounds && i < k; ++i) {
+      values[i] = quant::bfloat16_to_float(quant::float_to_bfloat16(values[i]));
+    }
+  });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 """Holds our models against the reference frameworks on the real default models.
 
-  python model_parity.py TOOL SQUAD_PASSAGES [part ...]      parts: exact fast fast8 lora encoder
+  python model_parity.py TOOL SQUAD_PASSAGES [part ...]
+      parts: exact fast fast8 lora encoder, or MODEL.gguf: greedy text beside llama.cpp's
 
 TOOL is the built model_tool; SQUAD_PASSAGES a JSONL of {"text": ...}. Prints one line a check and
 exits 1 when a limit is missed. Made with torch 2.15, transformers 5.23, peft 0.21,
@@ -216,7 +217,7 @@ def check_encoder(tool, report, passages_path):
         texts = [json.loads(line)["text"] for line, _ in zip(file, range(500))]
     reference = SentenceTransformer(ENCODER, device="cpu").encode(texts, batch_size=32)
     lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
-    for precision in ("exact", "fast"):
+    for precision, limit in (("exact", 0.9999), ("fast", 0.9999), ("fast8", 0.999)):
         start = time.time()
         out = subprocess.run([tool, "encode", ENCODER, precision], input=lines,
                              stdout=subprocess.PIPE, check=True).stdout
@@ -224,7 +225,55 @@ def check_encoder(tool, report, passages_path):
         ours = np.frombuffer(out, np.float32).reshape(len(texts), -1)
         cosines = (ours * reference).sum(1) / np.linalg.norm(reference, axis=1)
         report.line(f"encoder {precision}, lowest cosine of {len(texts)} passages ({seconds:.1f} s)",
-                    f"{cosines.min():.6f}", "0.9999", cosines.min() >= 0.9999)
+                    f"{cosines.min():.6f}", limit, cosines.min() >= limit)
+
+
+def check_gguf(tool, report, path):
+    """Greedy text of 64 tokens, ours and llama.cpp's, from one file."""
+    import llama_cpp
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+    peer = llama_cpp.Llama(path, n_ctx=1024, n_threads=2, n_threads_batch=2, verbose=False)
+    template = peer.metadata.get("tokenizer.chat_template")
+
+    def ids_of(question):
+        if template is None:  # a model without chats goes on with the text
+            return peer.tokenize((question + "\nAnswer:").encode(), add_bos=True)
+        begin, end = (peer.detokenize([token], special=True).decode()
+                      for token in (peer.token_bos(), peer.token_eos()))
+        text = Jinja2ChatFormatter(template, end, begin)(
+            messages=[{"role": "user", "content": question}]).prompt
+        return peer.tokenize(text.encode(), add_bos=False, special=True)
+
+    questions = [f"Answer from the passage.\n\n[1] {p}\n\nQuestion: {q}" for p, q in PASSAGES]
+    prompts, expected, margins = [], [], []
+    ends = {peer.token_eos(), peer.tokenize(b"<end_of_turn>", add_bos=False, special=True)[0]}
+    for question in questions + CHATS:
+        row = ids_of(question)
+        prompts.append(row)
+        peer.reset()
+        peer.eval(row)
+        expected.append([])
+        margins.append([])
+        for _ in range(64):
+            logits = peer._scores[-1]
+            second, first = np.sort(np.partition(logits, -2)[-2:])
+            margins[-1].append(first - second)
+            expected[-1].append(int(logits.argmax()))
+            peer.eval(expected[-1][-1:])
+    for precision in ("fast", "fast8"):
+        out = subprocess.run([tool, "greedy", path, precision, "64"], input=ids_text(prompts),
+                             stdout=subprocess.PIPE, check=True).stdout
+        equal, at = 0, []
+        for line, b, margin in zip(out.decode().splitlines(), expected, margins):
+            a = [int(x) for x in line.split()]
+            length = next((i + 1 for i, token in enumerate(b) if token in ends), len(b))
+            equal += a[:length] == b[:length]
+            if a[:length] != b[:length]:
+                at.append(margin[next(i for i in range(length) if a[i] != b[i])])
+        report.line(f"{os.path.basename(path)} {precision}, the same greedy 64 tokens as llama.cpp, "
+                    "prompts of 20", equal, 18, equal >= 18)
+        print("      llama.cpp's margin in logits where they part:",
+              ", ".join(f"{value:.3f}" for value in sorted(at)))
 
 
 def main():
@@ -240,6 +289,9 @@ def main():
                 check(tool, report, tokenizer, model, prompts)
     if "encoder" in parts:
         check_encoder(tool, report, passages)
+    for path in parts:
+        if path.endswith(".gguf"):
+            check_gguf(tool, report, path)
     sys.exit(1 if report.failed else 0)
 
 

@@ -105,7 +105,7 @@ Model::Model(NextToken next, int64_t max_seq_len) : next_(std::move(next)) {
 }
 
 std::unique_ptr<KvCache> Model::make_cache() const {
-  return std::make_unique<KvCache>(1, 1, config_.max_seq_len, KvCache::ElementType::kFloat);
+  return std::make_unique<KvCache>(1, 1, 1, config_.max_seq_len, KvCache::ElementType::kFloat);
 }
 
 std::vector<float> Model::forward(const std::vector<SequenceChunk>& chunks) const {

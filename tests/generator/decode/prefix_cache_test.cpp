@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kPageBytes = 2 * kKvPageTokens * 4;  // one layer, width 1
 
 std::unique_ptr<KvCache> make_cache() {
-  return std::make_unique<KvCache>(1, 1, 100000, KvCache::ElementType::kFloat);
+  return std::make_unique<KvCache>(1, 1, 1, 100000, KvCache::ElementType::kFloat);
 }
 
 // Holds the tokens themselves as keys.

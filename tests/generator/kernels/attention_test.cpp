@@ -8,6 +8,7 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/kernels/key_value_tiles.h"
 #include "generator/quant/half.h"
 #include "tests/generator/kernels/kernel_test_util.h"
 
@@ -79,17 +80,34 @@ std::vector<float> from_half(const std::vector<uint16_t>& x) {
   return out;
 }
 
-std::vector<BFloat16> to_bfloat16(const std::vector<float>& x) {
-  std::vector<BFloat16> out;
-  for (const float value : x) out.push_back({quant::float_to_bfloat16(value)});
-  return out;
+std::vector<float> rounded(std::vector<float> x) {
+  for (float& value : x) value = quant::bfloat16_to_float(quant::float_to_bfloat16(value));
+  return x;
 }
 
-std::vector<float> from_bfloat16(const std::vector<BFloat16>& x) {
-  std::vector<float> out;
-  for (const BFloat16 value : x) out.push_back(quant::bfloat16_to_float(value.bits));
-  return out;
-}
+// Rows of keys and values in tiles; what no row fills is NaN.
+class Tiles {
+ public:
+  Tiles(const AttentionShape& shape, const std::vector<float>& k, const std::vector<float>& v) {
+    const int64_t part = 64 * shape.num_kv_heads * padded_head_dim(shape.head_dim);
+    for (int64_t key = 0; key < shape.num_keys; ++key) {
+      if (key % 64 == 0) tiles_.emplace_back(static_cast<size_t>(5 + 2 * part), uint16_t{0x7fc0});
+      uint16_t* tile = tiles_.back().data() + 5;
+      store_keys(k.data() + key * shape.ldk, shape.ldk, 1, shape.num_kv_heads, shape.head_dim,
+                 key % 64, tile);
+      store_values(v.data() + key * shape.ldk, shape.ldk, 1, shape.num_kv_heads, shape.head_dim,
+                   key % 64, tile + part);
+    }
+    for (const auto& tile : tiles_) starts_.push_back(tile.data());
+    view_ = {starts_.data(), starts_.data(), 5, 5 + part};
+  }
+  const KeyValueTiles& view() const { return view_; }
+
+ private:
+  std::vector<std::vector<uint16_t>> tiles_;
+  std::vector<const uint16_t*> starts_;
+  KeyValueTiles view_;
+};
 
 class Attention : public testing::TestWithParam<CpuIsa> {
  protected:
@@ -108,20 +126,21 @@ INSTANTIATE_TEST_SUITE_P(Isa, Attention, testing::ValuesIn(runnable_isas()), isa
 // probabilities fall to the other side.
 void expect_bfloat16_parity(AttentionShape shape, uint32_t seed) {
   const auto q = random_floats(shape.num_queries * shape.ldq, seed, 1.5f);
-  const auto k = to_bfloat16(random_floats(shape.num_keys * shape.ldk, seed + 1, 1.5f));
-  const auto v = to_bfloat16(random_floats(shape.num_keys * shape.ldk, seed + 2));
+  const auto k = random_floats(shape.num_keys * shape.ldk, seed + 1, 1.5f);
+  const auto v = random_floats(shape.num_keys * shape.ldk, seed + 2);
+  const Tiles tiles(shape, k, v);
   std::vector<float> out(static_cast<size_t>(shape.num_queries * shape.ldo), -77.0f);
   std::vector<float> plain(out.size(), -77.0f);
-  attention(shape, q.data(), k.data(), v.data(), out.data());
+  attention(shape, q.data(), tiles.view(), out.data());
   {
     const ScopedIsa portable(CpuIsa::kPortable);
-    attention(shape, q.data(), k.data(), v.data(), plain.data());
+    attention(shape, q.data(), tiles.view(), plain.data());
   }
   std::vector<float> scaled = q;
   for (float& value : scaled) value *= shape.scale;
   shape.scale = 1.0f;
-  const std::vector<double> expected = attend_in_double(shape, from_bfloat16(to_bfloat16(scaled)),
-                                                        from_bfloat16(k), from_bfloat16(v));
+  const std::vector<double> expected =
+      attend_in_double(shape, rounded(scaled), rounded(k), rounded(v));
   for (size_t i = 0; i < out.size(); ++i) {
     ASSERT_NEAR(out[i], expected[i], 6e-3)
         << "T " << shape.num_queries << " S " << shape.num_keys << " H " << shape.num_heads << " D "
@@ -240,50 +259,51 @@ TEST_P(Attention, MatchesDoubleWithLinearBiases) {
   }
 }
 
-// `whole` has as many queries as keys.
-template <typename T>
-void expect_chunks_equal_the_whole(const AttentionShape& whole, const std::vector<float>& q,
-                                   const std::vector<T>& k, const std::vector<T>& v) {
+// `attend(shape, q, out)`; `whole` has as many queries as keys.
+template <typename Attend>
+void expect_chunks_equal_the_whole(const AttentionShape& whole, const Attend& attend) {
+  const auto q = random_floats(whole.num_keys * whole.ldq, 1);
   std::vector<float> expected(q.size());
-  attention(whole, q.data(), k.data(), v.data(), expected.data());
+  attend(whole, q.data(), expected.data());
   for (const int64_t chunk : {1, 7, 64, 100}) {
     std::vector<float> out(q.size());
     for (int64_t begin = 0; begin < whole.num_keys; begin += chunk) {
       AttentionShape part = whole;
       part.num_queries = std::min(chunk, whole.num_keys - begin);
       part.num_keys = begin + part.num_queries;
-      attention(part, q.data() + begin * whole.ldq, k.data(), v.data(),
-                out.data() + begin * whole.ldo);
+      attend(part, q.data() + begin * whole.ldq, out.data() + begin * whole.ldo);
     }
     ASSERT_EQ(out, expected) << "chunk " << chunk << " window " << whole.window;
   }
 }
 
+// Of one segment of keys, and of three.
 TEST_P(Attention, ChunksEqualTheWholeBitForBit) {
-  const int64_t keys = 203;
   const std::vector<float> slopes = {0.5f, 0.25f, 0.01f, 1.0f, 0.1f, 0.2f};
-  for (const int64_t window : {0, 70}) {
-    AttentionShape whole = make_shape(keys, keys, 6, 2, 64);
+  for (const auto& [keys, window] : {std::pair<int64_t, int64_t>{203, 0}, {203, 70}, {1100, 600}}) {
+    AttentionShape whole = make_shape(keys, keys, 6, 2, keys > 1000 ? 16 : 64);
     whole.window = window;
     if (window > 0) whole.alibi_slopes = slopes.data();
-    const auto q = random_floats(keys * whole.ldq, 1);
     const auto k = to_half(random_floats(keys * whole.ldk, 2));
     const auto v = to_half(random_floats(keys * whole.ldk, 3));
-    expect_chunks_equal_the_whole(whole, q, k, v);
+    expect_chunks_equal_the_whole(whole, [&](const AttentionShape& s, const float* q, float* out) {
+      attention(s, q, k.data(), v.data(), out);
+    });
   }
 }
 
-TEST_P(Attention, ChunksOfBFloat16EqualTheWholeBitForBit) {
-  const int64_t keys = 203;
-  const AttentionShape whole = make_shape(keys, keys, 6, 2, 64);
-  const auto q = random_floats(keys * whole.ldq, 1);
-  const auto k = to_bfloat16(random_floats(keys * whole.ldk, 2));
-  const auto v = to_bfloat16(random_floats(keys * whole.ldk, 3));
-  expect_chunks_equal_the_whole(whole, q, k, v);
+TEST_P(Attention, ChunksOverTilesEqualTheWholeBitForBit) {
+  for (const int64_t keys : {203, 1100}) {
+    const AttentionShape whole = make_shape(keys, keys, 6, 2, keys > 1000 ? 16 : 64);
+    const Tiles tiles(whole, random_floats(keys * whole.ldk, 2),
+                      random_floats(keys * whole.ldk, 3));
+    expect_chunks_equal_the_whole(whole, [&](const AttentionShape& s, const float* q, float* out) {
+      attention(s, q, tiles.view(), out);
+    });
+  }
 }
 
-TEST_P(Attention, ThreadsDoNotChangeTheResult) {
-  const AttentionShape shape = make_shape(90, 300, 8, 1, 64);
+void expect_threads_change_nothing(const AttentionShape& shape) {
   const auto q = random_floats(shape.num_queries * shape.ldq, 1);
   const auto k = random_floats(shape.num_keys * shape.ldk, 2);
   const auto v = random_floats(shape.num_keys * shape.ldk, 3);
@@ -297,6 +317,26 @@ TEST_P(Attention, ThreadsDoNotChangeTheResult) {
   set_num_threads(threads);
   EXPECT_EQ(results[0], results[1]);
   EXPECT_EQ(results[0], results[2]);
+}
+
+// Threads share out tiles of queries, heads of a group, or segments of keys.
+TEST_P(Attention, ThreadsDoNotChangeTheResult) {
+  expect_threads_change_nothing(make_shape(90, 300, 8, 1, 64));
+  expect_threads_change_nothing(make_shape(1, 400, 8, 1, 64));
+  AttentionShape many_keys = make_shape(3, 2500, 9, 3, 64);
+  expect_threads_change_nothing(many_keys);
+  many_keys.window = 700;
+  expect_threads_change_nothing(many_keys);
+}
+
+TEST_P(Attention, MatchesDoubleOverSegmentsOfKeys) {
+  for (const auto& [queries, keys] :
+       {std::pair<int64_t, int64_t>{1, 512}, {1, 513}, {2, 1500}, {100, 1300}}) {
+    AttentionShape shape = make_shape(queries, keys, 4, 2, 16);
+    expect_parity(shape, static_cast<uint32_t>(keys));
+    shape.window = 550;
+    expect_parity(shape, static_cast<uint32_t>(keys));
+  }
 }
 
 TEST_P(Attention, StridesAreKept) {

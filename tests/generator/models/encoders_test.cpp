@@ -55,22 +55,29 @@ TEST_P(Encoders, VectorsEqualTransformers) {
   }
 }
 
-TEST_P(Encoders, FastVectorsAreNearAndDoNotDependOnTheOtherTexts) {
-  const auto wanted = golden_.json.at("vectors").get<std::vector<std::vector<float>>>();
-  const LoadedEncoder loaded = load(kernels::Precision::kFast);
+// Of a fast precision: a vector does not depend on the other texts and is near the golden one.
+void expect_near_golden(const LoadedEncoder& loaded, const std::vector<std::string>& texts,
+                        const std::vector<std::vector<float>>& wanted) {
   const auto dim = static_cast<size_t>(loaded.model->dim());
-  const std::vector<float> vectors = loaded.model->encode(texts_);
-  for (size_t t = 0; t < texts_.size(); ++t) {
+  const std::vector<float> vectors = loaded.model->encode(texts);
+  for (size_t t = 0; t < texts.size(); ++t) {
     const std::vector<float> vector(vectors.begin() + static_cast<long>(t * dim),
                                     vectors.begin() + static_cast<long>((t + 1) * dim));
-    EXPECT_EQ(vector, loaded.model->encode({texts_[t]}));
+    EXPECT_EQ(vector, loaded.model->encode({texts[t]}));
     double apart = 0.0;
     double length = 0.0;
     for (size_t i = 0; i < dim; ++i) {
       apart += std::pow(double{vector[i]} - wanted[t][i], 2);
       length += std::pow(double{wanted[t][i]}, 2);
     }
-    EXPECT_LT(std::sqrt(apart / length), 0.05) << texts_[t];
+    EXPECT_LT(std::sqrt(apart / length), 0.05) << texts[t];
+  }
+}
+
+TEST_P(Encoders, FastVectorsAreNearAndDoNotDependOnTheOtherTexts) {
+  const auto wanted = golden_.json.at("vectors").get<std::vector<std::vector<float>>>();
+  for (const auto precision : {kernels::Precision::kFast, kernels::Precision::kFast8}) {
+    expect_near_golden(load(precision), texts_, wanted);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "data/core/error.h"
+#include "generator/quant/half.h"
 
 namespace quarry {
 namespace {
@@ -40,7 +41,7 @@ T value_at(const kernels::KeyValuePages<T>& kv, int64_t token, int64_t i) {
 }
 
 TEST(KvCache, KeepsRowsWhileItGrows) {
-  KvCache cache(2, kWidth, 1000, KvCache::ElementType::kFloat);
+  KvCache cache(2, 1, kWidth, 1000, KvCache::ElementType::kFloat);
   EXPECT_EQ(cache.bytes(), 0);
   for (int64_t step : {1, 255, 1, 300, 43}) append(cache, 2, step);
   EXPECT_EQ(cache.length(), 600);
@@ -54,7 +55,7 @@ TEST(KvCache, KeepsRowsWhileItGrows) {
 }
 
 TEST(KvCache, HalfElementsAreIeeeHalves) {
-  KvCache cache(1, kWidth, 8, KvCache::ElementType::kHalf);
+  KvCache cache(1, 1, kWidth, 8, KvCache::ElementType::kHalf);
   append(cache, 1, 3);
   EXPECT_EQ(key_at(cache.half_pages(0), 0, 0), 0x0000);
   EXPECT_EQ(key_at(cache.half_pages(0), 2, 0), 0x4000);    // 2.0
@@ -62,8 +63,33 @@ TEST(KvCache, HalfElementsAreIeeeHalves) {
   EXPECT_EQ(cache.bytes(), 2 * kKvPageTokens * kWidth * 2);
 }
 
+// Tiles are of padded heads, and values of two tokens share a pair.
+TEST(KvCache, BFloat16ElementsLieInTiles) {
+  constexpr int64_t kPadded = 16;
+  KvCache cache(2, 2, kWidth / 2, 200, KvCache::ElementType::kBFloat16);
+  append(cache, 2, 67);
+  cache.truncate(65);
+  append(cache, 2, 2);
+  EXPECT_EQ(cache.bytes(), 2 * 2 * 2 * kKvPageTokens * 2 * kPadded * 2);
+  const kernels::KeyValueTiles tiles = cache.tiles(1);
+  for (int64_t token = 0; token < 67; ++token) {
+    const uint16_t* k = tiles.k_pages[token / 64] + tiles.k_offset;
+    const uint16_t* v = tiles.v_pages[token / 64] + tiles.v_offset;
+    const int64_t key = token % 64;
+    for (int64_t head = 0; head < 2; ++head) {
+      for (int64_t d = 0; d < kPadded; ++d) {
+        const float expected = d < kWidth / 2 ? static_cast<float>(token) : 0.0f;
+        const int64_t of_head = head * 64 * kPadded;
+        ASSERT_EQ(quant::bfloat16_to_float(k[of_head + d / 2 * 128 + key * 2 + d % 2]), expected);
+        ASSERT_EQ(quant::bfloat16_to_float(v[of_head + (key / 2 * kPadded + d) * 2 + key % 2]),
+                  -expected);
+      }
+    }
+  }
+}
+
 TEST(KvCache, TruncateReusesTheMemory) {
-  KvCache cache(1, kWidth, 300, KvCache::ElementType::kFloat);
+  KvCache cache(1, 1, kWidth, 300, KvCache::ElementType::kFloat);
   append(cache, 1, 200);
   const int64_t bytes = cache.bytes();
   cache.truncate(50);
@@ -74,9 +100,9 @@ TEST(KvCache, TruncateReusesTheMemory) {
 }
 
 TEST(KvCache, ASharedPageIsCopiedBeforeItIsWritten) {
-  KvCache first(2, kWidth, 1000, KvCache::ElementType::kFloat);
+  KvCache first(2, 1, kWidth, 1000, KvCache::ElementType::kFloat);
   append(first, 2, 100);
-  KvCache second(2, kWidth, 1000, KvCache::ElementType::kFloat);
+  KvCache second(2, 1, kWidth, 1000, KvCache::ElementType::kFloat);
   second.share(first.pages(), 90);
   EXPECT_EQ(second.length(), 90);
   std::vector<float> row(kWidth, 7.0f);
@@ -98,9 +124,9 @@ TEST(KvCache, ASharedPageIsCopiedBeforeItIsWritten) {
 }
 
 TEST(KvCache, RowsPastTheEndOfASharedCacheAreCopiedToo) {
-  KvCache first(1, kWidth, 1000, KvCache::ElementType::kFloat);
+  KvCache first(1, 1, kWidth, 1000, KvCache::ElementType::kFloat);
   append(first, 1, 200);
-  KvCache second(1, kWidth, 1000, KvCache::ElementType::kFloat);
+  KvCache second(1, 1, kWidth, 1000, KvCache::ElementType::kFloat);
   second.share(first.pages(), 10);
   std::vector<float> rows(190 * kWidth, 7.0f);
   second.reserve(190);
@@ -113,7 +139,7 @@ TEST(KvCache, RowsPastTheEndOfASharedCacheAreCopiedToo) {
 }
 
 TEST(KvCache, PastTheContextThrowsAndChangesNothing) {
-  KvCache cache(1, kWidth, 10, KvCache::ElementType::kFloat);
+  KvCache cache(1, 1, kWidth, 10, KvCache::ElementType::kFloat);
   append(cache, 1, 8);
   try {
     cache.reserve(3);
