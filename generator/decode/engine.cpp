@@ -12,6 +12,7 @@
 #include "data/core/error.h"
 #include "generator/decode/constraint/constraints.h"
 #include "generator/decode/prefix_cache.h"
+#include "generator/decode/prefix_file.h"
 #include "generator/decode/sequence.h"
 #include "generator/decode/step_cost.h"
 
@@ -439,6 +440,36 @@ AdapterSet& Engine::adapters() { return impl_->adapters_; }
 const AdapterSet& Engine::adapters() const { return impl_->adapters_; }
 
 Constraints& Engine::constraints() { return impl_->constraints_; }
+
+Engine::LoadedPrefixes Engine::load_prefixes(const std::filesystem::path& path) {
+  LoadedPrefixes loaded;
+  if (impl_->prefixes_.max_bytes() == 0 || impl_->generator_ == nullptr) return loaded;
+  std::vector<std::shared_ptr<const LoraAdapter>> adapters = {nullptr};
+  std::vector<std::string> names = impl_->adapters_.names();
+  names.emplace_back();  // what is fused into the base
+  for (const std::string& name : names) {
+    adapters.push_back(impl_->adapters_.acquire(name)->weights);
+  }
+  run([&] {
+    PrefixCache& prefixes = impl_->prefixes_;
+    QUARRY_CHECK(prefixes.bytes() == 0, ErrorCode::kInvalidArgument, path.string(),
+                 ": prefixes are loaded before the first request");
+    loaded.warning = read_prefixes(path, prefix_origin(*impl_->generator_), adapters, prefixes);
+    loaded.bytes = prefixes.bytes();
+    loaded.pages = static_cast<int64_t>(prefixes.entries().size());
+  });
+  return loaded;
+}
+
+int64_t Engine::save_prefixes(const std::filesystem::path& path) {
+  int64_t bytes = 0;
+  if (impl_->prefixes_.max_bytes() == 0 || impl_->generator_ == nullptr) return bytes;
+  run([&] {
+    write_prefixes(path, prefix_origin(*impl_->generator_), impl_->prefixes_);
+    bytes = impl_->prefixes_.bytes();
+  });
+  return bytes;
+}
 
 void Engine::drain(double timeout_seconds) {
   std::unique_lock<std::mutex> lock(impl_->mutex_);

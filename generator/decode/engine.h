@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <future>
 #include <limits>
@@ -139,6 +140,21 @@ class Engine {
 
   // What requests can be constrained to.
   Constraints& constraints();
+
+  // Takes over the prefixes that save_prefixes() left at `path`, for the base model and the
+  // adapters that are loaded now. What another model or another setting computed, or what is
+  // damaged, is left alone with a warning that names what was found and what was wanted; a file
+  // that is not there is no warning. Before the first request.
+  struct LoadedPrefixes {
+    int64_t pages = 0;
+    int64_t bytes = 0;    // of their keys and values
+    std::string warning;  // empty: none
+  };
+  LoadedPrefixes load_prefixes(const std::filesystem::path& path);
+  // Keeps the prefix cache for a later process: written beside `path`, then renamed, readable by
+  // its owner only since it tells what was asked. Returns the bytes of keys and values. Throws
+  // kUnavailable.
+  int64_t save_prefixes(const std::filesystem::path& path);
 
   // No new requests from now on; waits up to `timeout_seconds` for the running ones, then cancels
   // the rest. Idempotent.

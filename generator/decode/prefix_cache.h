@@ -32,6 +32,20 @@ class PrefixCache {
   void store(const Adapter& adapter, const int32_t* tokens, int64_t num_tokens,
              const KvCache& cache);
 
+  // A page and where it hangs.
+  struct Entry {
+    Adapter adapter;
+    int64_t parent = -1;          // index of the page before it; -1: it begins the sequence
+    std::vector<int32_t> tokens;  // 1 to kKvPageTokens of them
+    std::shared_ptr<KvPage> page;
+  };
+  // All that is kept for the base model and for adapters that are there: used last first, a page
+  // before those that follow it.
+  std::vector<Entry> entries() const;
+  // Takes over such a list, from its front as much as there is room for. Throws kCorruptData where
+  // it is none, and holds nothing then. REQUIRES: nothing is held.
+  void restore(std::vector<Entry> entries);
+
   int64_t max_bytes() const { return max_bytes_; }
   int64_t bytes() const { return bytes_; }
 
@@ -55,6 +69,7 @@ class PrefixCache {
   void erase(Node* node);
   void erase_below(Node& node);
   void forget_gone_adapters();
+  void add_entry(Entry entry, std::vector<Node*>& nodes);
 
   int64_t max_bytes_;
   int64_t bytes_ = 0;

@@ -24,6 +24,8 @@ class KvPage {
   kernels::AlignedBuffer data_;
 };
 constexpr int64_t kKvPageTokens = 64;
+// Of the order of elements in a page, which files of pages note: raise it when that changes.
+constexpr int kKvPageLayoutVersion = 1;
 
 // What the layers of a decoder see of a source that its encoder has read. Immutable: caches share
 // it.
@@ -72,6 +74,8 @@ class KvCache {
              int64_t stride);
   void advance(int64_t num_tokens) { length_ += num_tokens; }
 
+  int64_t num_layers() const { return num_layers_; }
+  int64_t page_bytes() const;
   ElementType element_type() const { return type_; }
   int64_t kv_width() const { return kv_width_; }
   // Rows of kv_width; of the element type that the name says. Valid until reserve() or share().
@@ -81,7 +85,6 @@ class KvCache {
 
  private:
   int64_t row_bytes() const;
-  int64_t page_bytes() const;
   void copy_page(size_t index, int64_t num_tokens);
   void list_pages();
   template <typename T>

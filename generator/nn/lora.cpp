@@ -4,6 +4,7 @@
 #include <set>
 
 #include "data/core/error.h"
+#include "data/core/hash.h"
 #include "generator/nn/lora_config.h"
 #include "generator/quant/encode_dense.h"
 #include "generator/weights/printable.h"
@@ -110,6 +111,11 @@ bool is_bias_inside_copy(const LoraConfig& config, const std::string& name) {
               slots.empty() ? "" : slots.front().path + "'", " (made for another base model?)");
 }
 
+std::string hash_of(const std::vector<float>& values) {
+  return sha256_hex(
+      {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(values[0])});
+}
+
 }  // namespace
 
 void check_disjoint(const LoraConfig& config, const std::vector<CausalLm::LinearSlot>& slots) {
@@ -177,6 +183,18 @@ std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& fold
   QUARRY_CHECK(!adapter->weights_.empty(), ErrorCode::kInvalidArgument, folder.string(),
                ": target_modules ", config.target_text(), " match no Linear of this model");
   return adapter;
+}
+
+std::string LoraAdapter::content_hash() const {
+  std::string parts;
+  for (const auto& [path, pair] : weights_) {
+    parts += concat(path, '\n', pair.rank, ' ', hash_of({pair.scale}), ' ', hash_of(pair.a), ' ',
+                    hash_of(pair.b), '\n');
+  }
+  for (const auto& [name, tensor] : full_) {
+    parts += concat(name, '\n', shape_text(tensor.shape), ' ', hash_of(tensor.values), '\n');
+  }
+  return sha256_hex(parts);
 }
 
 const LoraWeights* LoraAdapter::find(const std::string& linear_path) const {

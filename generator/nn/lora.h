@@ -85,6 +85,9 @@ class LoraAdapter {
 
   const std::vector<std::string>& warnings() const { return warnings_; }
 
+  // SHA-256 over all that it computes with: adapters of the same hash compute the same.
+  std::string content_hash() const;
+
  private:
   std::map<std::string, LoraWeights> weights_;
   std::map<std::string, FullTensor> full_;
