@@ -98,6 +98,7 @@ struct Engine::Impl {
   PrefixCache prefixes_;
   int64_t step_prompt_tokens_ = 0;
   int64_t step_cached_tokens_ = 0;
+  int64_t step_drafts_ = 0;
   int64_t step_draft_tokens_ = 0;
   int64_t step_accepted_draft_tokens_ = 0;
   StepCost step_cost_;
@@ -348,6 +349,7 @@ void Engine::Impl::advance(Sequence& sequence, const SequenceChunk& chunk, const
     step_completion_tokens_ +=
         sequence.advance(chunk, logits, generator_->model->config().vocab_size);
     if (!is_prompt) {
+      step_drafts_ += chunk.num_tokens > 1 ? 1 : 0;
       step_draft_tokens_ += chunk.num_tokens - 1;
       step_accepted_draft_tokens_ += sequence.num_fed() - fed_before - 1;
     }
@@ -368,6 +370,7 @@ void Engine::Impl::retire_finished() {
   const std::lock_guard<std::mutex> lock(mutex_);
   stats_.prompt_tokens_total += std::exchange(step_prompt_tokens_, 0) + step_cached_tokens_;
   stats_.cached_tokens_total += std::exchange(step_cached_tokens_, 0);
+  stats_.drafts_total += std::exchange(step_drafts_, 0);
   stats_.draft_tokens_total += std::exchange(step_draft_tokens_, 0);
   stats_.accepted_draft_tokens_total += std::exchange(step_accepted_draft_tokens_, 0);
   stats_.prefix_cache_bytes = prefixes_.bytes();
@@ -456,7 +459,6 @@ Engine::LoadedPrefixes Engine::load_prefixes(const std::filesystem::path& path) 
                  ": prefixes are loaded before the first request");
     loaded.warning = read_prefixes(path, prefix_origin(*impl_->generator_), adapters, prefixes);
     loaded.bytes = prefixes.bytes();
-    loaded.pages = static_cast<int64_t>(prefixes.entries().size());
   });
   return loaded;
 }

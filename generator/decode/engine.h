@@ -99,6 +99,7 @@ struct EngineStats {
   int64_t prompt_tokens_total = 0;
   int64_t cached_tokens_total = 0;  // of prompt_tokens_total
   int64_t completion_tokens_total = 0;
+  int64_t drafts_total = 0;                 // steps of a sequence that checked a draft
   int64_t draft_tokens_total = 0;           // guessed by prompt lookup and checked
   int64_t accepted_draft_tokens_total = 0;  // of those, that came true
   int64_t cancelled_total = 0;
@@ -146,8 +147,7 @@ class Engine {
   // damaged, is left alone with a warning that names what was found and what was wanted; a file
   // that is not there is no warning. Before the first request.
   struct LoadedPrefixes {
-    int64_t pages = 0;
-    int64_t bytes = 0;    // of their keys and values
+    int64_t bytes = 0;    // of keys and values
     std::string warning;  // empty: none
   };
   LoadedPrefixes load_prefixes(const std::filesystem::path& path);

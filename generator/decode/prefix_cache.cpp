@@ -111,7 +111,8 @@ void PrefixCache::restore(std::vector<Entry> entries) {
   std::vector<Node*> nodes;
   try {
     for (Entry& entry : entries) {
-      if (bytes_ + entry.page->bytes() > max_bytes_) break;
+      const bool is_known = num_nodes_.count(entry.page.get()) > 0;
+      if (!is_known && bytes_ + entry.page->bytes() > max_bytes_) break;
       add_entry(std::move(entry), nodes);
     }
   } catch (...) {
@@ -147,7 +148,7 @@ PrefixCache::Node& PrefixCache::add(Node& parent, std::vector<int32_t> tokens,
   node->page = std::move(page);
   node->parent = &parent;
   node->use = uses_.insert(uses_.end(), node.get());
-  bytes_ += node->page->bytes();
+  if (++num_nodes_[node->page.get()] == 1) bytes_ += node->page->bytes();
   return *(parent.children[std::move(tokens)] = std::move(node));
 }
 
@@ -160,7 +161,11 @@ void PrefixCache::touch(Node* node) {
 
 void PrefixCache::erase(Node* node) {
   QUARRY_DCHECK(node->children.empty());
-  bytes_ -= node->page->bytes();
+  const auto count = num_nodes_.find(node->page.get());
+  if (--count->second == 0) {
+    bytes_ -= node->page->bytes();
+    num_nodes_.erase(count);
+  }
   uses_.erase(node->use);
   node->parent->children.erase(std::vector<int32_t>(node->tokens));
 }

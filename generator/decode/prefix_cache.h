@@ -14,7 +14,8 @@ namespace quarry {
 // Keys and values of token sequences that were computed before, for requests that begin alike: a
 // radix tree over token ids for each adapter (Zheng et al. 2024, SGLang, arXiv:2312.07104), one
 // page of a KvCache at each node. Pages are shared with the sequences that run, never copied here;
-// those unused for longest go when the limit is reached, ends before beginnings. One thread.
+// those unused for longest go when the limit is reached, ends before beginnings. Of an activated
+// LoRA the tree holds the base model's pages too, which count once. One thread.
 class PrefixCache {
  public:
   // Most bytes that its pages may hold; 0: nothing is kept.
@@ -73,6 +74,7 @@ class PrefixCache {
 
   int64_t max_bytes_;
   int64_t bytes_ = 0;
+  std::map<const KvPage*, int64_t> num_nodes_;  // of each page; bytes_ counts it once
   // By owner, so that another adapter at the same address is another adapter.
   std::map<std::weak_ptr<const LoraAdapter>, Node, std::owner_less<>> roots_;
   std::list<Node*> uses_;  // most recent first, and a parent before its children

@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kFormat = "quarry prefix cache 1";
 constexpr const char* kBase = "base";
-constexpr int64_t kNodeFields = 3;
+constexpr int64_t kNodeFields = 4;
 
 using Metadata = std::map<std::string, std::string>;
 
@@ -64,8 +64,8 @@ class Reader {
     read_tables();
     check_sizes();
     std::string hashes;
-    for (size_t i = 0; i < num_pages(); ++i) {
-      const TensorView& page = page_of(i);
+    for (size_t i = 0; file_->find(page_name(i)) != nullptr; ++i) {
+      const TensorView& page = file_->get(page_name(i));
       hashes += sha256_hex({reinterpret_cast<const char*>(page.data), as_size(page.bytes)});
     }
     const std::string found = file_->metadata().at("checksum");
@@ -80,18 +80,23 @@ class Reader {
                                           int64_t max_bytes) const {
     const std::vector<const PrefixCache::Adapter*> served = served_adapters(adapters);
     std::vector<PrefixCache::Entry> entries;
-    std::vector<int64_t> places(num_pages(), -1);  // in entries
+    std::vector<int64_t> places(num_nodes(), -1);  // in entries
+    std::map<int32_t, std::shared_ptr<KvPage>> pages;
     const int32_t* tokens = tables_.tokens.data();
-    for (size_t i = 0; i < num_pages(); ++i) {
-      const int32_t* node = node_of(i);
-      const int32_t* end = tokens + node[2];
-      const PrefixCache::Adapter* adapter = served[as_size(node[1])];
+    for (size_t i = 0; i < num_nodes(); ++i) {
+      const Node node = node_at(i);
+      const int32_t* end = tokens + node.num_tokens;
+      const PrefixCache::Adapter* adapter = served[as_size(node.adapter)];
+      const auto num_pages = static_cast<int64_t>(pages.size());
       const bool has_room =
-          (static_cast<int64_t>(entries.size()) + 1) * origin_.page_bytes <= max_bytes;
-      if (adapter != nullptr && has_room) {
-        const int64_t parent = node[0] < 0 ? -1 : places[as_size(node[0])];
+          pages.count(node.page) > 0 || (num_pages + 1) * origin_.page_bytes <= max_bytes;
+      if (!has_room) break;
+      if (adapter != nullptr) {
+        std::shared_ptr<KvPage>& page = pages[node.page];
+        if (page == nullptr) page = copy_page(node.page);
         places[i] = static_cast<int64_t>(entries.size());
-        entries.push_back({*adapter, parent, {tokens, end}, copy_page(i)});
+        const int64_t parent = node.parent < 0 ? -1 : places[as_size(node.parent)];
+        entries.push_back({*adapter, parent, {tokens, end}, page});
       }
       tokens = end;
     }
@@ -100,9 +105,17 @@ class Reader {
 
  private:
   static size_t as_size(int64_t value) { return static_cast<size_t>(value); }
-  size_t num_pages() const { return tables_.nodes.size() / kNodeFields; }
-  const int32_t* node_of(size_t index) const { return tables_.nodes.data() + index * kNodeFields; }
-  const TensorView& page_of(size_t index) const { return file_->get(page_name(index)); }
+  struct Node {
+    int32_t parent;
+    int32_t adapter;
+    int32_t num_tokens;
+    int32_t page;
+  };
+  size_t num_nodes() const { return tables_.nodes.size() / kNodeFields; }
+  Node node_at(size_t index) const {
+    const int32_t* fields = tables_.nodes.data() + index * kNodeFields;
+    return {fields[0], fields[1], fields[2], fields[3]};
+  }
 
   void expect(const std::string& key, const std::string& wanted) const {
     const auto it = file_->metadata().find(key);
@@ -148,22 +161,24 @@ class Reader {
 
   void check_sizes() const {
     int64_t num_tokens = 0;
-    for (size_t i = 0; i < num_pages(); ++i) {
-      const int32_t* node = node_of(i);
-      const TensorView& page = page_of(i);
+    for (size_t i = 0; i < num_nodes(); ++i) {
+      const Node node = node_at(i);
+      const bool is_sane = node.parent >= -1 && node.parent < static_cast<int64_t>(i) &&
+                           node.adapter >= 0 && as_size(node.adapter) < adapters_.size() &&
+                           node.num_tokens >= 1 && node.num_tokens <= kKvPageTokens &&
+                           node.page >= 0;
+      QUARRY_CHECK(
+          is_sane && (node.parent < 0 || node_at(as_size(node.parent)).adapter == node.adapter),
+          ErrorCode::kCorruptData, file_->description(), ": node ", i, " follows ", node.parent,
+          ", of adapter ", node.adapter, ", with ", node.num_tokens, " tokens in page ", node.page);
+      const TensorView& page = file_->get(page_name(as_size(node.page)));
       QUARRY_CHECK(page.type == WeightType::kU8 && page.bytes == origin_.page_bytes,
                    ErrorCode::kCorruptData, file_->description(), ": ", page.name, " has ",
                    page.bytes, " bytes, wanted ", origin_.page_bytes);
-      const bool follows_own = node[0] == -1 || (node[0] >= 0 && as_size(node[0]) < i &&
-                                                 node_of(as_size(node[0]))[1] == node[1]);
-      QUARRY_CHECK(follows_own && node[1] >= 0 && as_size(node[1]) < adapters_.size() &&
-                       node[2] >= 1 && node[2] <= kKvPageTokens,
-                   ErrorCode::kCorruptData, file_->description(), ": ", page.name, " follows ",
-                   node[0], ", of adapter ", node[1], ", with ", node[2], " tokens");
-      num_tokens += node[2];
+      num_tokens += node.num_tokens;
     }
     QUARRY_CHECK(num_tokens == static_cast<int64_t>(tables_.tokens.size()), ErrorCode::kCorruptData,
-                 file_->description(), ": holds ", tables_.tokens.size(), " tokens, its pages ",
+                 file_->description(), ": holds ", tables_.tokens.size(), " tokens, its nodes ",
                  num_tokens);
   }
 
@@ -182,9 +197,10 @@ class Reader {
     return served;
   }
 
-  std::shared_ptr<KvPage> copy_page(size_t index) const {
+  std::shared_ptr<KvPage> copy_page(int32_t number) const {
     auto page = std::make_shared<KvPage>(origin_.page_bytes);
-    std::memcpy(page->data(), page_of(index).data, as_size(origin_.page_bytes));
+    const TensorView& stored = file_->get(page_name(as_size(number)));
+    std::memcpy(page->data(), stored.data, as_size(origin_.page_bytes));
     return page;
   }
 
@@ -218,31 +234,34 @@ void write_prefixes(const std::filesystem::path& path, const PrefixOrigin& origi
                     const PrefixCache& prefixes) {
   const std::vector<PrefixCache::Entry> entries = prefixes.entries();
   Tables tables;
-  std::vector<PrefixCache::Adapter> adapters;
+  std::map<PrefixCache::Adapter, int32_t> adapters;
+  Json hashes = Json::array();
+  std::map<const KvPage*, int32_t> pages;
   std::string page_hashes;
   std::vector<TensorToWrite> tensors;
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const PrefixCache::Entry& entry = entries[i];
-    const auto known = std::find(adapters.begin(), adapters.end(), entry.adapter);
-    const auto adapter = static_cast<int32_t>(known - adapters.begin());
-    if (known == adapters.end()) adapters.push_back(entry.adapter);
-    for (const int64_t field :
-         {entry.parent, int64_t{adapter}, static_cast<int64_t>(entry.tokens.size())}) {
-      tables.nodes.push_back(static_cast<int32_t>(field));
+  for (const PrefixCache::Entry& entry : entries) {
+    const auto [adapter, is_new] =
+        adapters.emplace(entry.adapter, static_cast<int32_t>(adapters.size()));
+    if (is_new) hashes.push_back(adapter_hash(entry.adapter));
+    const auto [page, is_new_page] =
+        pages.emplace(entry.page.get(), static_cast<int32_t>(pages.size()));
+    if (is_new_page) {
+      const auto* data = reinterpret_cast<const char*>(entry.page->data());
+      const int64_t bytes = entry.page->bytes();
+      page_hashes += sha256_hex({data, static_cast<size_t>(bytes)});
+      tensors.push_back({page_name(tensors.size()), WeightType::kU8, {bytes}, data});
     }
+    tables.nodes.insert(tables.nodes.end(),
+                        {static_cast<int32_t>(entry.parent), adapter->second,
+                         static_cast<int32_t>(entry.tokens.size()), page->second});
     tables.tokens.insert(tables.tokens.end(), entry.tokens.begin(), entry.tokens.end());
-    const auto* data = reinterpret_cast<const char*>(entry.page->data());
-    page_hashes += sha256_hex({data, static_cast<size_t>(entry.page->bytes())});
-    tensors.push_back({page_name(i), WeightType::kU8, {entry.page->bytes()}, data});
   }
   Metadata metadata = origin.facts;
   metadata["format"] = kFormat;
-  Json hashes = Json::array();
-  for (const PrefixCache::Adapter& adapter : adapters) hashes.push_back(adapter_hash(adapter));
   metadata["adapters"] = dump_json(hashes);
   metadata["checksum"] = checksum(metadata, tables, page_hashes);
-  const auto num_pages = static_cast<int64_t>(entries.size());
-  tensors.push_back({"nodes", WeightType::kI32, {num_pages, kNodeFields}, tables.nodes.data()});
+  const auto num_nodes = static_cast<int64_t>(entries.size());
+  tensors.push_back({"nodes", WeightType::kI32, {num_nodes, kNodeFields}, tables.nodes.data()});
   tensors.push_back({"tokens",
                      WeightType::kI32,
                      {static_cast<int64_t>(tables.tokens.size())},

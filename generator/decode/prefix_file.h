@@ -20,8 +20,8 @@ struct PrefixOrigin {
 PrefixOrigin prefix_origin(const LoadedGenerator& generator);
 
 // A prefix cache in a file, as safetensors:
-//   nodes [pages, 3] I32    page before it or -1; its adapter; its number of tokens
-//   tokens [n] I32          those of all pages, in order
+//   nodes [n, 4] I32        node before it or -1; its adapter, number of tokens and page
+//   tokens [m] I32          those of all nodes, in order
 //   page.0 ... [bytes] U8   keys and values, opaque
 // in the order of PrefixCache::entries(). The metadata hold a format version, the origin, the
 // content hashes of the adapters ("base" for none) and a SHA-256 over all of it.

@@ -1,5 +1,6 @@
 #include "generator/nn/lora.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -130,14 +131,21 @@ void check_disjoint(const LoraConfig& config, const std::vector<CausalLm::Linear
 
 std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& folder,
                                                const std::vector<CausalLm::LinearSlot>& slots,
-                                               const std::vector<CausalLm::TensorSlot>& tensors) {
+                                               const std::vector<CausalLm::TensorSlot>& tensors,
+                                               ActivatedLora activated) {
   std::error_code ignored;
   QUARRY_CHECK(std::filesystem::is_directory(folder, ignored), ErrorCode::kNotFound,
                folder.string(), ": no such adapter folder");
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
+  QUARRY_CHECK(activated == ActivatedLora::kAccept || config.invocation_tokens().empty(),
+               ErrorCode::kInvalidArgument, folder.string(), ": alora_invocation_tokens is ",
+               dump_json(config.json()["alora_invocation_tokens"]),
+               ": it acts from these tokens on only (aLoRA), so that it can be served beside its "
+               "base, but not merged, mixed, converted to GGUF, trained on or put into an encoder");
   const std::unique_ptr<SafetensorsFile> file = open_weights(folder);
   auto adapter = std::make_unique<LoraAdapter>();
   adapter->warnings_ = config.warnings();
+  adapter->invocation_tokens_ = config.invocation_tokens();
   check_disjoint(config, slots);
 
   std::set<std::string> taken;
@@ -191,10 +199,19 @@ std::string LoraAdapter::content_hash() const {
     parts += concat(path, '\n', pair.rank, ' ', hash_of({pair.scale}), ' ', hash_of(pair.a), ' ',
                     hash_of(pair.b), '\n');
   }
+  for (const int32_t token : invocation_tokens_) parts += concat("from ", token, '\n');
   for (const auto& [name, tensor] : full_) {
     parts += concat(name, '\n', shape_text(tensor.shape), ' ', hash_of(tensor.values), '\n');
   }
   return sha256_hex(parts);
+}
+
+AdapterReach::AdapterReach(const LoraAdapter* adapter, const std::vector<int32_t>& prompt)
+    : adapter_(adapter) {
+  if (adapter == nullptr || adapter->invocation_tokens().empty()) return;
+  const std::vector<int32_t>& tokens = adapter->invocation_tokens();
+  const auto last = std::find_end(prompt.begin(), prompt.end(), tokens.begin(), tokens.end());
+  begin_ = last == prompt.end() ? kNever : last - prompt.begin();
 }
 
 const LoraWeights* LoraAdapter::find(const std::string& linear_path) const {

@@ -192,7 +192,7 @@ TEST(EnginePrefixFile, ALaterEngineReadsOnFromThereAdaptersIncluded) {
   {
     const auto engine = make_engine();
     engine->adapters().load("one", folder.path() / "one");
-    EXPECT_EQ(engine->load_prefixes(path).pages, 0);
+    EXPECT_EQ(engine->load_prefixes(path).bytes, 0);
     texts[0] = engine->submit(base, nullptr).result.get().text;
     texts[1] = engine->submit(adapted, nullptr).result.get().text;
     EXPECT_GT(engine->save_prefixes(path), 0);
@@ -202,7 +202,7 @@ TEST(EnginePrefixFile, ALaterEngineReadsOnFromThereAdaptersIncluded) {
   engine->adapters().load("same", folder.path() / "one");
   const Engine::LoadedPrefixes loaded = engine->load_prefixes(path);
   EXPECT_THAT(loaded.warning, IsEmpty());
-  EXPECT_GE(loaded.pages, 8);
+  EXPECT_GT(loaded.bytes, 0);
   const GenerateResult first = engine->submit(base, nullptr).result.get();
   EXPECT_EQ(first.cached_tokens, 200);
   EXPECT_EQ(first.text, texts[0]);
