@@ -64,6 +64,7 @@ OrderedJson to_json(const AdapterInfo& info) {
   json["r"] = info.r;
   json["lora_alpha"] = info.lora_alpha;
   json["use_rslora"] = info.use_rslora;
+  json["alora_invocation_tokens"] = info.invocation_tokens;
   json["scale"] = info.scale;
   json["has_patterns"] = info.has_patterns;
   json["linears"] = info.num_linears;
@@ -131,6 +132,11 @@ void print_info(const AdapterInfo& info) {
             << (info.has_patterns ? "; some Linears differ" : "") << "\n"
             << "  scale          " << number(info.scale) << "\n"
             << "  parameters     " << info.parameters << "\n";
+  if (!info.invocation_tokens.empty()) {
+    std::cout << "  acts from      the last of these tokens in a prompt on (aLoRA):";
+    for (const int32_t token : info.invocation_tokens) std::cout << " " << token;
+    std::cout << "\n";
+  }
   if (!info.modules_to_save.empty()) {
     std::cout << "  held whole     " << joined(info.modules_to_save) << "\n";
   }

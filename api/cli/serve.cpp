@@ -21,6 +21,7 @@ struct ServeArguments {
   std::string adapter_root;
   ServerOptions server;
   EngineOptions engine;
+  std::string prefix_cache_file;
   int64_t prefix_cache_mb = EngineOptions().prefix_cache_bytes >> 20;
   GeneratorFlags generator;
   SamplingFlags sampling;
@@ -83,6 +84,26 @@ class StopOnCancel {
   std::thread thread_;
 };
 
+// What an earlier server kept in the file; empty: none.
+void load_prefixes(const std::string& file, Engine& engine, bool quiet) {
+  if (file.empty()) return;
+  const Engine::LoadedPrefixes loaded = engine.load_prefixes(file);
+  if (!loaded.warning.empty()) {
+    std::cerr << "warning: " << loaded.warning << "; the prefix cache begins empty\n";
+  } else if (!quiet && loaded.bytes > 0) {
+    std::cerr << "prefix cache: " << (loaded.bytes >> 20) << " MB from " << file << "\n";
+  }
+}
+
+void save_prefixes(const std::string& file, Engine& engine) {
+  if (file.empty()) return;
+  try {
+    engine.save_prefixes(file);
+  } catch (const Error& error) {
+    std::cerr << "warning: the prefix cache is not kept: " << error.what() << "\n";
+  }
+}
+
 void serve(ServeArguments arguments, CommandContext& context) {
   ServerOptions options = std::move(arguments.server);
   if (!arguments.api_key_file.empty()) options.api_keys = load_api_keys(arguments.api_key_file);
@@ -99,6 +120,7 @@ void serve(ServeArguments arguments, CommandContext& context) {
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), arguments.engine);
   options.ask.adapter = load_adapters(arguments.adapters, *engine);
+  load_prefixes(arguments.prefix_cache_file, *engine, context.quiet);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine,
                           load_reranker(arguments.search));
   Server server(pipeline, options);
@@ -107,6 +129,7 @@ void serve(ServeArguments arguments, CommandContext& context) {
             << (context.quiet ? "\n" : "  (Ctrl-C ends it)\n");
   const StopOnCancel stopper(*context.cancel, server);
   server.run();
+  save_prefixes(arguments.prefix_cache_file, *engine);
   if (!context.quiet) std::cerr << "stopped\n";
 }
 
@@ -155,6 +178,10 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
                    "alike is not read again; 0: off")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
+  command->add_option("--prefix-cache-file", arguments->prefix_cache_file,
+                      "Keep that cache over restarts: read from this file at start, written to it "
+                      "on Ctrl-C. What another model, precision or instruction set made is left "
+                      "alone with a warning. It tells what was asked: only you may read it");
   command
       ->add_option("--drain-seconds", arguments->server.drain_timeout_seconds,
                    "How long running answers may take after Ctrl-C")
@@ -169,6 +196,7 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
       "  quarry serve notes.idx --port 8080\n"
       "  quarry serve notes.idx --adapter law=./law-lora --api-key-file keys.txt\n"
       "  quarry serve notes.idx --adapter ./my-lora --adapter-root ~/loras\n"
+      "  quarry serve notes.idx --prefix-cache-file notes.prefixes\n"
       "  curl localhost:8080/v1/chat/completions -d '{\"model\":\"law\",\n"
       "    \"messages\":[{\"role\":\"user\",\"content\":\"when is the exam?\"}]}'");
   command->callback([arguments, &context] { serve(*arguments, context); });

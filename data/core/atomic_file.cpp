@@ -20,8 +20,9 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(const std::filesystem::path& path)
+AtomicFile::AtomicFile(const std::filesystem::path& path, FileAccess access)
     : path_(path),
+      access_(access),
       temporary_((folder_of(path) / (path.filename().string() + ".tmp.XXXXXX")).string()) {
   fd_ = ::mkostemp(temporary_.data(), O_CLOEXEC);
   QUARRY_CHECK(fd_ >= 0, ErrorCode::kUnavailable, path.string(),
@@ -51,7 +52,8 @@ void AtomicFile::write(const void* bytes, size_t count) {
 }
 
 void AtomicFile::commit() {
-  if (::fchmod(fd_, 0644) != 0 || ::fsync(fd_) != 0) fail(errno);
+  const mode_t mode = access_ == FileAccess::kOwner ? 0600 : 0644;
+  if (::fchmod(fd_, mode) != 0 || ::fsync(fd_) != 0) fail(errno);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
   temporary_.clear();
   sync_folder(path_.parent_path());

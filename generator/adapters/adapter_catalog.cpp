@@ -51,6 +51,7 @@ void describe_peft(AdapterInfo& info) {
   info.use_rslora = config.use_rslora();
   info.scale = config.default_scale();
   info.has_patterns = config.has_patterns();
+  info.invocation_tokens = config.invocation_tokens();
   info.notes = read_adapter_notes(info.path);
   info.warnings = config.warnings();
 }
@@ -76,7 +77,8 @@ void describe_gguf(AdapterInfo& info) {
 
 // What is trained beside the base, and the biases that are trained in it.
 void count_peft(const fs::path& folder, const ModelFile& model, AdapterFit& fit) {
-  const auto adapter = LoraAdapter::load(folder, model.slots(), model.tensor_slots());
+  const auto adapter =
+      LoraAdapter::load(folder, model.slots(), model.tensor_slots(), ActivatedLora::kAccept);
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
   fit.trainable_parameters = 0;
   for (const auto& [path, pair] : adapter->weights()) {

@@ -25,6 +25,7 @@ struct AdapterInfo {
   bool use_rslora = false;
   double scale = 0;           // alpha / r, or alpha / sqrt(r) with rsLoRA, without patterns
   bool has_patterns = false;  // rank_pattern or alpha_pattern change r or scale of some Linears
+  std::vector<int32_t> invocation_tokens;  // LoraAdapter::invocation_tokens()
   int64_t num_linears = 0;
   int64_t parameters = 0;
   int64_t bytes = 0;        // of the weights file

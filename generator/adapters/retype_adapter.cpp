@@ -11,7 +11,8 @@ namespace quarry {
 
 void retype_adapter(const std::filesystem::path& folder, const ModelFile& base,
                     const RetypeOptions& wanted, const std::filesystem::path& out) {
-  const auto adapter = LoraAdapter::load(folder, base.slots(), base.tensor_slots());
+  const auto adapter =
+      LoraAdapter::load(folder, base.slots(), base.tensor_slots(), ActivatedLora::kAccept);
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
   SaveAdapterOptions options;
   options.type = wanted.type;

@@ -130,7 +130,9 @@ AdapterSet::Entry AdapterSet::read(const std::string& name,
   }
   ServedAdapter served;
   served.name = name;
-  served.weights = LoraAdapter::load(folder, *generator_->model);
+  served.weights = LoraAdapter::load(
+      folder, *generator_->model,
+      generator_->model->config().has_encoder() ? ActivatedLora::kRefuse : ActivatedLora::kAccept);
   served.rag_template = &form;
   served.not_in_documents =
       notes.not_in_documents.empty() ? form.not_in_documents : notes.not_in_documents;
@@ -183,6 +185,10 @@ std::shared_ptr<const ServedAdapter> AdapterSet::sum(const std::string& name,
                  "the weight of adapter '", part, "' is ", weight,
                  ", wanted a number that is not 0");
     const ServedAdapter& served = *find(part).adapter;
+    QUARRY_CHECK(served.weights->invocation_tokens().empty(), ErrorCode::kInvalidArgument,
+                 "adapter '", part,
+                 "' acts from its alora_invocation_tokens on only (aLoRA): it cannot be mixed or "
+                 "fused");
     const std::map<std::string, FullTensor>& whole = served.weights->full();
     QUARRY_CHECK(whole.empty() || (mix.size() == 1 && weight == 1), ErrorCode::kInvalidArgument,
                  "adapter '", part, "' has '", whole.empty() ? "" : whole.begin()->first,

@@ -73,7 +73,7 @@ class BeamSearch {
   const LoadedGenerator& generator_;
   const GenerateRequest& request_;
   const BeamSearchOptions options_;
-  const LoraAdapter* const adapter_;
+  const LoraAdapter* adapter_;  // of the next step
   int64_t max_tokens_;
   int64_t num_tokens_ = 0;          // of each beam
   int64_t num_forced_ = 0;          // tokens of a decoder's beginning, all but its start token
@@ -128,18 +128,20 @@ bool BeamSearch::read_prompt(const std::function<bool()>& keep_going) {
   const std::vector<int32_t> tokens =
       begin_sequence(*generator_.model, request_.prompt, adapter_, *beam.cache);
   const int64_t length = static_cast<int64_t>(tokens.size());
-  for (int64_t begin = 0; begin < length; begin += kPromptChunkTokens) {
+  const AdapterReach reach(adapter_, tokens);
+  SequenceChunk chunk;
+  chunk.cache = beam.cache.get();
+  for (int64_t begin = 0; begin < length; begin += chunk.num_tokens) {
     if (!keep_going()) return false;
-    SequenceChunk chunk;
     chunk.tokens = tokens.data() + begin;
-    chunk.num_tokens = std::min(kPromptChunkTokens, length - begin);
-    chunk.cache = beam.cache.get();
-    chunk.adapter = adapter_;
+    chunk.num_tokens = reach.cut(begin, std::min(kPromptChunkTokens, length - begin));
+    chunk.adapter = reach.at(begin);
     std::vector<float> logits = generator_.model->forward({chunk});
     const auto [token, bias] = request_.first_token_bias;
     if (token >= 0) logits.at(static_cast<size_t>(token)) += bias;
     set_next(beam, {logits.begin(), logits.end()});
   }
+  adapter_ = reach.at(length);
   prefill_seconds_ = seconds_since(start);
   return true;
 }

@@ -12,6 +12,7 @@
 #include "data/core/error.h"
 #include "generator/decode/constraint/constraints.h"
 #include "generator/decode/prefix_cache.h"
+#include "generator/decode/prefix_file.h"
 #include "generator/decode/sequence.h"
 #include "generator/decode/step_cost.h"
 
@@ -97,6 +98,7 @@ struct Engine::Impl {
   PrefixCache prefixes_;
   int64_t step_prompt_tokens_ = 0;
   int64_t step_cached_tokens_ = 0;
+  int64_t step_drafts_ = 0;
   int64_t step_draft_tokens_ = 0;
   int64_t step_accepted_draft_tokens_ = 0;
   StepCost step_cost_;
@@ -347,6 +349,7 @@ void Engine::Impl::advance(Sequence& sequence, const SequenceChunk& chunk, const
     step_completion_tokens_ +=
         sequence.advance(chunk, logits, generator_->model->config().vocab_size);
     if (!is_prompt) {
+      step_drafts_ += chunk.num_tokens > 1 ? 1 : 0;
       step_draft_tokens_ += chunk.num_tokens - 1;
       step_accepted_draft_tokens_ += sequence.num_fed() - fed_before - 1;
     }
@@ -367,6 +370,7 @@ void Engine::Impl::retire_finished() {
   const std::lock_guard<std::mutex> lock(mutex_);
   stats_.prompt_tokens_total += std::exchange(step_prompt_tokens_, 0) + step_cached_tokens_;
   stats_.cached_tokens_total += std::exchange(step_cached_tokens_, 0);
+  stats_.drafts_total += std::exchange(step_drafts_, 0);
   stats_.draft_tokens_total += std::exchange(step_draft_tokens_, 0);
   stats_.accepted_draft_tokens_total += std::exchange(step_accepted_draft_tokens_, 0);
   stats_.prefix_cache_bytes = prefixes_.bytes();
@@ -439,6 +443,35 @@ AdapterSet& Engine::adapters() { return impl_->adapters_; }
 const AdapterSet& Engine::adapters() const { return impl_->adapters_; }
 
 Constraints& Engine::constraints() { return impl_->constraints_; }
+
+Engine::LoadedPrefixes Engine::load_prefixes(const std::filesystem::path& path) {
+  LoadedPrefixes loaded;
+  if (impl_->prefixes_.max_bytes() == 0 || impl_->generator_ == nullptr) return loaded;
+  std::vector<std::shared_ptr<const LoraAdapter>> adapters = {nullptr};
+  std::vector<std::string> names = impl_->adapters_.names();
+  names.emplace_back();  // what is fused into the base
+  for (const std::string& name : names) {
+    adapters.push_back(impl_->adapters_.acquire(name)->weights);
+  }
+  run([&] {
+    PrefixCache& prefixes = impl_->prefixes_;
+    QUARRY_CHECK(prefixes.bytes() == 0, ErrorCode::kInvalidArgument, path.string(),
+                 ": prefixes are loaded before the first request");
+    loaded.warning = read_prefixes(path, prefix_origin(*impl_->generator_), adapters, prefixes);
+    loaded.bytes = prefixes.bytes();
+  });
+  return loaded;
+}
+
+int64_t Engine::save_prefixes(const std::filesystem::path& path) {
+  int64_t bytes = 0;
+  if (impl_->prefixes_.max_bytes() == 0 || impl_->generator_ == nullptr) return bytes;
+  run([&] {
+    write_prefixes(path, prefix_origin(*impl_->generator_), impl_->prefixes_);
+    bytes = impl_->prefixes_.bytes();
+  });
+  return bytes;
+}
 
 void Engine::drain(double timeout_seconds) {
   std::unique_lock<std::mutex> lock(impl_->mutex_);

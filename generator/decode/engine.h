@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <future>
 #include <limits>
@@ -98,6 +99,7 @@ struct EngineStats {
   int64_t prompt_tokens_total = 0;
   int64_t cached_tokens_total = 0;  // of prompt_tokens_total
   int64_t completion_tokens_total = 0;
+  int64_t drafts_total = 0;                 // steps of a sequence that checked a draft
   int64_t draft_tokens_total = 0;           // guessed by prompt lookup and checked
   int64_t accepted_draft_tokens_total = 0;  // of those, that came true
   int64_t cancelled_total = 0;
@@ -139,6 +141,20 @@ class Engine {
 
   // What requests can be constrained to.
   Constraints& constraints();
+
+  // Takes over the prefixes that save_prefixes() left at `path`, for the base model and the
+  // adapters that are loaded now. What another model or another setting computed, or what is
+  // damaged, is left alone with a warning that names what was found and what was wanted; a file
+  // that is not there is no warning. Before the first request.
+  struct LoadedPrefixes {
+    int64_t bytes = 0;    // of keys and values
+    std::string warning;  // empty: none
+  };
+  LoadedPrefixes load_prefixes(const std::filesystem::path& path);
+  // Keeps the prefix cache for a later process: written beside `path`, then renamed, readable by
+  // its owner only since it tells what was asked. Returns the bytes of keys and values. Throws
+  // kUnavailable.
+  int64_t save_prefixes(const std::filesystem::path& path);
 
   // No new requests from now on; waits up to `timeout_seconds` for the running ones, then cancels
   // the rest. Idempotent.

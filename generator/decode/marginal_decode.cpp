@@ -97,7 +97,7 @@ class Decoder {
     chunk.tokens = tokens;
     chunk.num_tokens = static_cast<int64_t>(count);
     chunk.cache = caches_[z].get();
-    chunk.adapter = request_.adapter;
+    chunk.adapter = reaches_[z].at(caches_[z]->length());
     return chunk;
   }
 
@@ -126,9 +126,12 @@ class Decoder {
       } else {
         begin_prompt();  // runs no model
       }
+      reaches_.emplace_back(request_.adapter, prompt);
       for (size_t begin = 0; begin < prompt.size();) {
         if (!keep_going()) return false;
-        const size_t count = std::min(most, prompt.size() - begin);
+        const auto count = static_cast<size_t>(
+            reaches_[z].cut(static_cast<int64_t>(begin),
+                            static_cast<int64_t>(std::min(most, prompt.size() - begin))));
         std::vector<TokenDistribution> rows =
             forward({chunk_of(z, prompt.data() + begin, count)}, request_.first_token_bias);
         begin += count;
@@ -270,6 +273,7 @@ class Decoder {
   const std::function<bool()>& keep_going_;
   const int64_t vocab_size_;
   std::vector<std::unique_ptr<KvCache>> caches_;
+  std::vector<AdapterReach> reaches_;     // of each passage's prompt
   std::vector<int64_t> prefilled_;        // tokens of each before the answer
   std::vector<TokenDistribution> first_;  // of the first token after each prompt
 };

@@ -22,6 +22,11 @@ int64_t common_length(const std::vector<int32_t>& a, const std::vector<int32_t>&
 
 int64_t size_of(const std::vector<int32_t>& tokens) { return static_cast<int64_t>(tokens.size()); }
 
+bool is_base(const std::weak_ptr<const LoraAdapter>& adapter) {
+  const std::weak_ptr<const LoraAdapter> base;
+  return !adapter.owner_before(base) && !base.owner_before(adapter);
+}
+
 }  // namespace
 
 // In the order of the map the longest common beginning is with one of the neighbours.
@@ -80,6 +85,62 @@ void PrefixCache::store(const Adapter& adapter, const int32_t* tokens, int64_t n
   while (bytes_ > max_bytes_) erase(uses_.back());
 }
 
+std::vector<PrefixCache::Entry> PrefixCache::entries() const {
+  struct Place {
+    int64_t index = -1;  // in the list; -1: a root
+    Adapter adapter;
+  };
+  std::map<const Node*, Place> places;
+  for (const auto& [adapter, root] : roots_) {
+    Adapter alive = adapter.lock();
+    if (alive != nullptr || is_base(adapter)) places[&root] = {-1, std::move(alive)};
+  }
+  std::vector<Entry> entries;
+  for (const Node* node : uses_) {
+    const auto parent = places.find(node->parent);
+    if (parent == places.end()) continue;
+    const Place place = {static_cast<int64_t>(entries.size()), parent->second.adapter};
+    entries.push_back({place.adapter, parent->second.index, node->tokens, node->page});
+    places.emplace(node, place);
+  }
+  return entries;
+}
+
+void PrefixCache::restore(std::vector<Entry> entries) {
+  QUARRY_DCHECK(bytes_ == 0);
+  std::vector<Node*> nodes;
+  try {
+    for (Entry& entry : entries) {
+      const bool is_known = num_nodes_.count(entry.page.get()) > 0;
+      if (!is_known && bytes_ + entry.page->bytes() > max_bytes_) break;
+      add_entry(std::move(entry), nodes);
+    }
+  } catch (...) {
+    for (auto& root : roots_) erase_below(root.second);
+    throw;
+  }
+}
+
+// `nodes` are those of the entries before it.
+void PrefixCache::add_entry(Entry entry, std::vector<Node*>& nodes) {
+  const int64_t count = size_of(entry.tokens);
+  QUARRY_CHECK(count >= 1 && count <= kKvPageTokens, ErrorCode::kCorruptData, "page ", nodes.size(),
+               " of the prefix cache has ", count, " tokens, wanted 1 to ", kKvPageTokens);
+  QUARRY_CHECK(entry.parent >= -1 && entry.parent < static_cast<int64_t>(nodes.size()),
+               ErrorCode::kCorruptData, "page ", nodes.size(), " of the prefix cache follows page ",
+               entry.parent, ", wanted one before it");
+  Node* parent =
+      entry.parent < 0 ? &roots_[entry.adapter] : nodes[static_cast<size_t>(entry.parent)];
+  const Match match = longest_match(*parent, entry.tokens);
+  const bool hides_another =
+      match.node != nullptr && match.num_tokens == std::min(count, size_of(match.node->tokens));
+  const bool follows_part = entry.parent >= 0 && size_of(parent->tokens) < kKvPageTokens;
+  QUARRY_CHECK(!hides_another && !follows_part, ErrorCode::kCorruptData, "page ", nodes.size(),
+               " of the prefix cache ",
+               follows_part ? "follows one that is not full" : "begins like another");
+  nodes.push_back(&add(*parent, std::move(entry.tokens), std::move(entry.page)));
+}
+
 PrefixCache::Node& PrefixCache::add(Node& parent, std::vector<int32_t> tokens,
                                     std::shared_ptr<KvPage> page) {
   auto node = std::make_unique<Node>();
@@ -87,7 +148,7 @@ PrefixCache::Node& PrefixCache::add(Node& parent, std::vector<int32_t> tokens,
   node->page = std::move(page);
   node->parent = &parent;
   node->use = uses_.insert(uses_.end(), node.get());
-  bytes_ += node->page->bytes();
+  if (++num_nodes_[node->page.get()] == 1) bytes_ += node->page->bytes();
   return *(parent.children[std::move(tokens)] = std::move(node));
 }
 
@@ -100,7 +161,11 @@ void PrefixCache::touch(Node* node) {
 
 void PrefixCache::erase(Node* node) {
   QUARRY_DCHECK(node->children.empty());
-  bytes_ -= node->page->bytes();
+  const auto count = num_nodes_.find(node->page.get());
+  if (--count->second == 0) {
+    bytes_ -= node->page->bytes();
+    num_nodes_.erase(count);
+  }
   uses_.erase(node->use);
   node->parent->children.erase(std::vector<int32_t>(node->tokens));
 }
@@ -114,10 +179,8 @@ void PrefixCache::erase_below(Node& node) {
 }
 
 void PrefixCache::forget_gone_adapters() {
-  const std::weak_ptr<const LoraAdapter> base;
   for (auto it = roots_.begin(); it != roots_.end();) {
-    const bool is_base = !it->first.owner_before(base) && !base.owner_before(it->first);
-    if (is_base || !it->first.expired()) {
+    if (is_base(it->first) || !it->first.expired()) {
       ++it;
       continue;
     }

@@ -1,11 +1,22 @@
 #include "generator/decode/prompt_lookup.h"
 
 #include <algorithm>
+#include <map>
 
 namespace quarry {
 namespace {
 
-constexpr double kLearningRate = 0.15;
+constexpr double kLearningRate = 0.08;
+
+// Of these places, latest first, the latest that holds the token which most of them hold.
+int64_t vote(const std::vector<int32_t>& history, const std::vector<int64_t>& places) {
+  std::map<int32_t, int64_t> counts;
+  const auto token = [&](int64_t place) { return history[static_cast<size_t>(place)]; };
+  for (const int64_t place : places) ++counts[token(place)];
+  return *std::max_element(places.begin(), places.end(), [&](int64_t a, int64_t b) {
+    return counts.at(token(a)) < counts.at(token(b));
+  });
+}
 
 }  // namespace
 
@@ -17,19 +28,21 @@ const PromptLookup::Draft& PromptLookup::propose(const std::vector<int32_t>& his
                                                  int64_t most) {
   draft_ = Draft();
   const int64_t size = static_cast<int64_t>(history.size());
-  int64_t follows = 0;  // where the tokens after the best occurrence begin; the latest one of many
-  for (int64_t end = size - 1; end > 0 && draft_.matched < kLongestMatch; --end) {
+  std::vector<int64_t> places;  // behind the longest occurrences, latest first
+  for (int64_t end = size - 1; end > 0; --end) {
     int64_t matched = 0;
     while (matched < kLongestMatch && matched < end &&
            history[static_cast<size_t>(end - 1 - matched)] ==
                history[static_cast<size_t>(size - 1 - matched)]) {
       ++matched;
     }
-    if (matched <= draft_.matched) continue;
+    if (matched == 0 || matched < draft_.matched) continue;
+    if (matched > draft_.matched) places.clear();
     draft_.matched = matched;
-    follows = end;
+    places.push_back(end);
   }
-  if (draft_.matched == 0) return draft_;
+  if (places.empty()) return draft_;
+  const int64_t follows = vote(history, places);
   double chance = 1.0;
   for (int64_t i = 0; i < most; ++i) {
     chance *= accepted_[bucket(draft_.matched + i)];

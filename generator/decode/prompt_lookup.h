@@ -8,8 +8,9 @@
 namespace quarry {
 
 // Guesses the next tokens of one sequence as those that followed the longest earlier occurrence of
-// its newest tokens, in prompt or answer (Saxena 2023, prompt lookup decoding; Yang et al. 2023,
-// arXiv:2304.04487), and learns how often such guesses come true. One sequence, one thread.
+// its newest tokens (of several the latest that goes on as most do), in prompt or answer (Saxena
+// 2023, prompt lookup decoding; Yang et al. 2023, arXiv:2304.04487), and learns how often such
+// guesses come true. One sequence, one thread.
 class PromptLookup {
  public:
   struct Draft {

@@ -27,6 +27,7 @@ Sequence::Sequence(Engine::RequestId id, GenerateRequest request, Engine::OnText
       num_first_tokens_(static_cast<int64_t>(history_.size())),
       max_tokens_(
           std::min(request_.max_tokens, generator.model->config().max_seq_len - num_first_tokens_)),
+      reach_(request_.served->weights.get(), history_),
       sampler_(request_.sampling, history_),
       stop_matcher_(request_.stop),
       decoder_(*generator.tokenizer, generator.model->config().has_encoder()) {
@@ -45,10 +46,10 @@ void Sequence::start(std::unique_ptr<KvCache> cache) {
 SequenceChunk Sequence::next_chunk(int64_t prefill_budget) {
   SequenceChunk chunk;
   chunk.cache = cache_.get();
-  chunk.adapter = request_.served->weights.get();
+  chunk.adapter = reach_.at(fed_);
   if (prefilling()) {
     chunk.tokens = history_.data() + fed_;
-    chunk.num_tokens = std::min(prefill_budget, num_first_tokens_ - fed_);
+    chunk.num_tokens = reach_.cut(fed_, std::min(prefill_budget, num_first_tokens_ - fed_));
     return chunk;
   }
   const std::vector<int32_t>& draft = lookup_.draft().tokens;
@@ -79,14 +80,23 @@ size_t Sequence::count_allowed(const std::vector<int32_t>& tokens) {
 
 int64_t Sequence::reuse_prefix(PrefixCache& prefixes) {
   const int64_t before = fed_;
-  fed_ = prefixes.fetch(request_.served->weights, history_.data(), num_first_tokens_ - 1, *cache_);
+  const int64_t last = num_first_tokens_ - 1;
+  const int64_t of_base = std::min(reach_.begin(), last);
+  if (of_base > 0) fed_ = prefixes.fetch(nullptr, history_.data(), of_base, *cache_);
+  if (of_base < last) {
+    fed_ = prefixes.fetch(request_.served->weights, history_.data(), last, *cache_);
+  }
   result_.cached_tokens += fed_ - before;
   return fed_ - before;
 }
 
 void Sequence::keep_prefix(PrefixCache& prefixes) const {
   const int64_t num_tokens = prefilling() ? fed_ / kKvPageTokens * kKvPageTokens : fed_;
-  prefixes.store(request_.served->weights, history_.data(), num_tokens, *cache_);
+  const int64_t of_base = std::min(reach_.begin(), num_tokens);
+  if (of_base > 0) prefixes.store(nullptr, history_.data(), of_base, *cache_);
+  if (of_base < num_tokens) {
+    prefixes.store(request_.served->weights, history_.data(), num_tokens, *cache_);
+  }
 }
 
 int64_t Sequence::advance(const SequenceChunk& chunk, const float* logits, int64_t vocab_size) {

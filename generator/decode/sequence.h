@@ -17,6 +17,7 @@
 #include "generator/decode/sampler.h"
 #include "generator/decode/stop_matcher.h"
 #include "generator/nn/kv_cache.h"
+#include "generator/nn/lora.h"
 
 namespace quarry {
 
@@ -94,6 +95,7 @@ class Sequence {
   int64_t num_first_tokens_;      // of the history, before the answer
   int64_t max_tokens_;            // of the request, clipped to what the context leaves
   std::unique_ptr<KvCache> cache_;
+  AdapterReach reach_;
   int64_t fed_ = 0;  // tokens of the history that the cache holds
   PromptLookup lookup_;
   int64_t draft_tokens_ = 0;

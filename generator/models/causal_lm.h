@@ -139,18 +139,6 @@ class CausalLm {
 std::vector<int32_t> begin_sequence(const CausalLm& model, const std::vector<int32_t>& prompt,
                                     const LoraAdapter* adapter, KvCache& cache);
 
-// A model and the text tools that came with it.
-struct LoadedGenerator {
-  std::string name;  // as shown to users: "smollm2-135m-instruct"
-  std::filesystem::path path;
-  std::string content_hash;  // SHA-256 over the weights and configuration
-  std::unique_ptr<CausalLm> model;
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
-  std::vector<int32_t> stop_tokens;             // end of text, end of turn
-  bool is_offloaded = false;                    // weights lie in a file: see Offload
-};
-
 // Whether weights lie in a file that the system drops from memory and reads back as it likes, so
 // that a model larger than memory runs: as fast as the disk reads it, with the same results.
 enum class Offload {
@@ -163,6 +151,19 @@ struct GeneratorOptions {
   kernels::Precision precision = kernels::Precision::kFast;
   WeightOptions weights;
   Offload offload = Offload::kOff;
+};
+
+// A model and the text tools that came with it.
+struct LoadedGenerator {
+  std::string name;  // as shown to users: "smollm2-135m-instruct"
+  std::filesystem::path path;
+  std::string content_hash;  // SHA-256 over the weights and configuration
+  GeneratorOptions options;  // that it was loaded with
+  std::unique_ptr<CausalLm> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
+  std::vector<int32_t> stop_tokens;             // end of text, end of turn
+  bool is_offloaded = false;                    // weights lie in a file: see Offload
 };
 
 // `model` is a short name, a Hugging Face folder or a .gguf file. A folder may be one that

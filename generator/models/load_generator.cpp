@@ -119,6 +119,7 @@ LoadedGenerator load_generator(const std::string& model, const GeneratorOptions&
   LoadedGenerator loaded;
   loaded.name = location.name;
   loaded.path = location.path;
+  loaded.options = options;
   if (location.kind == ModelLocation::Kind::kGgufFile) {
     load_gguf(location, options, loaded);
   } else {

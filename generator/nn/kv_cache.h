@@ -24,6 +24,8 @@ class KvPage {
   kernels::AlignedBuffer data_;
 };
 constexpr int64_t kKvPageTokens = 64;
+// Of the order of elements in a page, which files of pages note: raise it when that changes.
+constexpr int kKvPageLayoutVersion = 2;
 
 // What the layers of a decoder see of a source that its encoder has read. Immutable: caches share
 // it.
@@ -73,6 +75,8 @@ class KvCache {
              int64_t stride);
   void advance(int64_t num_tokens) { length_ += num_tokens; }
 
+  int64_t num_layers() const { return num_layers_; }
+  int64_t page_bytes() const { return num_layers_ * 2 * part_elements() * element_bytes(); }
   ElementType element_type() const { return type_; }
   int64_t kv_width() const { return num_kv_heads_ * head_dim_; }
   // Of the element type that the name says; tiles of bfloat16. Valid until reserve() or share().
@@ -83,7 +87,6 @@ class KvCache {
  private:
   int64_t part_elements() const;
   int64_t element_bytes() const { return type_ == ElementType::kFloat ? 4 : 2; }
-  int64_t page_bytes() const { return num_layers_ * 2 * part_elements() * element_bytes(); }
   void write_rows(const float* rows, int64_t stride, int64_t count, int64_t part, int64_t token);
   void copy_page(size_t index, int64_t num_tokens);
   void list_pages();

@@ -1,9 +1,11 @@
 #include "generator/nn/lora.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "data/core/error.h"
+#include "data/core/hash.h"
 #include "generator/nn/lora_config.h"
 #include "generator/quant/encode_dense.h"
 #include "generator/weights/printable.h"
@@ -110,6 +112,11 @@ bool is_bias_inside_copy(const LoraConfig& config, const std::string& name) {
               slots.empty() ? "" : slots.front().path + "'", " (made for another base model?)");
 }
 
+std::string hash_of(const std::vector<float>& values) {
+  return sha256_hex(
+      {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(values[0])});
+}
+
 }  // namespace
 
 void check_disjoint(const LoraConfig& config, const std::vector<CausalLm::LinearSlot>& slots) {
@@ -124,14 +131,21 @@ void check_disjoint(const LoraConfig& config, const std::vector<CausalLm::Linear
 
 std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& folder,
                                                const std::vector<CausalLm::LinearSlot>& slots,
-                                               const std::vector<CausalLm::TensorSlot>& tensors) {
+                                               const std::vector<CausalLm::TensorSlot>& tensors,
+                                               ActivatedLora activated) {
   std::error_code ignored;
   QUARRY_CHECK(std::filesystem::is_directory(folder, ignored), ErrorCode::kNotFound,
                folder.string(), ": no such adapter folder");
   const LoraConfig config = LoraConfig::load(folder / "adapter_config.json");
+  QUARRY_CHECK(activated == ActivatedLora::kAccept || config.invocation_tokens().empty(),
+               ErrorCode::kInvalidArgument, folder.string(), ": alora_invocation_tokens is ",
+               dump_json(config.json()["alora_invocation_tokens"]),
+               ": it acts from these tokens on only (aLoRA), so that it can be served beside its "
+               "base, but not merged, mixed, converted to GGUF, trained on or put into an encoder");
   const std::unique_ptr<SafetensorsFile> file = open_weights(folder);
   auto adapter = std::make_unique<LoraAdapter>();
   adapter->warnings_ = config.warnings();
+  adapter->invocation_tokens_ = config.invocation_tokens();
   check_disjoint(config, slots);
 
   std::set<std::string> taken;
@@ -177,6 +191,27 @@ std::unique_ptr<LoraAdapter> LoraAdapter::load(const std::filesystem::path& fold
   QUARRY_CHECK(!adapter->weights_.empty(), ErrorCode::kInvalidArgument, folder.string(),
                ": target_modules ", config.target_text(), " match no Linear of this model");
   return adapter;
+}
+
+std::string LoraAdapter::content_hash() const {
+  std::string parts;
+  for (const auto& [path, pair] : weights_) {
+    parts += concat(path, '\n', pair.rank, ' ', hash_of({pair.scale}), ' ', hash_of(pair.a), ' ',
+                    hash_of(pair.b), '\n');
+  }
+  for (const int32_t token : invocation_tokens_) parts += concat("from ", token, '\n');
+  for (const auto& [name, tensor] : full_) {
+    parts += concat(name, '\n', shape_text(tensor.shape), ' ', hash_of(tensor.values), '\n');
+  }
+  return sha256_hex(parts);
+}
+
+AdapterReach::AdapterReach(const LoraAdapter* adapter, const std::vector<int32_t>& prompt)
+    : adapter_(adapter) {
+  if (adapter == nullptr || adapter->invocation_tokens().empty()) return;
+  const std::vector<int32_t>& tokens = adapter->invocation_tokens();
+  const auto last = std::find_end(prompt.begin(), prompt.end(), tokens.begin(), tokens.end());
+  begin_ = last == prompt.end() ? kNever : last - prompt.begin();
 }
 
 const LoraWeights* LoraAdapter::find(const std::string& linear_path) const {

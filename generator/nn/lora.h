@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -49,6 +51,9 @@ struct FullTensor {
   void pack();
 };
 
+// Whether a caller can run activated LoRA: LoraAdapter::invocation_tokens().
+enum class ActivatedLora { kRefuse, kAccept };
+
 // A PEFT LoRA adapter read from its folder (adapter_config.json + adapter_model.safetensors) and
 // checked against a model's slots, or made for training. Immutable while anybody runs it.
 class LoraAdapter {
@@ -62,10 +67,12 @@ class LoraAdapter {
   // maths and is not supported, a target that the model lacks or a shape that does not fit.
   static std::unique_ptr<LoraAdapter> load(const std::filesystem::path& folder,
                                            const std::vector<CausalLm::LinearSlot>& slots,
-                                           const std::vector<CausalLm::TensorSlot>& tensors);
+                                           const std::vector<CausalLm::TensorSlot>& tensors,
+                                           ActivatedLora activated = ActivatedLora::kRefuse);
   static std::unique_ptr<LoraAdapter> load(const std::filesystem::path& folder,
-                                           const CausalLm& model) {
-    return load(folder, model.linear_slots(), model.tensor_slots());
+                                           const CausalLm& model,
+                                           ActivatedLora activated = ActivatedLora::kRefuse) {
+    return load(folder, model.linear_slots(), model.tensor_slots(), activated);
   }
 
   // Null when the adapter leaves that Linear alone.
@@ -83,12 +90,41 @@ class LoraAdapter {
   const std::map<std::string, FullTensor>& full() const { return full_; }
   std::map<std::string, FullTensor>& mutable_full() { return full_; }
 
+  // Of an activated LoRA (Greenewald et al. 2025, arXiv:2504.12397): it acts from the beginning of
+  // their last occurrence in the prompt on, and not at all where they do not occur, so that keys
+  // and values before are the base model's. Empty: acts on every token.
+  const std::vector<int32_t>& invocation_tokens() const { return invocation_tokens_; }
+
   const std::vector<std::string>& warnings() const { return warnings_; }
+
+  // SHA-256 over all that it computes with: adapters of the same hash compute the same.
+  std::string content_hash() const;
 
  private:
   std::map<std::string, LoraWeights> weights_;
   std::map<std::string, FullTensor> full_;
+  std::vector<int32_t> invocation_tokens_;
   std::vector<std::string> warnings_;  // unknown keys that were ignored
+};
+
+// The adapter as a sequence sees it: which of its positions run with it.
+class AdapterReach {
+ public:
+  // `adapter` is borrowed and may be null: the base model.
+  AdapterReach(const LoraAdapter* adapter, const std::vector<int32_t>& prompt);
+
+  // The first position that runs with the adapter; kNever: none does.
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  int64_t begin() const { return begin_; }
+  const LoraAdapter* at(int64_t position) const { return position < begin_ ? nullptr : adapter_; }
+  // `num_tokens` from `position` on, cut where the adapter begins: these run with at(position).
+  int64_t cut(int64_t position, int64_t num_tokens) const {
+    return position < begin_ && begin_ - position < num_tokens ? begin_ - position : num_tokens;
+  }
+
+ private:
+  const LoraAdapter* adapter_;
+  int64_t begin_ = 0;
 };
 
 // Throws kInvalidArgument when modules_to_save selects a Linear that target_modules adapts too.

@@ -18,13 +18,19 @@ constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr const char* kBiasSuffix = ".bias";
 
 // Keys that change what the adapter computes. Absent, null, false and empty values are harmless.
-constexpr const char* kUnsupported[] = {"use_dora",          "alora_invocation_tokens",
-                                        "layer_replication", "target_parameters",
-                                        "lora_bias",         "trainable_token_indices",
-                                        "use_qalora",        "use_bdlora",
-                                        "arrow_config",      "kasa_config",
-                                        "velora_config",     "monteclora_config",
-                                        "lora_ga_config",    "megatron_config"};
+constexpr const char* kUnsupported[] = {"use_dora",
+                                        "layer_replication",
+                                        "target_parameters",
+                                        "lora_bias",
+                                        "trainable_token_indices",
+                                        "use_qalora",
+                                        "use_bdlora",
+                                        "arrow_config",
+                                        "kasa_config",
+                                        "velora_config",
+                                        "monteclora_config",
+                                        "lora_ga_config",
+                                        "megatron_config"};
 
 // Keys that we read, or that do not matter once an adapter is trained. fan_in_fan_out says how a
 // base holds its weights; PEFT corrects it where it is wrong, and the base knows.
@@ -32,6 +38,7 @@ constexpr const char* kKnown[] = {"peft_type",
                                   "r",
                                   "lora_alpha",
                                   "use_rslora",
+                                  "alora_invocation_tokens",
                                   "rank_pattern",
                                   "alpha_pattern",
                                   "target_modules",
@@ -169,6 +176,7 @@ LoraConfig::LoraConfig(const std::string& source, OrderedJson json)
   read_targets();
   read_layers();
   read_full();
+  read_invocation();
   warn_of_unknown_keys();
 }
 
@@ -283,6 +291,21 @@ void LoraConfig::read_full() {
   QUARRY_CHECK(bias_ == "none" || bias_ == "all" || bias_ == "lora_only",
                ErrorCode::kInvalidArgument, source_, ": bias is ", dump_json(*bias),
                ", wanted \"none\", \"all\" or \"lora_only\"");
+}
+
+void LoraConfig::read_invocation() {
+  constexpr const char* kKey = "alora_invocation_tokens";
+  const OrderedJson* value = find(kKey);
+  if (value == nullptr || is_harmless(*value)) return;
+  if (!value->is_array()) throw_value(kKey, *value, "a list of token ids");
+  for (const OrderedJson& token : *value) {
+    const bool is_id = token.is_number_unsigned() && token.get<uint64_t>() <= INT32_MAX;
+    if (!is_id) throw_value(kKey, *value, "a list of token ids");
+    invocation_tokens_.push_back(token.get<int32_t>());
+  }
+  QUARRY_CHECK(saved_modules_.empty() && bias_ == "none", ErrorCode::kInvalidArgument, source_,
+               ": ", kKey, " is ", dump_json(*value),
+               " beside modules_to_save or trained biases, which would act before those tokens");
 }
 
 void LoraConfig::read_layers() {

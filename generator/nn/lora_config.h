@@ -65,6 +65,8 @@ class LoraConfig {
   std::string stored_name(const std::string& tensor) const;
   const std::vector<std::string>& modules_to_save() const { return saved_modules_; }
   const std::string& bias() const { return bias_; }
+  // LoraAdapter::invocation_tokens().
+  const std::vector<int32_t>& invocation_tokens() const { return invocation_tokens_; }
   int64_t rank(const std::string& path) const;
   // alpha / r, or alpha / sqrt(r) with rsLoRA.
   double scale(const std::string& path) const;
@@ -95,6 +97,7 @@ class LoraConfig {
   void read_targets();
   void read_layers();
   void read_full();
+  void read_invocation();
   void warn_of_unknown_keys();
   // Null for an absent key or JSON null.
   const OrderedJson* find(const char* key) const;
@@ -120,6 +123,7 @@ class LoraConfig {
   std::vector<std::string> saved_modules_;   // modules_to_save
   std::vector<PeftPattern> saved_patterns_;  // of these: paths that LoRA leaves alone
   std::string bias_ = "none";
+  std::vector<int32_t> invocation_tokens_;
   std::optional<std::vector<int64_t>> layers_;
   std::vector<std::string> layers_patterns_;  // names of module lists: "layers", "h"
   std::string target_text_;

@@ -73,6 +73,7 @@ void write_tensor_data(const TensorToWrite& tensor, AtomicFile& file);
 // then by name; header padded with spaces to 8 bytes. Throws kInvalidArgument for a block-quantized
 // type, a duplicate name or a negative extent; kUnavailable when the disk refuses.
 void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
-                       const std::map<std::string, std::string>& metadata);
+                       const std::map<std::string, std::string>& metadata,
+                       FileAccess access = FileAccess::kAll);
 
 }  // namespace quarry

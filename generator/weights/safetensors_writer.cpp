@@ -41,7 +41,7 @@ void write_tensor_data(const TensorToWrite& tensor, AtomicFile& file) {
 }
 
 void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata, FileAccess access) {
   std::vector<const TensorToWrite*> order;
   std::set<std::string> names;
   for (const TensorToWrite& tensor : tensors) {
@@ -70,7 +70,7 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Tens
   text.resize((text.size() + 7) / 8 * 8, ' ');
 
   const uint64_t header_bytes = text.size();
-  AtomicFile file(path);
+  AtomicFile file(path, access);
   file.write(&header_bytes, sizeof(header_bytes));
   file.write(text.data(), text.size());
   for (const TensorToWrite* tensor : order) write_tensor_data(*tensor, file);

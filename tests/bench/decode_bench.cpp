@@ -2,11 +2,12 @@
 //   decode_bench prefix [MODEL]
 //     First-token time of prompts of 1,500 tokens and a short question of their own, the first time
 //     and when another one with the same beginning came before: medians of five.
-//   decode_bench lookup PASSAGES QUESTIONS [quote|answer|open] [FIRST] [COUNT] [MODEL] [ADAPTER]
+//   decode_bench lookup PASSAGES QUESTIONS [quote|answer|open] [FIRST] [COUNT] [MODEL] [ADAPTER|-]
+//                [fast|fast8]
 //     Tokens a second after the first token, one request at a time, with and without prompt lookup
 //     in turns, over COUNT questions from number FIRST on. quote: asks for the sentence that
 //     answers; answer: asks as `quarry ask` does; open: asks the model alone. The texts must be the
-//     same.
+//     same. Also how many drafts were checked, and of each how many tokens came true.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -25,8 +26,9 @@
 namespace quarry {
 namespace {
 
-std::shared_ptr<const LoadedGenerator> load(const std::string& model) {
-  return std::make_shared<const LoadedGenerator>(load_generator(model, kernels::Precision::kFast));
+std::shared_ptr<const LoadedGenerator> load(
+    const std::string& model, kernels::Precision precision = kernels::Precision::kFast) {
+  return std::make_shared<const LoadedGenerator>(load_generator(model, precision));
 }
 
 GenerateResult generate(Engine& engine, const GenerateRequest& request) {
@@ -84,7 +86,8 @@ struct LookupOptions {
   size_t first = 0;
   size_t count = 200;
   std::string model = kDefaultGenerator;
-  std::string adapter;
+  std::string adapter;  // "-": none
+  kernels::Precision precision = kernels::Precision::kFast;
 };
 
 std::vector<int32_t> make_prompt(const LoadedGenerator& generator, const std::string& kind,
@@ -142,7 +145,7 @@ struct HitRates {
 };
 
 void run_lookup(const LookupOptions& options) {
-  const auto generator = load(options.model);
+  const auto generator = load(options.model, options.precision);
   std::map<std::string, std::string> passages;
   for (const Json& line : read_lines(options.passages)) {
     passages[line.at("pid").get<std::string>()] = line.at("text").get<std::string>();
@@ -153,7 +156,7 @@ void run_lookup(const LookupOptions& options) {
   Engine plain(generator, without);
   Engine fast(generator, EngineOptions());
   std::string adapter;
-  if (!options.adapter.empty()) {
+  if (options.adapter != "-") {
     adapter = "adapter";
     for (Engine* engine : {&plain, &fast}) engine->adapters().load(adapter, options.adapter);
   }
@@ -180,13 +183,17 @@ void run_lookup(const LookupOptions& options) {
     rates.count(request.prompt, tokens[0]);
   }
   const EngineStats stats = fast.stats();
+  const auto mean = [&](int64_t tokens) {
+    return static_cast<double>(tokens) /
+           static_cast<double>(std::max<int64_t>(1, stats.drafts_total));
+  };
   std::printf(
       "%s, questions %zu to %zu: %.1f tok/s without, %.1f with prompt lookup: %.2f times; "
-      "%lld tokens, %lld drafted, %lld accepted; %zu texts differ\n",
+      "%lld tokens, %lld drafts of %.1f tokens, %.1f accepted; %zu texts differ\n",
       options.kind.c_str(), options.first, end, totals[0].rate(), totals[1].rate(),
       totals[1].rate() / totals[0].rate(), static_cast<long long>(totals[1].tokens),
-      static_cast<long long>(stats.draft_tokens_total),
-      static_cast<long long>(stats.accepted_draft_tokens_total), num_different);
+      static_cast<long long>(stats.drafts_total), mean(stats.draft_tokens_total),
+      mean(stats.accepted_draft_tokens_total), num_different);
   rates.print();
 }
 
@@ -209,7 +216,8 @@ int run(const std::vector<std::string>& arguments) {
   options.first = std::stoull(argument(4, "0"));
   options.count = std::stoull(argument(5, "200"));
   options.model = argument(6, options.model);
-  options.adapter = argument(7, "");
+  options.adapter = argument(7, "-");
+  if (argument(8, "fast") == "fast8") options.precision = kernels::Precision::kFast8;
   run_lookup(options);
   return 0;
 }

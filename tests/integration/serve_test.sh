@@ -12,14 +12,24 @@ mkdir "$work/docs"
 echo 'The lighthouse of Brackwater was built in 1874 by the engineer Ada Thorne.' >"$work/docs/lighthouse.txt"
 "$quarry" index build "$work/index" "$work/docs" --quiet >/dev/null
 
-"$quarry" serve "$work/index" --port 0 2>"$work/log" &
-server=$!
-for _ in $(seq 200); do
-  grep -q '^serving' "$work/log" && break
-  kill -0 "$server" || { cat "$work/log"; exit 1; }
-  sleep 0.1
-done
-url=$(grep -o 'http://[0-9.:]*' "$work/log")
+start() {
+  "$quarry" serve "$work/index" --port 0 --prefix-cache-file "$work/prefixes" 2>"$work/log" &
+  server=$!
+  for _ in $(seq 200); do
+    grep -q '^serving' "$work/log" && break
+    kill -0 "$server" || { cat "$work/log"; exit 1; }
+    sleep 0.1
+  done
+  url=$(grep -o 'http://[0-9.:]*' "$work/log")
+}
+stop() {
+  kill -INT "$server"
+  status=0
+  wait "$server" || status=$?
+  server=
+  [ "$status" = 0 ] || { echo "FAIL: exit status $status after Ctrl-C"; cat "$work/log"; exit 1; }
+}
+start
 
 expect() { # expect WHAT PATTERN TEXT
   grep -q "$2" <<<"$3" || { echo "FAIL: $1: no '$2' in: $3"; exit 1; }
@@ -41,9 +51,17 @@ wrong=$(curl -s -o /dev/null -w '%{http_code}' "$url/v1/chat/completions" -H 'Co
 if "$quarry" serve "$work/index" --port "${url##*:}" 2>"$work/second"; then echo "FAIL: a port was taken twice"; exit 1; fi
 expect 'port in use' "${url##*:}" "$(cat "$work/second")"
 
-kill -INT "$server"
-status=0
-wait "$server" || status=$?
-server=
-[ "$status" = 0 ] || { echo "FAIL: exit status $status after Ctrl-C"; cat "$work/log"; exit 1; }
-echo "answers, streams, lists, searches; Ctrl-C exits 0"
+stop
+start
+expect 'kept prefixes' '^prefix cache: .* MB from' "$(cat "$work/log")"
+again=$(curl -sf "$url/v1/chat/completions" -H 'Content-Type: application/json' -d "$ask}")
+expect 'tokens cached over a restart' '"cached_tokens": *[1-9][0-9]' "$again"
+text() { python3 -c 'import json, sys; print(json.load(sys.stdin)["choices"][0]["message"]["content"])'; }
+[ "$(text <<<"$again")" = "$(text <<<"$answer")" ] || { echo "FAIL: another answer after a restart: $again"; exit 1; }
+stop
+truncate -s -1 "$work/prefixes"
+start
+expect 'damaged prefixes' '^warning: .*the prefix cache begins empty' "$(cat "$work/log")"
+stop
+[ "$(ls "$work" | grep -c prefixes)" = 1 ] || { echo "FAIL: temporary files stay: $(ls "$work")"; exit 1; }
+echo "answers, streams, lists, searches; Ctrl-C exits 0; the prefix cache survives it"

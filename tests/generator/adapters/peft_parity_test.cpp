@@ -150,6 +150,14 @@ TEST_F(MutatedAdapter, TheOriginalLoads) {
   EXPECT_THAT(load()->warnings(), ::testing::IsEmpty());
 }
 
+TEST(PeftAlora, IsNotMerged) {
+  const test::TemporaryFolder folder;
+  test::expect_error(ErrorCode::kInvalidArgument, "alora_invocation_tokens is [7,9,7]", [&] {
+    merge_adapter(*test::open_model(kBase), fs::path(kGolden) / "peft" / "alora",
+                  folder.path() / "merged");
+  });
+}
+
 TEST_F(MutatedAdapter, KeysThatCannotBeHonouredAreNamed) {
   expect_config_refused("use_dora", true, "use_dora is true");
   expect_config_refused("layer_replication", Json::array({Json::array({0, 2})}),
@@ -158,6 +166,9 @@ TEST_F(MutatedAdapter, KeysThatCannotBeHonouredAreNamed) {
                         "target_parameters is [\"mlp.experts\"]");
   expect_config_refused("alora_invocation_tokens", Json::array({1, 2}),
                         "alora_invocation_tokens is [1,2]");
+  expect_config_refused("alora_invocation_tokens", Json::array({-1}),
+                        "alora_invocation_tokens is [-1], wanted a list of token ids",
+                        ErrorCode::kCorruptData);
   expect_config_refused("lora_bias", true, "lora_bias is true");
   expect_config_refused("peft_type", "IA3", "peft_type is \"IA3\"");
   expect_config_refused("task_type", "CHAT", "task_type is \"CHAT\"");

@@ -18,8 +18,9 @@ TEST(PromptLookup, GoesOnAsAfterTheLongestMatch) {
   EXPECT_THAT(draft.tokens, ElementsAre(4, 5, 6, 7));
 }
 
-TEST(PromptLookup, OfEquallyLongMatchesTheLatestCounts) {
+TEST(PromptLookup, OfEquallyLongMatchesTheMostFrequentThenTheLatestCounts) {
   PromptLookup lookup;
+  EXPECT_THAT(lookup.propose({2, 50, 8, 2, 50, 9, 2, 60, 2}, 2).tokens, ElementsAre(50, 9));
   EXPECT_THAT(lookup.propose({1, 2, 50, 1, 2, 60, 1, 2}, 1).tokens, ElementsAre(60));
 }
 

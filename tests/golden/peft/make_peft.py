@@ -204,6 +204,28 @@ def make_loftq():
     save_file(golden, os.path.join(folder, "golden.safetensors"))
 
 
+def make_alora():
+    """Rows: the invocation once, twice, and not at all."""
+    folder = os.path.join(HERE, "alora")
+    torch.manual_seed(11)
+    invocation = [7, 9, 7]
+    model = get_peft_model(load_base(), LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=invocation,
+                                                   **CASES["q_v"]))
+    for parameter in trained_parameters(model).values():
+        parameter.data.normal_(0.0, 0.5)
+    save(model, folder)
+    input_ids = torch.randint(10, model.config.vocab_size, (3, 16))
+    input_ids[0, 9:12] = torch.tensor(invocation)
+    input_ids[1, 3:6] = input_ids[1, 11:14] = torch.tensor(invocation)
+    model.eval()
+    with torch.no_grad():
+        golden = {"input_ids": input_ids, "logits": model(input_ids).logits.clone()}
+        golden["generated"] = torch.cat([
+            model.generate(input_ids=row.unsqueeze(0), attention_mask=torch.ones(1, 16), do_sample=False,
+                           max_new_tokens=8, min_new_tokens=8, pad_token_id=0)[:, 16:] for row in input_ids])
+    save_file(golden, os.path.join(folder, "golden.safetensors"))
+
+
 def real_counts():
     counts = {}
     for name, shape in SHAPES.items():
@@ -232,6 +254,8 @@ def main():
             counts[name] = maker()
     if not wanted or "loftq" in wanted:
         make_loftq()
+    if not wanted or "alora" in wanted:
+        make_alora()
     if not wanted or "counts" in wanted:
         counts.update(real_counts())
     with open(path, "w") as file:
