@@ -42,9 +42,9 @@ std::vector<int> deal_passes(const std::vector<int64_t>& rows, int num_ranks) {
 }
 
 int64_t even_pass_rows(int64_t num_passes, int64_t rows, int64_t max_rows, int num_ranks,
-                       bool has_dropout) {
+                       bool cut_shows) {
   const bool is_even = num_passes % num_ranks == 0;
-  if (is_even || (has_dropout && num_passes >= num_ranks)) return max_rows;
+  if (is_even || (cut_shows && num_passes >= num_ranks)) return max_rows;
   const int64_t wanted = round_up(num_passes, num_ranks);
   return std::clamp<int64_t>(round_up(rows, wanted) / wanted, 1, max_rows);
 }
@@ -58,7 +58,7 @@ std::vector<StepPass> make_passes(const std::vector<TrainingSequence>& sequences
   for (const StepPass& pass : passes) all_rows += pass.rows();
   PassOptions even = options;
   even.max_rows = even_pass_rows(static_cast<int64_t>(passes.size()), all_rows, options.max_rows,
-                                 ranks, options.has_dropout);
+                                 ranks, options.cut_shows);
   if (even.max_rows != options.max_rows) passes = pack(sequences, even, target_weight);
   std::vector<int64_t> rows;
   for (const StepPass& pass : passes) rows.push_back(pass.rows());

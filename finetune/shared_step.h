@@ -17,15 +17,15 @@ namespace quarry {
 std::vector<int> deal_passes(const std::vector<int64_t>& rows, int num_ranks);
 
 // Rows of a pass for which `num_passes` passes of `rows` rows in all, at most `max_rows` each,
-// become as many for every rank. Where dropout counts, which is drawn by pass, passes stay those of
-// a single process unless some rank would have none.
+// become as many for every rank. Where the cut shows in the result, passes stay those of a single
+// process unless some rank would have none.
 int64_t even_pass_rows(int64_t num_passes, int64_t rows, int64_t max_rows, int num_ranks,
-                       bool has_dropout);
+                       bool cut_shows);
 
 struct PassOptions {
   int64_t max_rows = 1024;
-  bool share = true;  // beginnings
-  bool has_dropout = false;
+  bool share = true;       // beginnings
+  bool cut_shows = false;  // dropout is drawn, and gradients in 8 bits are rounded, by pass
   ProcessGroup* group = nullptr;
 };
 // One pass of a step; those of other ranks are there for their number and targets.

@@ -28,7 +28,8 @@ PassOptions pass_options(const TrainerOptions& options) {
   PassOptions passes;
   passes.max_rows = options.micro_batch_tokens;
   passes.share = options.packing;
-  passes.has_dropout = options.lora_dropout > 0.0f;
+  passes.cut_shows = options.lora_dropout > 0.0f ||
+                     options.gradient.compute == GradientOptions::Compute::kBFloat16;
   passes.group = options.group;
   return passes;
 }

@@ -42,7 +42,7 @@ std::vector<InputPass> make_passes(const std::vector<LabelledInput>& batch,
   int64_t all_tokens = 0;
   for (const InputPass& pass : passes) all_tokens += pass.tokens;
   passes = cut_passes(batch, even_pass_rows(static_cast<int64_t>(passes.size()), all_tokens,
-                                            options.max_rows, ranks, options.has_dropout));
+                                            options.max_rows, ranks, options.cut_shows));
   std::vector<int64_t> tokens;
   for (const InputPass& pass : passes) tokens.push_back(pass.tokens);
   const std::vector<int> owners = deal_passes(tokens, ranks);
