@@ -17,7 +17,7 @@ class LostRankError : public Error {
 };
 
 struct ProcessGroupOptions {
-  int64_t join_timeout_ms = 300'000;  // until all have come together
+  int64_t join_timeout_ms = 300'000;  // until all have come together; whole seconds
   // Of one operation: how much longer than another one a process may take between two of them. A
   // process that ends is noticed at once.
   int64_t timeout_ms = 1'800'000;

@@ -107,12 +107,12 @@ TEST(ProcessGroup, ARankThatEndsEndsTheOthersWithItsReason) {
 
 TEST(ProcessGroup, SaysThatTheOthersDidNotCome) {
   ProcessGroupOptions options;
-  options.join_timeout_ms = 500;
-  options.timeout_ms = 500;
+  options.join_timeout_ms = 1000;
+  options.timeout_ms = 1000;
   EXPECT_THAT(error_of([&] { join_process_group(place(1, 2, free_port()), options); }),
               HasSubstr("rank 1: cannot reach rank 0 at port"));
   EXPECT_THAT(error_of([&] { join_process_group(place(0, 3, free_port()), options); }),
-              HasSubstr("of 3 processes these did not come within 0.5 s: rank 1, 2"));
+              HasSubstr("of 3 processes these did not come within 1 s: rank 1, 2"));
 }
 
 }  // namespace
