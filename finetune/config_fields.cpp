@@ -373,7 +373,8 @@ void add_optimization(Fields& f) {
       "training.max_steps", "optimizer steps; 0: by epochs", 0, kMany,
       [](auto& c) -> auto& { return c.training.max_steps; }));
   f.push_back(integer(
-      "training.batch_size", "sequences of one optimizer step; 0: 16, fewer for few rows", 0,
+      "training.batch_size",
+      "sequences of one optimizer step, for each process; 0: 16 in all, fewer for few rows", 0,
       1 << 20, [](auto& c) -> auto& { return c.training.batch_size; }));
   f.push_back(integer(
       "training.micro_batch_tokens", "tokens of one forward pass", 16, 1 << 24,

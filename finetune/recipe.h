@@ -25,7 +25,9 @@ namespace quarry {
 struct DataInputs {
   const FinetuneConfig& config;  // batch_size and epochs are not 0
   const TrainingSet& train_set;
-  const TrainingSet& held_out;  // data.eval_share: rows that are evaluated on; may be empty
+  const TrainingSet& held_out;    // data.eval_share: rows that are evaluated on; may be empty
+  int64_t batch_size = 0;         // sequences of one optimizer step, those of all processes
+  ProcessGroup* group = nullptr;  // that trains together; null: this process alone
 };
 
 // The same of one that trains a generator.

@@ -16,6 +16,7 @@
 #include "finetune/recipe.h"
 #include "finetune/run_inputs.h"
 #include "finetune/run_log.h"
+#include "finetune/shared_step.h"
 
 namespace quarry {
 namespace {
@@ -26,24 +27,41 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Calls `body`; the other processes of the group are told of an error that ends this one.
+template <typename Body>
+auto saying_goodbye(ProcessGroup* group, const Body& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const LostRankError&) {
+    throw;  // they know
+  } catch (const std::exception& error) {
+    if (group != nullptr) group->leave(error.what());
+    throw;
+  }
+}
+
 }  // namespace
 
 struct FinetuneRun::Impl {
-  explicit Impl(const FinetuneConfig& wanted)
-      : config(wanted), train_set(read_set(config.data, config.data.train)) {
+  Impl(const FinetuneConfig& wanted, ProcessGroup* together)
+      : config(wanted), group(together), train_set(read_set(config.data, config.data.train)) {
     limit_rows(config.data.max_examples, config.training.seed, train_set);
     if (config.data.sample_ratio < 1.0) {
       const double rows = config.data.sample_ratio * static_cast<double>(train_set.rows.size());
       limit_rows(std::max<int64_t>(1, std::llround(rows)), config.training.seed, train_set);
     }
     held_out = hold_out(config, train_set);
+    const int64_t processes = group == nullptr ? 1 : group->world_size();
     if (config.training.batch_size == 0) {
-      config.training.batch_size = automatic_batch_size(train_set.rows.size());
+      const int64_t wanted_batch = automatic_batch_size(train_set.rows.size());
+      config.training.batch_size = (wanted_batch + processes - 1) / processes;
     }
+    batch_size = config.training.batch_size * processes;
     if (config.training.epochs == 0) {
       config.training.epochs = automatic_epochs(train_set.rows.size());
     }
-    const DataInputs inputs{config, train_set, held_out};
+    check_agreement();
+    const DataInputs inputs{config, train_set, held_out, batch_size, group};
     if (config.recipe == "classification") {
       recipe = make_classification_recipe(inputs);
       return;
@@ -53,12 +71,37 @@ struct FinetuneRun::Impl {
     recipe = make_recipe(RunInputs(inputs, *base, *renderer));
   }
 
+  // Rank 0 writes for all.
+  bool writes() const { return group == nullptr || group->rank() == 0; }
+
+  // What must not differ between processes, nor across a resume.
+  std::string identity() const {
+    FinetuneConfig of_all = config;
+    of_all.training.batch_size = batch_size;
+    return config_hash(of_all);
+  }
+
+  void check_agreement() const {
+    if (group == nullptr) return;
+    const std::string own = concat(identity(), " ", train_set.rows.size(), " ", QUARRY_VERSION);
+    QUARRY_CHECK(broadcast_text(*group, own) == own, ErrorCode::kInvalidArgument, "rank ",
+                 group->rank(),
+                 " has other options, data or another version of the program than rank 0");
+  }
+
+  // Whether it is so on any rank.
+  bool on_any_rank(bool here) const {
+    std::vector<double> count = {here ? 1.0 : 0.0};
+    sum_over_ranks(group, count);
+    return count[0] > 0.0;
+  }
+
   // Steps of the whole run, as far as they can be told before the batches are made.
   int64_t planned_steps() const {
     if (config.training.max_steps > 0) return config.training.max_steps;
     const double sequences = config.training.epochs * recipe->sequences_per_epoch();
-    return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(
-                                    sequences / static_cast<double>(config.training.batch_size))));
+    return std::max<int64_t>(
+        1, static_cast<int64_t>(std::ceil(sequences / static_cast<double>(batch_size))));
   }
 
   // Part of the data that is used up, 0 to 1.
@@ -95,15 +138,16 @@ struct FinetuneRun::Impl {
     card.hyperparameters = {{"r", std::to_string(config.adapter.r)},
                             {"lora_alpha", concat(config.adapter.lora_alpha)},
                             {"learning_rate", concat(config.training.learning_rate)},
-                            {"batch_size", std::to_string(config.training.batch_size)},
+                            {"batch_size", std::to_string(batch_size)},
                             {"passages", config.passages.mode}};
     return card;
   }
 
   void save(const FinetuneEvents& events) {
+    if (!writes()) return;
     Checkpoint checkpoint;
     recipe->save(checkpoint);
-    checkpoint.config_hash = config_hash(config);
+    checkpoint.config_hash = identity();
     checkpoint.extra["best_eval_loss"] = best_eval_loss;
     SaveCheckpointOptions options;
     options.save_total_limit = config.training.save_total_limit;
@@ -114,9 +158,9 @@ struct FinetuneRun::Impl {
 
   void load(const std::filesystem::path& folder) {
     const Checkpoint checkpoint = load_checkpoint(folder);
-    QUARRY_CHECK(checkpoint.config_hash == config_hash(config), ErrorCode::kInvalidArgument,
-                 folder.string(),
-                 ": made with other options than these; resume with the configuration in ",
+    QUARRY_CHECK(checkpoint.config_hash == identity(), ErrorCode::kInvalidArgument, folder.string(),
+                 ": made with other options than these (the batch of all processes together is ",
+                 batch_size, "); resume with the configuration in ",
                  (std::filesystem::path(config.output_dir) / "config.yaml").string(),
                  " or choose another output_dir");
     recipe->restore(checkpoint, folder.string());
@@ -135,6 +179,17 @@ struct FinetuneRun::Impl {
     }
   }
 
+  // The checkpoint that all continue from, or nothing.
+  std::optional<std::filesystem::path> agree_on_checkpoint(bool resume) {
+    std::optional<std::filesystem::path> checkpoint;
+    if (writes()) checkpoint = prepare_folder(resume);
+    if (group == nullptr) return checkpoint;
+    const std::string name =
+        broadcast_text(*group, checkpoint ? checkpoint->filename().string() : "");
+    if (name.empty()) return std::nullopt;
+    return std::filesystem::path(config.output_dir) / name;
+  }
+
   // Takes up the folder. Returns the checkpoint to continue from, or nothing.
   std::optional<std::filesystem::path> prepare_folder(bool resume) {
     const std::filesystem::path folder = config.output_dir;
@@ -150,6 +205,7 @@ struct FinetuneRun::Impl {
   }
 
   void log_step(const StepResult& result, double tokens_per_second) {
+    if (!log) return;
     MetricsRow row;
     row.step = result.step;
     row.values = {{"loss", result.loss},
@@ -174,7 +230,7 @@ struct FinetuneRun::Impl {
     row.step = recipe->steps_taken();
     row.phase = "eval";
     row.values.insert(row.values.begin(), {"loss", *loss});
-    log->append(row);
+    if (log) log->append(row);
     if (events.note) {
       std::string line = concat("step ", row.step, ": evaluation loss ", *loss);
       for (const auto& [name, value] : eval_figures) line += concat(", ", name, " ", value);
@@ -182,7 +238,7 @@ struct FinetuneRun::Impl {
     }
     if (best_eval_loss == 0.0 || *loss < best_eval_loss) {
       best_eval_loss = *loss;
-      save_adapters("best", row.step);
+      if (writes()) save_adapters("best", row.step);
     }
   }
 
@@ -210,15 +266,21 @@ struct FinetuneRun::Impl {
     return true;
   }
 
+  FinetuneOutcome train(bool resume, const FinetuneEvents& events);
+  void take_steps(const FinetuneEvents& events, FinetuneOutcome& outcome);
+  void leave_adapters(FinetuneOutcome& outcome) const;
+
   bool is_due(int64_t every) const { return every > 0 && recipe->steps_taken() % every == 0; }
 
   FinetuneConfig config;
+  ProcessGroup* group;     // null: this process alone
+  int64_t batch_size = 0;  // of all processes
   TrainingSet train_set;
   TrainingSet held_out;
   std::unique_ptr<LoadedGenerator> base;  // of recipes that train a generator
   std::unique_ptr<SequenceRenderer> renderer;
   std::unique_ptr<Recipe> recipe;
-  std::unique_ptr<RunLog> log;
+  std::unique_ptr<RunLog> log;  // null where another rank writes
   std::vector<DataFileRecord> data_files;
   std::deque<double> recent_losses;
   double best_eval_loss = 0.0;                               // 0: none yet
@@ -226,9 +288,11 @@ struct FinetuneRun::Impl {
   int64_t evaluated_at = -1;                                 // step of the last evaluation
 };
 
-FinetuneRun::FinetuneRun(const FinetuneConfig& config) {
-  check_config(config);
-  impl_ = std::make_unique<Impl>(config);
+FinetuneRun::FinetuneRun(const FinetuneConfig& config, ProcessGroup* group) {
+  saying_goodbye(group, [&] {
+    check_config(config);
+    impl_ = std::make_unique<Impl>(config, group);
+  });
 }
 
 FinetuneRun::~FinetuneRun() = default;
@@ -265,57 +329,78 @@ std::string FinetuneRun::describe() {
 
 FinetuneOutcome FinetuneRun::train(bool resume, const FinetuneEvents& events) {
   Impl& run = *impl_;
-  Recipe& recipe = *run.recipe;
+  try {
+    return saying_goodbye(run.group, [&] { return run.train(resume, events); });
+  } catch (const LostRankError& lost) {
+    const auto checkpoint = latest_checkpoint(run.config.output_dir);
+    throw LostRankError(concat("step ", run.recipe->steps_taken() + 1, ": ", lost.what(), "; ",
+                               checkpoint ? checkpoint->string() : "no checkpoint",
+                               " is there: the same command with --resume ",
+                               checkpoint ? "continues from it" : "begins anew"));
+  }
+}
+
+FinetuneOutcome FinetuneRun::Impl::train(bool resume, const FinetuneEvents& events) {
   const auto start = Clock::now();
-  const std::filesystem::path folder = run.config.output_dir;
-  const auto checkpoint = run.prepare_folder(resume);
+  const std::filesystem::path folder = config.output_dir;
+  const auto checkpoint = agree_on_checkpoint(resume);
   if (checkpoint) {
-    run.load(*checkpoint);
+    load(*checkpoint);
     if (events.note) events.note("continuing from " + checkpoint->string());
   }
-  for (const std::string& notice : recipe.notices()) {
+  for (const std::string& notice : recipe->notices()) {
     if (events.note) events.note("note: " + notice);
   }
-  run.log = std::make_unique<RunLog>(folder, checkpoint ? recipe.steps_taken() : -1);
-  write_environment(folder, QUARRY_VERSION, run.data_files);
-
-  FinetuneOutcome outcome;
-  outcome.steps = recipe.steps_taken();
-  const int64_t num_steps = run.planned_steps();
-  int64_t epoch = recipe.epoch();
-  const auto more = [&] {
-    return run.config.training.max_steps == 0 || recipe.steps_taken() < num_steps;
-  };
-  while (more() && run.one_step(num_steps, events, outcome)) {
-    const bool epoch_ended = recipe.epoch() != std::exchange(epoch, recipe.epoch());
-    if (run.config.training.eval_every > 0 ? run.is_due(run.config.training.eval_every)
-                                           : epoch_ended) {
-      run.evaluate(events);
-    }
-    const bool cancelled = events.cancel != nullptr && events.cancel->cancelled();
-    if (cancelled || run.is_due(run.config.training.save_every)) run.save(events);
-    if (cancelled) events.cancel->check("training");
+  if (writes()) {
+    log = std::make_unique<RunLog>(folder, checkpoint ? recipe->steps_taken() : -1);
+    write_environment(folder, QUARRY_VERSION, data_files);
   }
-  run.evaluate(events);
-  run.save(events);
-  const SavedAdapters last = run.save_adapters("last", outcome.steps);
+  FinetuneOutcome outcome;
+  outcome.steps = recipe->steps_taken();
+  take_steps(events, outcome);
+  evaluate(events);
+  save(events);
+  if (writes()) leave_adapters(outcome);
+  if (group != nullptr) group->barrier();  // nobody ends well before the adapters are there
+  outcome.best_eval_loss = best_eval_loss;
+  outcome.eval_figures = eval_figures;
+  outcome.data = recipe->summary();
+  outcome.seconds = seconds_since(start);
+  if (!recent_losses.empty()) {
+    outcome.train_loss = std::accumulate(recent_losses.begin(), recent_losses.end(), 0.0) /
+                         static_cast<double>(recent_losses.size());
+  }
+  return outcome;
+}
+
+void FinetuneRun::Impl::take_steps(const FinetuneEvents& events, FinetuneOutcome& outcome) {
+  const int64_t num_steps = planned_steps();
+  int64_t epoch = recipe->epoch();
+  const auto more = [&] {
+    return config.training.max_steps == 0 || recipe->steps_taken() < num_steps;
+  };
+  while (more() && one_step(num_steps, events, outcome)) {
+    const bool epoch_ended = recipe->epoch() != std::exchange(epoch, recipe->epoch());
+    if (config.training.eval_every > 0 ? is_due(config.training.eval_every) : epoch_ended) {
+      evaluate(events);
+    }
+    const bool cancelled = on_any_rank(events.cancel != nullptr && events.cancel->cancelled());
+    if (cancelled || is_due(config.training.save_every)) save(events);
+    QUARRY_CHECK(!cancelled, ErrorCode::kUnavailable, "training: cancelled");
+  }
+}
+
+void FinetuneRun::Impl::leave_adapters(FinetuneOutcome& outcome) const {
+  const std::filesystem::path folder = config.output_dir;
+  const SavedAdapters last = save_adapters("last", outcome.steps);
   outcome.last_adapter = last.generator;
   outcome.last_query_adapter = last.query_encoder;
-  run.log->write_loss_curve("Fine-tuning " + recipe.base_name());
+  log->write_loss_curve("Fine-tuning " + recipe->base_name());
   const auto best_of = [&](const std::filesystem::path& path, const char* name) {
-    return path.empty() || run.best_eval_loss == 0.0 ? path : folder / name;
+    return path.empty() || best_eval_loss == 0.0 ? path : folder / name;
   };
   outcome.best_adapter = best_of(last.generator, "best");
   outcome.best_query_adapter = best_of(last.query_encoder, "best-query-encoder");
-  outcome.best_eval_loss = run.best_eval_loss;
-  outcome.eval_figures = run.eval_figures;
-  outcome.data = recipe.summary();
-  outcome.seconds = seconds_since(start);
-  if (!run.recent_losses.empty()) {
-    outcome.train_loss = std::accumulate(run.recent_losses.begin(), run.recent_losses.end(), 0.0) /
-                         static_cast<double>(run.recent_losses.size());
-  }
-  return outcome;
 }
 
 }  // namespace quarry

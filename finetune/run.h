@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/core/cancel.h"
+#include "data/distributed/process_group.h"
 #include "finetune/config.h"
 #include "finetune/data/summary.h"
 #include "finetune/trainer.h"
@@ -46,9 +47,11 @@ struct FinetuneOutcome {
 // One thread.
 class FinetuneRun {
  public:
-  // Loads model, data and index. Throws what reading them throws; kInvalidArgument for options that
-  // contradict each other.
-  explicit FinetuneRun(const FinetuneConfig& config);
+  // Loads model, data and index. `group`, borrowed, trains the run together: each of its processes
+  // makes a run of the same configuration and calls the same. A step's batch is then
+  // training.batch_size sequences for each of them, dealt out, and rank 0 alone writes. Throws what
+  // reading throws; kInvalidArgument for options that contradict each other, or other processes'.
+  explicit FinetuneRun(const FinetuneConfig& config, ProcessGroup* group = nullptr);
   ~FinetuneRun();
   FinetuneRun(const FinetuneRun&) = delete;
   FinetuneRun& operator=(const FinetuneRun&) = delete;
@@ -60,7 +63,8 @@ class FinetuneRun {
   // Trains to the end. `resume` continues from the latest checkpoint in the folder bit for bit, or
   // starts when there is none; without it a folder that holds a run is refused. Throws
   // kUnavailable "...: cancelled" after writing a checkpoint; what Trainer throws, after writing
-  // the state before that step.
+  // the state before that step; LostRankError, which says where to go on from. Another number of
+  // processes may resume when the batch of all together is the same.
   FinetuneOutcome train(bool resume, const FinetuneEvents& events);
 
  private:

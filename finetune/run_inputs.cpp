@@ -77,8 +77,10 @@ GroupOptions group_options(const FinetuneConfig& config) {
   return options;
 }
 
-TrainerOptions trainer_options(const FinetuneConfig& config) {
+TrainerOptions trainer_options(const DataInputs& inputs) {
+  const FinetuneConfig& config = inputs.config;
   TrainerOptions options;
+  options.group = inputs.group;
   options.micro_batch_tokens = config.training.micro_batch_tokens;
   options.packing = config.training.packing;
   options.gradient.compute = config.training.compute == "f32" ? GradientOptions::Compute::kFloat32

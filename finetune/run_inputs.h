@@ -22,7 +22,7 @@ namespace quarry {
 LoadedGenerator load_base(const FinetuneConfig& config);
 RenderOptions render_options(const FinetuneConfig& config, const CausalLm& model);
 GroupOptions group_options(const FinetuneConfig& config);
-TrainerOptions trainer_options(const FinetuneConfig& config);
+TrainerOptions trainer_options(const DataInputs& inputs);
 // Throws as read_training_set().
 TrainingSet read_set(const DataOptions& data, const std::vector<std::string>& paths);
 // Takes data.eval_share of the rows out of `set`, drawn by training.seed. Throws kInvalidArgument

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "data/core/error.h"
-#include "finetune/packer.h"
 
 namespace quarry {
 namespace {
@@ -23,6 +22,16 @@ void keep_freed_pages() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
+}
+
+PassOptions pass_options(const TrainerOptions& options) {
+  PassOptions passes;
+  passes.max_rows = options.micro_batch_tokens;
+  passes.share = options.packing;
+  passes.cut_shows = options.lora_dropout > 0.0f ||
+                     options.gradient.compute == GradientOptions::Compute::kBFloat16;
+  passes.group = options.group;
+  return passes;
 }
 
 void finish_step(TrainedAdapter& trained, Optimizer& optimizer, double max_grad_norm,
@@ -48,6 +57,13 @@ Trainer::Trainer(const CausalLm& model, const LoraConfig& config, LoraAdapter& a
   keep_freed_pages();
   QUARRY_CHECK(options_.micro_batch_tokens > 0, ErrorCode::kInvalidArgument,
                "micro_batch_tokens is ", options_.micro_batch_tokens, ", wanted at least 1");
+  take_from_rank_0(options_.group, trained_.parameters());
+  trained_.pack();
+}
+
+std::vector<StepPass> Trainer::passes_of(const std::vector<TrainingSequence>& sequences,
+                                         float target_weight) const {
+  return make_passes(sequences, pass_options(options_), target_weight);
 }
 
 void Trainer::check_batch(const std::vector<TrainingSequence>& batch) const {
@@ -73,19 +89,22 @@ StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double lear
   const float weight = static_cast<float>(1.0 / static_cast<double>(result.targets));
   LoraGradients& gradients = trained_.gradients();
   gradients.zero();
-  uint64_t pass = 0;
-  double total = 0.0;
-  for (const TokenTree& tree :
-       pack_sequences(batch, options_.micro_batch_tokens, options_.packing, weight)) {
-    gradients.set_dropout(options_.lora_dropout,
-                          options_.seed + static_cast<uint64_t>(result.step) * 1000003 + pass++);
-    result.rows += static_cast<int64_t>(tree.source.size() + tree.tokens.size());
+  uint64_t number = 0;
+  std::vector<double> total = {0.0};
+  for (const StepPass& pass : passes_of(batch, weight)) {
+    result.rows += pass.rows();
+    const uint64_t dropout_seed =
+        options_.seed + static_cast<uint64_t>(result.step) * 1000003 + number++;
+    if (!pass.is_own) continue;
+    gradients.set_dropout(options_.lora_dropout, dropout_seed);
     for (const float loss :
-         model_.accumulate_gradients(tree, trained_.adapter(), options_.gradient, gradients)) {
-      total += double{loss};
+         model_.accumulate_gradients(pass.tree, trained_.adapter(), options_.gradient, gradients)) {
+      total[0] += double{loss};
     }
   }
-  result.loss = total / static_cast<double>(result.targets);
+  sum_over_ranks(options_.group, total);
+  sum_over_ranks(options_.group, trained_.gradient_views());
+  result.loss = total[0] / static_cast<double>(result.targets);
 
   finish_step(trained_, optimizer_, options_.max_grad_norm, batch.front().id, result);
   ++steps_taken_;
@@ -94,14 +113,17 @@ StepResult Trainer::step(const std::vector<TrainingSequence>& batch, double lear
 
 double Trainer::evaluate(const std::vector<TrainingSequence>& sequences) const {
   check_batch(sequences);
-  double total = 0.0;
+  std::vector<double> total = {0.0};
   int64_t targets = 0;
-  for (const TokenTree& tree :
-       pack_sequences(sequences, options_.micro_batch_tokens, options_.packing, 1.0f)) {
-    for (const float loss : model_.target_losses(tree, &trained_.adapter())) total += double{loss};
-    targets += static_cast<int64_t>(tree.targets.size());
+  for (const StepPass& pass : passes_of(sequences, 1.0f)) {
+    targets += static_cast<int64_t>(pass.tree.targets.size());
+    if (!pass.is_own) continue;
+    for (const float loss : model_.target_losses(pass.tree, &trained_.adapter())) {
+      total[0] += double{loss};
+    }
   }
-  return total / static_cast<double>(targets);
+  sum_over_ranks(options_.group, total);
+  return total[0] / static_cast<double>(targets);
 }
 
 }  // namespace quarry

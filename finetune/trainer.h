@@ -5,8 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "data/distributed/process_group.h"
 #include "finetune/data/sequence.h"
 #include "finetune/optimizer.h"
+#include "finetune/shared_step.h"
 #include "finetune/trained_adapter.h"
 #include "generator/models/causal_lm.h"
 
@@ -19,6 +21,9 @@ struct TrainerOptions {
   double max_grad_norm = 1.0;  // 0: no clipping
   float lora_dropout = 0.0f;
   uint64_t seed = 0;  // of the dropout
+  // Those that learn the same batches together, borrowed; null: this process alone. A step is then
+  // what it would be here alone, but for the order of additions.
+  ProcessGroup* group = nullptr;
 };
 
 // What one optimizer step did.
@@ -39,6 +44,9 @@ struct StepResult {
 // pages that go back to the system in between are cleared and mapped again, for 3 % of the time.
 void keep_freed_pages();
 
+// How the passes of a step are made and shared.
+PassOptions pass_options(const TrainerOptions& options);
+
 // The end of a step whose loss and gradients are there: clips them and moves the adapter. Throws
 // kInternal, with the adapter as it was before, when loss or gradient is not finite, naming the
 // step and `first_id`, the first of its batch; kInternal when the first step moved nothing.
@@ -58,7 +66,8 @@ class Trainer {
   // naming the step and the first sequence of the pass; kInternal when the first step moved
   // nothing.
   StepResult step(const std::vector<TrainingSequence>& batch, double learning_rate);
-  // Mean loss over all targets, without learning. Throws kInvalidArgument for an empty set.
+  // Mean loss over all targets, without learning. Throws kInvalidArgument for an empty set. Both
+  // throw LostRankError.
   double evaluate(const std::vector<TrainingSequence>& sequences) const;
 
   int64_t steps_taken() const { return steps_taken_; }
@@ -70,6 +79,8 @@ class Trainer {
 
  private:
   void check_batch(const std::vector<TrainingSequence>& batch) const;
+  std::vector<StepPass> passes_of(const std::vector<TrainingSequence>& sequences,
+                                  float target_weight) const;
 
   const CausalLm& model_;
   TrainedAdapter trained_;

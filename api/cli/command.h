@@ -33,6 +33,7 @@ void add_index_command(CLI::App& app, CommandContext& context);
 void add_search_command(CLI::App& app, CommandContext& context);
 void add_ask_command(CLI::App& app, CommandContext& context);
 void add_generate_command(CLI::App& app, CommandContext& context);
+void add_classify_command(CLI::App& app, CommandContext& context);
 void add_serve_command(CLI::App& app, CommandContext& context);
 void add_eval_command(CLI::App& app, CommandContext& context);
 void add_finetune_command(CLI::App& app, CommandContext& context);

@@ -31,6 +31,10 @@ constexpr const char* kFooter = R"(Examples:
   quarry finetune --config my-run/config.yaml --resume
 Then: quarry ask INDEX "question" --adapter my-run/last
 
+Several processes train one run together, on one machine or more:
+  torchrun --nproc-per-node 2 --no-python quarry finetune --train questions.jsonl --out my-run
+      also mpirun -n 2 quarry ..., and srun with MASTER_ADDR; --batch-size is that of each process
+
 Every option is a field of the configuration (--fields lists them); a YAML file and --set name them.
 --config may be given several times, of any kind: what a later file says counts.
 Ctrl-C writes a checkpoint; --resume continues from it bit for bit.)";
@@ -128,18 +132,22 @@ void report(const FinetuneOutcome& outcome, bool as_json) {
 void finetune(const FinetuneArguments& arguments, CommandContext& context) {
   if (arguments.list_fields) return print_fields();
   const FinetuneConfig config = resolve(arguments);
+  const auto group = join_process_group();
+  const bool speaks = group == nullptr || group->rank() == 0;
   const bool draws = isatty(STDERR_FILENO) != 0;
-  const auto progress = context.quiet ? std::make_unique<SilentProgress>()
-                                      : make_progress(std::cerr, draws ? ProgressStyle::kTerminal
-                                                                       : ProgressStyle::kLines);
-  FinetuneRun run(config);
+  const auto progress =
+      context.quiet || !speaks
+          ? std::make_unique<SilentProgress>()
+          : make_progress(std::cerr, draws ? ProgressStyle::kTerminal : ProgressStyle::kLines);
+  FinetuneRun run(config, group.get());
   if (arguments.dry_run) {
-    std::cout << to_yaml(config) << "\n" << run.describe();
+    const std::string text = run.describe();
+    if (speaks) std::cout << to_yaml(config) << "\n" << text;
     return;
   }
   const FinetuneOutcome outcome = run.train(arguments.resume, make_events(context, *progress));
   progress->finish();
-  report(outcome, arguments.as_json);
+  if (speaks) report(outcome, arguments.as_json);
 }
 
 }  // namespace

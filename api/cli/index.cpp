@@ -8,9 +8,11 @@
 #include "api/cli/options.h"
 #include "data/core/error.h"
 #include "data/core/progress.h"
+#include "data/distributed/process_group.h"
 #include "data/store/passage_store.h"
 #include "indexer/build.h"
 #include "indexer/embedder_adapter.h"
+#include "indexer/shared_embedder.h"
 #include "retriever/vector_index.h"
 #include "retriever/vector_sync.h"
 
@@ -106,17 +108,51 @@ std::string embedder_of(const IndexArguments& arguments) {
   return PassageStore::open(store, PassageStore::Mode::kReadOnly)->manifest().embedder_name;
 }
 
+std::unique_ptr<Embedder> load_embedder(const std::string& name, const IndexArguments& arguments) {
+  return Embedder::load(name, {}, "", parse_precision(arguments.embed_precision));
+}
+
+void build_with(const PassageEmbedder& embedder, const IndexArguments& arguments,
+                CommandContext& context) {
+  const auto progress = progress_for(context);
+  const IndexReport report = build_store(arguments.options, embedder, *progress, *context.cancel);
+  sync_vector_index(arguments.index, sync_options(arguments.vectors));
+  finish(report, arguments, context);
+}
+
+// Rank 0 reads and writes, all embed.
+void build_together(ProcessGroup& group, IndexArguments& arguments, CommandContext& context) {
+  const std::string name =
+      broadcast_text(group, group.rank() == 0 ? embedder_of(arguments) : std::string());
+  const auto embedder = load_embedder(name, arguments);
+  const EmbedderAdapter adapter(*embedder);
+  if (group.rank() == 0) {
+    arguments.options.embed_batch *= group.world_size();
+    build_with(SharedEmbedder(adapter, group), arguments, context);
+  } else {
+    embed_for_rank_0(adapter, group);
+  }
+  group.barrier();  // nobody ends well before the index is whole
+}
+
 void build(IndexArguments arguments, Missing missing, CommandContext& context) {
   arguments.options.index = arguments.index;
   arguments.options.paths.assign(arguments.paths.begin(), arguments.paths.end());
   arguments.options.missing = missing;
-  const auto embedder =
-      Embedder::load(embedder_of(arguments), {}, "", parse_precision(arguments.embed_precision));
-  const EmbedderAdapter adapter(*embedder);
-  const auto progress = progress_for(context);
-  const IndexReport report = build_store(arguments.options, adapter, *progress, *context.cancel);
-  sync_vector_index(arguments.index, sync_options(arguments.vectors));
-  finish(report, arguments, context);
+  const auto group = join_process_group();
+  if (group == nullptr) {
+    const auto embedder = load_embedder(embedder_of(arguments), arguments);
+    return build_with(EmbedderAdapter(*embedder), arguments, context);
+  }
+  try {
+    build_together(*group, arguments, context);
+  } catch (const LostRankError& lost) {
+    throw LostRankError(
+        concat(lost.what(), "; what is committed stays, the same command goes on from there"));
+  } catch (const std::exception& error) {
+    group->leave(error.what());
+    throw;
+  }
 }
 
 void remove(const IndexArguments& arguments, CommandContext& context) {
@@ -256,7 +292,9 @@ void add_index_command(CLI::App& app, CommandContext& context) {
   build_verb->footer(
       "Unchanged files are not embedded again; files that are gone are removed.\n"
       "Reads txt, Markdown, HTML, reStructuredText, JSONL, CSV, TSV and PDF (with pdftotext).\n"
-      "Example\n  quarry index build notes.idx ~/notes --exclude 'drafts'");
+      "Started several times by torchrun, mpirun or srun, all processes embed and rank 0 writes.\n"
+      "Examples\n  quarry index build notes.idx ~/notes --exclude 'drafts'\n"
+      "  torchrun --nproc-per-node 2 --no-python quarry index build notes.idx ~/notes");
   build_verb->callback([arguments, &context] { build(*arguments, Missing::kRemove, context); });
 
   CLI::App* add = add_verb(*index, "add", "Add files and folders; removes nothing", *arguments);

@@ -196,6 +196,7 @@ int run(int argc, const char* const* argv) {
   add_search_command(app, context);
   add_ask_command(app, context);
   add_generate_command(app, context);
+  add_classify_command(app, context);
   add_serve_command(app, context);
   add_eval_command(app, context);
   add_finetune_command(app, context);

@@ -198,9 +198,8 @@ class ClassificationRecipe final : public Recipe {
         stream_(encode_rows(inputs.train_set, *base_.model, inputs.config.training.max_seq_len),
                 inputs.config.training.seed) {
     optimizer_ = make_optimizer(inputs.config.training.optimizer, inputs.config.adamw_options());
-    trainer_ =
-        std::make_unique<ClassifierTrainer>(*base_.model, *trained_.config, *trained_.adapter,
-                                            *optimizer_, trainer_options(inputs.config));
+    trainer_ = std::make_unique<ClassifierTrainer>(
+        *base_.model, *trained_.config, *trained_.adapter, *optimizer_, trainer_options(inputs));
     summary_.rows = static_cast<int64_t>(inputs.train_set.rows.size());
   }
 
@@ -214,7 +213,7 @@ class ClassificationRecipe final : public Recipe {
     before_ = stream_.state();
     batch_.clear();
     taken_.clear();
-    while (static_cast<int64_t>(batch_.size()) < inputs_.config.training.batch_size && may_take()) {
+    while (static_cast<int64_t>(batch_.size()) < inputs_.batch_size && may_take()) {
       if (stream_.at_end()) stream_.start_epoch(stream_.state().epoch + 1);
       taken_.push_back(stream_.next());
       batch_.push_back(stream_.rows()[taken_.back()]);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "data/core/error.h"
+#include "finetune/shared_step.h"
 
 namespace quarry {
 namespace {
@@ -12,17 +13,43 @@ bool says_label(const float* logits, int64_t count, int64_t label) {
   return std::max_element(logits, logits + count) - logits == label;
 }
 
-// The inputs that fit one pass, from `first` on.
-std::vector<EncoderInput> next_pass(const std::vector<LabelledInput>& batch, size_t first,
-                                    int64_t max_tokens) {
-  std::vector<EncoderInput> pass;
+// Inputs that are computed together, and who does it.
+struct InputPass {
+  size_t first = 0;
+  std::vector<EncoderInput> inputs;
   int64_t tokens = 0;
-  for (size_t i = first; i < batch.size(); ++i) {
-    tokens += batch[i].num_tokens();
-    if (i > first && tokens > max_tokens) break;
-    pass.push_back(batch[i].input);
+  bool is_own = true;
+};
+
+std::vector<InputPass> cut_passes(const std::vector<LabelledInput>& batch, int64_t max_tokens) {
+  std::vector<InputPass> passes;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (passes.empty() || passes.back().tokens + batch[i].num_tokens() > max_tokens) {
+      passes.emplace_back();
+      passes.back().first = i;
+    }
+    passes.back().inputs.push_back(batch[i].input);
+    passes.back().tokens += batch[i].num_tokens();
   }
-  return pass;
+  return passes;
+}
+
+std::vector<InputPass> make_passes(const std::vector<LabelledInput>& batch,
+                                   const PassOptions& options) {
+  std::vector<InputPass> passes = cut_passes(batch, options.max_rows);
+  if (options.group == nullptr) return passes;
+  const int ranks = options.group->world_size();
+  int64_t all_tokens = 0;
+  for (const InputPass& pass : passes) all_tokens += pass.tokens;
+  passes = cut_passes(batch, even_pass_rows(static_cast<int64_t>(passes.size()), all_tokens,
+                                            options.max_rows, ranks, options.cut_shows));
+  std::vector<int64_t> tokens;
+  for (const InputPass& pass : passes) tokens.push_back(pass.tokens);
+  const std::vector<int> owners = deal_passes(tokens, ranks);
+  for (size_t i = 0; i < passes.size(); ++i) {
+    passes[i].is_own = owners[i] == options.group->rank();
+  }
+  return passes;
 }
 
 }  // namespace
@@ -44,6 +71,8 @@ ClassifierTrainer::ClassifierTrainer(const SequenceClassifier& model, const Lora
                                      const TrainerOptions& options)
     : model_(model), trained_(config, adapter), optimizer_(optimizer), options_(options) {
   keep_freed_pages();
+  take_from_rank_0(options_.group, trained_.parameters());
+  trained_.pack();
 }
 
 StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, double learning_rate) {
@@ -56,25 +85,26 @@ StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, doub
   const double weight = 1.0 / static_cast<double>(batch.size());
   LoraGradients& gradients = trained_.gradients();
   gradients.zero();
-  uint64_t pass = 0;
-  int64_t right = 0;
-  for (size_t first = 0; first < batch.size();) {
-    const auto inputs = next_pass(batch, first, options_.micro_batch_tokens);
-    gradients.set_dropout(options_.lora_dropout,
-                          options_.seed + static_cast<uint64_t>(result.step) * 1000003 + pass++);
+  uint64_t number = 0;
+  std::vector<double> sums = {0.0, 0.0};  // loss, inputs that are right
+  for (const InputPass& pass : make_passes(batch, pass_options(options_))) {
+    result.tokens += pass.tokens;
+    const uint64_t dropout_seed =
+        options_.seed + static_cast<uint64_t>(result.step) * 1000003 + number++;
+    if (!pass.is_own) continue;
+    gradients.set_dropout(options_.lora_dropout, dropout_seed);
     const auto loss = [&](size_t i, const float* logits, float* gradient) {
-      const int64_t label = batch[first + i].label;
-      result.loss += weight * label_loss(logits, num_labels, label, weight, gradient);
-      if (says_label(logits, num_labels, label)) ++right;
+      const int64_t label = batch[pass.first + i].label;
+      sums[0] += weight * label_loss(logits, num_labels, label, weight, gradient);
+      if (says_label(logits, num_labels, label)) sums[1] += 1.0;
     };
-    model_.accumulate_gradients(trained_.adapter(), inputs, loss, gradients);
-    for (const EncoderInput& input : inputs) {
-      result.tokens += static_cast<int64_t>(input.ids.size());
-    }
-    first += inputs.size();
+    model_.accumulate_gradients(trained_.adapter(), pass.inputs, loss, gradients);
   }
+  sum_over_ranks(options_.group, sums);
+  sum_over_ranks(options_.group, trained_.gradient_views());
+  result.loss = sums[0];
   result.rows = result.tokens;
-  result.figures = {{"accuracy", static_cast<double>(right) * weight}};
+  result.figures = {{"accuracy", sums[1] * weight}};
 
   finish_step(trained_, optimizer_, options_.max_grad_norm, batch.front().id, result);
   ++steps_taken_;
@@ -84,19 +114,24 @@ StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, doub
 ClassifierTrainer::Evaluation ClassifierTrainer::evaluate(
     const std::vector<LabelledInput>& inputs) const {
   QUARRY_CHECK(!inputs.empty(), ErrorCode::kInvalidArgument, "no text to evaluate on");
+  const size_t own = options_.group == nullptr ? 0 : static_cast<size_t>(options_.group->rank());
+  const size_t stride =
+      options_.group == nullptr ? 1 : static_cast<size_t>(options_.group->world_size());
   std::vector<EncoderInput> texts;
-  texts.reserve(inputs.size());
-  for (const LabelledInput& input : inputs) texts.push_back(input.input);
+  for (size_t i = own; i < inputs.size(); i += stride) texts.push_back(inputs[i].input);
   const std::vector<float> logits = model_.logits(texts, &trained_.adapter());
   const auto num_labels = static_cast<int64_t>(model_.labels().size());
-  Evaluation evaluation;
-  for (size_t i = 0; i < inputs.size(); ++i) {
+  std::vector<double> sums = {0.0, 0.0};  // loss, inputs that are right
+  for (size_t i = 0; i < texts.size(); ++i) {
     const float* row = logits.data() + static_cast<int64_t>(i) * num_labels;
-    evaluation.loss += label_loss(row, num_labels, inputs[i].label, 1.0, nullptr);
-    if (says_label(row, num_labels, inputs[i].label)) evaluation.accuracy += 1.0;
+    const int64_t label = inputs[own + i * stride].label;
+    sums[0] += label_loss(row, num_labels, label, 1.0, nullptr);
+    if (says_label(row, num_labels, label)) sums[1] += 1.0;
   }
-  evaluation.loss /= static_cast<double>(inputs.size());
-  evaluation.accuracy /= static_cast<double>(inputs.size());
+  sum_over_ranks(options_.group, sums);
+  Evaluation evaluation;
+  evaluation.loss = sums[0] / static_cast<double>(inputs.size());
+  evaluation.accuracy = sums[1] / static_cast<double>(inputs.size());
   return evaluation;
 }
 

@@ -86,11 +86,12 @@ class RagRecipe final : public Recipe {
     before_ = stream_->state();
     examples_.clear();
     batch_.clear();
-    const auto wanted = static_cast<size_t>(inputs_.config.training.batch_size);
+    const auto wanted = static_cast<size_t>(inputs_.batch_size);
     while (examples_.size() < wanted && may_take()) {
       if (stream_->at_end()) {
-        QUARRY_CHECK(stream_->summary().sequences > 0, ErrorCode::kInvalidArgument,
-                     "the training data gave no sequence:\n", to_text(stream_->summary()));
+        QUARRY_CHECK(before_.cursor > 0 || stream_->summary().sequences > 0,
+                     ErrorCode::kInvalidArgument, "the training data gave no sequence:\n",
+                     to_text(stream_->summary()));
         stream_->start_epoch(stream_->state().epoch + 1);
       }
       std::vector<RagExample> more = stream_->next(static_cast<int64_t>(wanted - examples_.size()));
@@ -198,7 +199,7 @@ class RagRecipe final : public Recipe {
     parts.query_encoder = trained_query_.get();
     parts.optimizer = optimizer_.get();
     RagTrainerOptions options;
-    options.trainer = trainer_options(config);
+    options.trainer = trainer_options(inputs_);
     options.loss = loss_of(config.recipe);
     options.temperature = config.rag.temperature;
     trainer_ = std::make_unique<RagTrainer>(parts, options);
@@ -246,7 +247,7 @@ class RagRecipe final : public Recipe {
     card.hyperparameters = {{"r", std::to_string(options.r)},
                             {"lora_alpha", concat(options.lora_alpha)},
                             {"learning_rate", concat(options.learning_rate)},
-                            {"batch_size", std::to_string(inputs_.config.training.batch_size)},
+                            {"batch_size", std::to_string(inputs_.batch_size)},
                             {"passages", std::to_string(inputs_.config.passages.top_k)},
                             {"temperature", concat(inputs_.config.rag.temperature)}};
     SaveAdapterOptions save;

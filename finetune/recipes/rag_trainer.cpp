@@ -5,7 +5,7 @@
 #include <set>
 
 #include "data/core/error.h"
-#include "finetune/packer.h"
+#include "finetune/shared_step.h"
 
 namespace quarry {
 namespace {
@@ -73,6 +73,8 @@ RagTrainer::RagTrainer(const RagTrainerParts& parts, const RagTrainerOptions& op
   QUARRY_DCHECK(parts.generator != nullptr || parts.query_encoder != nullptr);
   keep_freed_pages();
   if (parts_.generator != nullptr) parts_.adapter = &parts_.generator->adapter();
+  take_from_rank_0(options_.trainer.group, parameters());
+  pack();
 }
 
 std::vector<ParameterView> RagTrainer::parameters() const {
@@ -101,13 +103,16 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
   QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "a batch without a question");
   Pass pass;
   std::vector<double> flat;  // losses of the targets, sequence after sequence
-  for (const TokenTree& tree :
-       pack_sequences(all_sequences(batch), options_.trainer.micro_batch_tokens,
-                      options_.trainer.packing, 1.0f)) {
-    pass.rows += static_cast<int64_t>(tree.source.size() + tree.tokens.size());
-    const std::vector<float> losses = parts_.model->target_losses(tree, parts_.adapter);
-    flat.insert(flat.end(), losses.begin(), losses.end());
+  for (const StepPass& part :
+       make_passes(all_sequences(batch), pass_options(options_.trainer), 1.0f)) {
+    pass.rows += part.rows();
+    const size_t before = flat.size();
+    flat.resize(before + part.tree.targets.size());
+    if (!part.is_own) continue;
+    const std::vector<float> losses = parts_.model->target_losses(part.tree, parts_.adapter);
+    std::copy(losses.begin(), losses.end(), flat.begin() + static_cast<std::ptrdiff_t>(before));
   }
+  sum_over_ranks(options_.trainer.group, flat);
   auto next = flat.begin();
   for (const RagExample& example : batch) {
     MarginalInputs inputs;
@@ -142,14 +147,17 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
   const TrainerOptions& options = options_.trainer;
   uint64_t number = 0;
   size_t next = 0;
-  for (TokenTree& tree :
-       pack_sequences(sequences, options.micro_batch_tokens, options.packing, 1.0f)) {
+  for (StepPass& part : make_passes(sequences, pass_options(options), 1.0f)) {
+    TokenTree& tree = part.tree;
     for (TokenTree::Target& target : tree.targets) target.weight = weights[next++];
-    gradients.set_dropout(options.lora_dropout,
-                          options.seed + static_cast<uint64_t>(result.step) * 1000003 + number++);
-    result.rows += static_cast<int64_t>(tree.source.size() + tree.tokens.size());
+    const uint64_t dropout_seed =
+        options.seed + static_cast<uint64_t>(result.step) * 1000003 + number++;
+    result.rows += part.rows();
+    if (!part.is_own) continue;
+    gradients.set_dropout(options.lora_dropout, dropout_seed);
     parts_.model->accumulate_gradients(tree, *parts_.adapter, options.gradient, gradients);
   }
+  sum_over_ranks(options.group, parts_.generator->gradient_views());
 }
 
 // With score_z = <q, d_z> the gradient with respect to the question's vector q is
@@ -157,19 +165,26 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
 void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const Pass& pass,
                                      double scale) const {
   const auto dim = static_cast<size_t>(parts_.embedder->dim());
+  ProcessGroup* group = options_.trainer.group;
+  const size_t first = group == nullptr ? 0 : static_cast<size_t>(group->rank());
+  const size_t stride = group == nullptr ? 1 : static_cast<size_t>(group->world_size());
   std::vector<std::string> questions;
-  std::vector<float> vector_gradients(batch.size() * dim);
-  for (size_t i = 0; i < batch.size(); ++i) {
+  std::vector<float> vector_gradients;
+  for (size_t i = first; i < batch.size(); i += stride) {
     questions.push_back(batch[i].question);
-    float* out = vector_gradients.data() + i * dim;
+    vector_gradients.resize(questions.size() * dim);
+    float* out = vector_gradients.data() + (questions.size() - 1) * dim;
     for (size_t z = 0; z < batch[i].scores.size(); ++z) {
       const auto factor = static_cast<float>(pass.losses[i].score_gradients[z] * scale);
       const float* passage = batch[i].passage_vectors.data() + z * dim;
       for (size_t d = 0; d < dim; ++d) out[d] += factor * passage[d];
     }
   }
-  parts_.embedder->accumulate_query_gradients(questions, vector_gradients.data(),
-                                              parts_.query_encoder->gradients());
+  if (!questions.empty()) {
+    parts_.embedder->accumulate_query_gradients(questions, vector_gradients.data(),
+                                                parts_.query_encoder->gradients());
+  }
+  sum_over_ranks(group, parts_.query_encoder->gradient_views());
 }
 
 StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learning_rate) {

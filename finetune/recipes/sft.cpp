@@ -24,7 +24,7 @@ class SftRecipe final : public Recipe {
     stream_ = make_stream(inputs.train_set);
     optimizer_ = make_optimizer(inputs.config.training.optimizer, inputs.config.adamw_options());
     trainer_ = std::make_unique<Trainer>(*inputs.base.model, *trained_.config, *trained_.adapter,
-                                         *optimizer_, trainer_options(inputs.config));
+                                         *optimizer_, trainer_options(inputs));
   }
 
   double sequences_per_epoch() const override {
@@ -41,12 +41,13 @@ class SftRecipe final : public Recipe {
   bool take_batch(const std::function<bool()>& may_take) override {
     before_ = stream_->state();
     batch_.clear();
-    while (static_cast<int64_t>(batch_.size()) < inputs_.config.training.batch_size) {
+    while (static_cast<int64_t>(batch_.size()) < inputs_.batch_size) {
       if (!may_take()) break;
       auto group = stream_->next_group();
       if (!group) {
-        QUARRY_CHECK(stream_->summary().sequences > 0, ErrorCode::kInvalidArgument,
-                     "the training data gave no sequence:\n", to_text(stream_->summary()));
+        QUARRY_CHECK(before_.cursor > 0 || stream_->summary().sequences > 0,
+                     ErrorCode::kInvalidArgument, "the training data gave no sequence:\n",
+                     to_text(stream_->summary()));
         stream_->start_epoch(stream_->epoch() + 1);
         continue;
       }

@@ -101,6 +101,21 @@ TEST_F(FinetuneRunTest, ResumeFromAnOlderCheckpointIsBitEqual) {
   EXPECT_EQ(weights("killed"), weights("whole"));
 }
 
+TEST_F(FinetuneRunTest, ResumesAtAnEpochsEnd) {
+  const auto options = [&](const std::string& out) {
+    FinetuneConfig by_fives = config(out);
+    by_fives.training.batch_size = 5;
+    by_fives.training.max_steps = 4;
+    by_fives.training.save_total_limit = 0;
+    return by_fives;
+  };
+  FinetuneRun(options("whole")).train(false, {});
+  FinetuneRun(options("cut")).train(false, {});
+  std::filesystem::remove_all(folder_.path() / "cut" / "checkpoint-4");
+  EXPECT_EQ(FinetuneRun(options("cut")).train(true, {}).steps, 4);
+  EXPECT_EQ(weights("cut"), weights("whole"));
+}
+
 // Whole parameters and PiSSA's starting pairs go through checkpoints too.
 TEST_F(FinetuneRunTest, ResumedRunWithWholeParametersAndPissaIsBitEqual) {
   const auto options = [&](const std::string& out) {

@@ -5,10 +5,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
+#include <utility>
 
 #include "generator/weights/model_catalog.h"
 
@@ -30,9 +32,14 @@ ProgramResult run_quarry(const std::vector<std::string>& arguments) {
 
 ProgramResult run_quarry(const std::vector<std::string>& arguments,
                          const std::vector<std::string>& environment) {
-  const TemporaryFolder folder;
-  const std::string output = (folder.path() / "out").string();
-  const std::string errors = (folder.path() / "err").string();
+  return StartedProgram(arguments, environment).wait();
+}
+
+StartedProgram::StartedProgram(const std::vector<std::string>& arguments,
+                               const std::vector<std::string>& environment)
+    : folder_(std::make_unique<TemporaryFolder>()) {
+  const std::string output = (folder_->path() / "out").string();
+  const std::string errors = (folder_->path() / "err").string();
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
@@ -50,17 +57,27 @@ ProgramResult run_quarry(const std::vector<std::string>& arguments,
   for (char** entry = environ; *entry != nullptr; ++entry) envp.push_back(*entry);
   envp.push_back(nullptr);
 
-  pid_t pid = 0;
   const int spawned =
-      posix_spawn(&pid, QUARRY_PROGRAM, &actions, nullptr, argv.data(), envp.data());
+      posix_spawn(&pid_, QUARRY_PROGRAM, &actions, nullptr, argv.data(), envp.data());
   posix_spawn_file_actions_destroy(&actions);
   if (spawned != 0) throw std::runtime_error("cannot start " QUARRY_PROGRAM);
+}
+
+StartedProgram::~StartedProgram() {
+  if (pid_ == 0) return;
+  send(SIGKILL);
+  waitpid(pid_, nullptr, 0);
+}
+
+void StartedProgram::send(int signal) const { kill(pid_, signal); }
+
+ProgramResult StartedProgram::wait() {
   int status = 0;
-  waitpid(pid, &status, 0);
+  waitpid(std::exchange(pid_, 0), &status, 0);
   ProgramResult result;
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  result.output = read_all(output);
-  result.errors = read_all(errors);
+  result.output = read_all(folder_->path() / "out");
+  result.errors = read_all(folder_->path() / "err");
   return result;
 }
 

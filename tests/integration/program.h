@@ -1,6 +1,9 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -32,6 +35,23 @@ class TemporaryFolder {
 
  private:
   std::filesystem::path path_;
+};
+
+// The built `quarry` while it runs. Killed, if it still does, when the object goes.
+class StartedProgram {
+ public:
+  // Environment entries "NAME=value" come before those of this process.
+  StartedProgram(const std::vector<std::string>& arguments,
+                 const std::vector<std::string>& environment);
+  ~StartedProgram();
+  StartedProgram(const StartedProgram&) = delete;
+  StartedProgram& operator=(const StartedProgram&) = delete;
+  void send(int signal) const;
+  ProgramResult wait();
+
+ private:
+  std::unique_ptr<TemporaryFolder> folder_;
+  pid_t pid_ = 0;  // 0: it was waited for
 };
 
 // Whether both default models are installed.

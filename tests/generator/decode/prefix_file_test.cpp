@@ -28,7 +28,7 @@ std::vector<int32_t> counted(int64_t n, int32_t from) {
 }
 
 void store(PrefixCache& prefixes, const std::vector<int32_t>& tokens) {
-  KvCache cache(1, 1, 100000, KvCache::ElementType::kFloat);
+  KvCache cache(1, 1, 1, 100000, KvCache::ElementType::kFloat);
   const std::vector<float> rows(tokens.begin(), tokens.end());
   const int64_t n = static_cast<int64_t>(tokens.size());
   cache.reserve(n);
