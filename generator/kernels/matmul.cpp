@@ -8,6 +8,7 @@
 #include "data/core/parallel_for.h"
 #include "generator/kernels/elementwise.h"
 #include "generator/kernels/elementwise_backward.h"
+#include "generator/kernels/low_rank_pair.h"
 #include "generator/kernels/packed_strips.h"
 
 namespace quarry::kernels {
@@ -95,11 +96,6 @@ constexpr int64_t kStripTile = 4;
 constexpr int64_t kGrainBytes = 24 * 1024;
 constexpr int64_t kGrainMultiplies = 256 * 1024;
 
-// Layouts whose products subtract a center or add offsets.
-bool is_integer(Layout layout) {
-  return layout == Layout::kNibbles || layout == Layout::kByteCodebook || layout == Layout::kBytes;
-}
-
 // Signed bytes that an activation is made of.
 int activation_terms(const PackedMatrix& weight) {
   return weight.precision() == Precision::kFast8 ? 1 : 2;
@@ -142,9 +138,11 @@ bool multiplies_bytes(ActivationBits bits) {
   return bits == ActivationBits::k8 && cpu_isa() == CpuIsa::kAvx512;
 }
 
-// x in the form that w's layout multiplies; the bytes live in `buffer`.
+// x in the form that w's layout multiplies; the bytes live in `buffer`. `byte_centers`, which only
+// an integer layout fills, [m, blocks]: what kBytes with the center kByteCenter take of it.
 ActivationView prepare_activations(const Twins& twins, const PackedMatrix& weight, const float* x,
-                                   int64_t m, int64_t ldx, AlignedBuffer* buffer) {
+                                   int64_t m, int64_t ldx, AlignedBuffer* buffer,
+                                   int32_t* byte_centers = nullptr) {
   const MatrixView& w = view_of(weight);
   ActivationView view = {};
   view.terms = activation_terms(weight);
@@ -172,6 +170,9 @@ ActivationView prepare_activations(const Twins& twins, const PackedMatrix& weigh
           twins.quantize_words(x + row * ldx, w.k, w.block, out, row_scales, row_sums);
         } else {
           twins.quantize_row(x + row * ldx, w.k, w.block, view.terms, out, row_scales, row_sums);
+          for (int64_t b = 0; byte_centers != nullptr && b < w.blocks; ++b) {
+            byte_centers[row * w.blocks + b] = -kByteCenter * row_sums[b];
+          }
           finish_sums(w, w.blocks, row_scales, row_sums);
         }
       }
@@ -236,25 +237,113 @@ Plan make_plan(const MatmulTarget* targets, int64_t count, int64_t m) {
   return plan;
 }
 
+// Targets that take the same prepared activations, and their updates.
+struct Group {
+  const MatmulTarget* targets;
+  int64_t count;
+  std::vector<LowRankUpdate> updates;  // `target` counts from targets[0]
+};
+
+// Rows up to which the updates wait for all strips of a run: its columns of y are still in cache.
+constexpr int64_t kFewRows = 16;
+// Rows of an update whose u is made at once.
+constexpr int64_t kProjectRows = 96;
+
+// u = A x of each update, rows one after the other.
+class Projections {
+ public:
+  explicit Projections(const std::vector<LowRankUpdate>& updates) : updates_(updates) {
+    for (const LowRankUpdate& update : updates) {
+      u_offsets_.push_back(bytes_);
+      bytes_ += (update.row_end - update.row_begin) * update.pair->u_bytes();
+      for (int64_t row = update.row_begin; row < update.row_end; row += kProjectRows) {
+        pieces_.push_back({u_offsets_.size() - 1, row});
+        multiplies_ += update.pair->a().n() * update.pair->a().k() * kProjectRows;
+      }
+    }
+  }
+
+  // `x` as kBytes with a center take it.
+  void make(const Twins& twins, const ActivationView& x, AlignedBuffer* buffer) {
+    u_ = buffer->reserve(bytes_);
+    const auto pieces = static_cast<int64_t>(pieces_.size());
+    if (pieces == 0) return;
+    const int64_t grain = (kGrainMultiplies * pieces + multiplies_ - 1) / multiplies_;
+    parallel_for(pieces, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) make_piece(twins, x, pieces_[i]);
+    });
+  }
+
+  // Adds what the updates of a target give to a tile of y.
+  void add(size_t target, const TileRange& range, float* y, int64_t ldy) const {
+    for (size_t i = 0; i < updates_.size(); ++i) {
+      const LowRankUpdate& update = updates_[i];
+      if (update.target != target) continue;
+      const int64_t row = std::max(range.row_begin, update.row_begin);
+      const int64_t rows = std::min(range.row_end, update.row_end) - row;
+      const int64_t begin = std::max(range.strip_begin * kStripRows, update.column);
+      const int64_t end = std::min(range.strip_end * kStripRows, update.column + update.pair->n());
+      if (rows <= 0 || begin >= end) continue;
+      update.pair->add(u_of(i, row), rows, begin - update.column, end - update.column,
+                       y + row * ldy + begin, ldy);
+    }
+  }
+
+ private:
+  struct Piece {
+    size_t update;
+    int64_t row;
+  };
+
+  uint8_t* u_of(size_t i, int64_t row) const {
+    return u_ + u_offsets_[i] + (row - updates_[i].row_begin) * updates_[i].pair->u_bytes();
+  }
+
+  void make_piece(const Twins& twins, const ActivationView& x, const Piece& piece) const {
+    thread_local AlignedBuffer products;
+    const LowRankUpdate& update = updates_[piece.update];
+    const MatrixView& a = view_of(update.pair->a());
+    const int64_t rows = std::min(kProjectRows, update.row_end - piece.row);
+    auto* out = reinterpret_cast<float*>(products.reserve(rows * a.n * 4));
+    const TileRange range = {piece.row, piece.row + rows, 0, a.strips};
+    run_tile(twins, a, x, range, out - piece.row * a.n, a.n);
+    update.pair->make_u(out, rows, u_of(piece.update, piece.row));
+  }
+
+  const std::vector<LowRankUpdate>& updates_;
+  std::vector<int64_t> u_offsets_;
+  std::vector<Piece> pieces_;
+  int64_t bytes_ = 0;
+  int64_t multiplies_ = 0;
+  uint8_t* u_ = nullptr;
+};
+
 // Runs units [begin, end) of one row tile.
-void run_units(const Twins& twins, const Plan& plan, const MatmulTarget* targets, int64_t count,
-               const ActivationView& x, int64_t m, int64_t row_tile, int64_t begin, int64_t end) {
+void run_units(const Twins& twins, const Plan& plan, const Group& group,
+               const Projections& projections, const ActivationView& x, int64_t m, int64_t row_tile,
+               int64_t begin, int64_t end) {
   TileRange range = {};
   range.row_begin = row_tile * plan.rows_per_tile;
   range.row_end = std::min(m, range.row_begin + plan.rows_per_tile);
-  for (int64_t i = 0; i < count; ++i) {
-    const MatrixView& w = view_of(*targets[i].weight);
+  for (int64_t i = 0; i < group.count; ++i) {
+    const MatmulTarget& target = group.targets[i];
+    const MatrixView& w = view_of(*target.weight);
     const int64_t first = std::max(begin, plan.first_unit[i]) - plan.first_unit[i];
     const int64_t last = std::min(end, plan.first_unit[i + 1]) - plan.first_unit[i];
     if (first >= last) continue;
-    const MatmulTarget& target = targets[i];
-    range.strip_begin = first * plan.strips_per_unit;
-    range.strip_end = std::min(w.strips, last * plan.strips_per_unit);
+    const int64_t end_strip = std::min(w.strips, last * plan.strips_per_unit);
+    const bool waits = group.updates.empty() || range.row_end - range.row_begin <= kFewRows;
+    const int64_t step = waits ? end_strip : plan.strips_per_unit;
     const bool in_tile = twins.adds_bias && (is_integer(w.layout) || w.layout == Layout::kBF16);
     MatrixView with_bias = w;
     with_bias.bias = in_tile ? target.bias : nullptr;
-    run_tile(twins, with_bias, x, range, target.y, target.ldy);
-    if (!in_tile) add_tile_bias(target.bias, w.n, range, target.y, target.ldy);
+    for (int64_t strip = first * plan.strips_per_unit; strip < end_strip; strip += step) {
+      range.strip_begin = strip;
+      range.strip_end = std::min(end_strip, strip + step);
+      run_tile(twins, with_bias, x, range, target.y, target.ldy);
+      if (!in_tile) add_tile_bias(target.bias, w.n, range, target.y, target.ldy);
+      projections.add(static_cast<size_t>(i), range, target.y, target.ldy);
+    }
   }
 }
 
@@ -267,25 +356,51 @@ int64_t unit_grain(const Plan& plan, const MatrixView& w, int64_t m) {
   return m == 1 ? by_bytes : std::min(by_bytes, by_work);
 }
 
-// All targets take the same prepared activations.
-void multiply_group(const MatmulTarget* targets, int64_t count, const float* x, int64_t m,
-                    int64_t ldx) {
-  thread_local AlignedBuffer buffer;
+void multiply_group(const Group& group, const float* x, int64_t m, int64_t ldx) {
+  thread_local AlignedBuffer buffer, center_buffer, low_rank_buffer, u_buffer;
   const Twins& chosen = twins();
-  const MatrixView& first = view_of(*targets[0].weight);
+  const PackedMatrix& first = *group.targets[0].weight;
+  const MatrixView& view = view_of(first);
+  const bool shares = !group.updates.empty() && is_integer(view.layout);
+  int32_t* centers =
+      shares ? reinterpret_cast<int32_t*>(center_buffer.reserve(m * view.blocks * 4)) : nullptr;
   const ActivationView activations =
-      prepare_activations(chosen, *targets[0].weight, x, m, ldx, &buffer);
-  const Plan plan = make_plan(targets, count, m);
+      prepare_activations(chosen, first, x, m, ldx, &buffer, centers);
+  Projections projections(group.updates);
+  if (shares) {
+    ActivationView low_rank = activations;
+    low_rank.centers = centers;
+    projections.make(chosen, low_rank, &u_buffer);
+  } else if (!group.updates.empty()) {
+    projections.make(
+        chosen,
+        prepare_activations(chosen, group.updates[0].pair->a(), x, m, ldx, &low_rank_buffer),
+        &u_buffer);
+  }
+  const Plan plan = make_plan(group.targets, group.count, m);
   const int64_t units = plan.first_unit.back();
-  parallel_for(units * plan.row_tiles, unit_grain(plan, first, m), [&](int64_t begin, int64_t end) {
+  parallel_for(units * plan.row_tiles, unit_grain(plan, view, m), [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t row_tile = begin / units;
       const int64_t stop = std::min(end, (row_tile + 1) * units);
-      run_units(chosen, plan, targets, count, activations, m, row_tile, begin - row_tile * units,
-                stop - row_tile * units);
+      run_units(chosen, plan, group, projections, activations, m, row_tile,
+                begin - row_tile * units, stop - row_tile * units);
       begin = stop;
     }
   });
+}
+
+// The updates of targets [begin, end), whose numbers then count from `begin`.
+std::vector<LowRankUpdate> updates_of(const std::vector<LowRankUpdate>& updates, int64_t begin,
+                                      int64_t end) {
+  std::vector<LowRankUpdate> own;
+  for (LowRankUpdate update : updates) {
+    const auto target = static_cast<int64_t>(update.target);
+    if (target < begin || target >= end) continue;
+    update.target = static_cast<size_t>(target - begin);
+    own.push_back(update);
+  }
+  return own;
 }
 
 // A product of m rows by W^T, or by W for the backward pass, one panel of its columns at a time:
@@ -545,12 +660,17 @@ void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, 
   const MatmulTarget target = {&weight, y, ldy, nullptr};
   if (rounds_to_bytes(view_of(weight), bits))
     return multiply_group_bytes(&target, 1, x, m, ldx, {});
-  multiply_group(&target, 1, x, m, ldx);
+  multiply_group({&target, 1, {}}, x, m, ldx);
 }
 
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
-                  ActivationBits bits, const RoundedCopy& copy) {
+                  ActivationBits bits, const RoundedCopy& copy,
+                  const std::vector<LowRankUpdate>& updates) {
   if (m <= 0) return;
+  QUARRY_DCHECK(updates.empty() || bits == ActivationBits::k16);
+  QUARRY_DCHECK(std::all_of(updates.begin(), updates.end(), [&](const LowRankUpdate& update) {
+    return update.pair->form() == low_rank_form(*targets[update.target].weight);
+  }));
   for (const MatmulTarget& target : targets) {
     QUARRY_CHECK(target.weight->k() == targets[0].weight->k(), ErrorCode::kInvalidArgument,
                  "matmul_group: weights with ", target.weight->k(), " and ", targets[0].weight->k(),
@@ -572,7 +692,8 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
                            begin == 0 ? copy : RoundedCopy());
     } else {
       if (begin == 0) copy_rounded(x, m, first.k, ldx, copy);
-      multiply_group(targets.data() + begin, end - begin, x, m, ldx);
+      multiply_group({targets.data() + begin, end - begin, updates_of(updates, begin, end)}, x, m,
+                     ldx);
     }
   }
 }

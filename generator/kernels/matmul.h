@@ -89,16 +89,27 @@ struct RoundedCopy {
 };
 
 // matmul of one x by several weights with the same k (q, k and v; gate and up): x is prepared and
-// the threads are woken once for all of them. Throws kInvalidArgument when the k differ. The
-// results are those of matmul, bit for bit.
+// the threads are woken once for all of them. Throws kInvalidArgument when the k differ.
 struct MatmulTarget {
   const PackedMatrix* weight = nullptr;
   float* y = nullptr;  // [m, weight->n()], row stride ldy
   int64_t ldy = 0;
   const float* bias = nullptr;  // [weight->n()], added to every row of the product; or null
 };
+// An update B (A x) that rows [row_begin, row_end) of a target get beside their product, in the
+// columns from `column` on.
+class LowRankPair;
+struct LowRankUpdate {
+  const LowRankPair* pair = nullptr;  // of low_rank_form(weight)
+  size_t target = 0;
+  int64_t column = 0;
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+};
+// `updates` go with k16 only; without them results are those of matmul, bit for bit.
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
-                  ActivationBits bits = ActivationBits::k16, const RoundedCopy& copy = {});
+                  ActivationBits bits = ActivationBits::k16, const RoundedCopy& copy = {},
+                  const std::vector<LowRankUpdate>& updates = {});
 
 // x[m, k] = y[m, n] * W: the gradient of matmul with respect to its input, for a frozen weight.
 // Decodes one panel of W at a time. kExact multiplies in float32; kFast rounds y and the decoded

@@ -44,6 +44,11 @@ constexpr int kStripRows = 16;
 
 enum class Layout { kNibbles, kBytes, kBF16, kF32, kWords, kCodebook, kByteCodebook };
 
+// Layouts whose products subtract a center or add offsets.
+inline bool is_integer(Layout layout) {
+  return layout == Layout::kNibbles || layout == Layout::kByteCodebook || layout == Layout::kBytes;
+}
+
 // Largest code of kWords and of a codebook: 32 products with an activation of two terms stay
 // below 2^31.
 constexpr int kWordMax = 2047;

@@ -90,7 +90,8 @@ Linear::Linear(const std::vector<Projection>& projections, kernels::Precision pr
 }
 
 void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
-                      const kernels::RoundedCopy& copy, const float* bias) const {
+                      const kernels::RoundedCopy& copy,
+                      const std::vector<kernels::LowRankUpdate>& updates, const float* bias) const {
   if (next_ != nullptr && next_->is_spilled_) {
     for (const Block& block : next_->blocks_) block.weight->will_need();
   }
@@ -107,7 +108,7 @@ void Linear::multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
                          in_features_, x.data_ptr<float>(), x.size(0), options, out, out_features_);
     }
   }
-  kernels::matmul_group(targets, x.data_ptr<float>(), x.size(0), in_features_, bits, copy);
+  kernels::matmul_group(targets, x.data_ptr<float>(), x.size(0), in_features_, bits, copy, updates);
 }
 
 Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
@@ -127,9 +128,12 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
     saved = SavedActivation::room_for(x, workspace);
     copy = {saved.mutable_bfloat16_rows(), in_features_};
   }
+  const bool beside = runs_beside(spans, workspace);
   // Adapters may replace products and biases.
   const bool adds_at_once = spans.empty() && on_the_way && !bias_.empty();
-  multiply(x, y, workspace.activation_bits(), copy, adds_at_once ? bias_.data() : nullptr);
+  multiply(x, y, workspace.activation_bits(), copy,
+           beside ? updates_of(spans) : std::vector<kernels::LowRankUpdate>(),
+           adds_at_once ? bias_.data() : nullptr);
   for (const AdapterSpan& span : spans) replace_products(x, span, y);
   if (!adds_at_once) add_biases(spans, y);
   std::vector<AdapterSpan> trained;
@@ -141,7 +145,9 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   // shape dx.
   if (!is_rounded && !trained.empty()) saved = SavedActivation(x, workspace);
   const Operand input = {x, is_rounded ? &saved : nullptr};
-  for (const AdapterSpan& span : spans) add_adapter(input, span, y, workspace);
+  if (!beside) {
+    for (const AdapterSpan& span : spans) add_adapter(input, span, y, workspace);
+  }
   const bool needs_dx = needs_gradient(x);
   if (!needs_dx && trained.empty()) return y;
   return record(y, {x}, [=, &workspace](const Tensor& dy) {

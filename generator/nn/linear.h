@@ -79,13 +79,18 @@ class Linear {
     Tensor floats;                             // undefined where nothing multiplies them
     const SavedActivation* rounded = nullptr;  // bfloat16; null: the floats are multiplied
   };
-  // x times the weights, without adapters; `bias` is null or bias_'s, and no block is int8 then.
+  // x times the weights, and of the adapters only `updates`; `bias` is null or bias_'s, and no
+  // block is int8 then.
   void multiply(const Tensor& x, Tensor& y, kernels::ActivationBits bits,
-                const kernels::RoundedCopy& copy, const float* bias) const;
+                const kernels::RoundedCopy& copy,
+                const std::vector<kernels::LowRankUpdate>& updates, const float* bias) const;
   // The adapters' part of the forward pass.
   void replace_products(const Tensor& x, const AdapterSpan& span, Tensor& y) const;
   void add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const;
   std::vector<float> own_bias(const AdapterSpan& span) const;  // empty: the adapter has none
+  // Whether the updates of these spans can run beside the product.
+  bool runs_beside(const std::vector<AdapterSpan>& spans, const Workspace& workspace) const;
+  std::vector<kernels::LowRankUpdate> updates_of(const std::vector<AdapterSpan>& spans) const;
   void add_adapter(const Operand& x, const AdapterSpan& span, Tensor& y,
                    Workspace& workspace) const;
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "generator/kernels/low_rank_pair.h"
 #include "generator/kernels/matmul.h"
 #include "generator/models/causal_lm.h"
 
@@ -29,11 +30,17 @@ struct LoraWeights {
   std::vector<float> scaled_b;                            // [rank, out_features]
   // REQUIRES: a, b, rank and scale are set.
   void pack();
+  // The pair as it runs beside a product with packed weights: made when it is first asked for, from
+  // any thread, and kept.
+  std::shared_ptr<const kernels::LowRankPair> beside(const kernels::LowRankForm& form) const;
 
   // While training from PiSSA (Meng et al. 2024, arXiv:2404.02948): the pair where it started, with
   // this rank and scale, whose update is taken off again: y -= scale B0 (A0 x). So the base stays
   // as it is. Null: nothing is taken off.
   std::shared_ptr<const LoraWeights> start;
+
+ private:
+  mutable std::shared_ptr<const kernels::LowRankPair> beside_;
 };
 
 // The same update without `start`: A' = [A; A0], B' = [B, -B0], of twice the rank.

@@ -16,6 +16,18 @@ void LoraWeights::pack() {
           scale * b[static_cast<size_t>(i * rank + r)];
     }
   }
+  std::atomic_store(&beside_, std::shared_ptr<const kernels::LowRankPair>());
+}
+
+std::shared_ptr<const kernels::LowRankPair> LoraWeights::beside(
+    const kernels::LowRankForm& form) const {
+  std::shared_ptr<const kernels::LowRankPair> pair = std::atomic_load(&beside_);
+  if (pair != nullptr && pair->form() == form) return pair;
+  pair = std::make_shared<const kernels::LowRankPair>(form, a.data(), scaled_b.data(), rank,
+                                                      static_cast<int64_t>(b.size()) / rank,
+                                                      static_cast<int64_t>(a.size()) / rank);
+  std::atomic_store(&beside_, pair);
+  return pair;
 }
 
 void FullTensor::pack() {

@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstring>
 
+#include "data/core/cpu_isa.h"
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/quant/dynamic_map.h"
+#include "generator/quant/four_bit_twins.h"
 #include "generator/quant/pytorch_sum.h"
 
 namespace quarry {
@@ -196,14 +198,25 @@ FourBitCodes quantize_four_bit(const float* values, int64_t count, const FourBit
   return result;
 }
 
-void dequantize_four_bit(WeightType type, const QuantState& state, const uint8_t* codes,
-                         int64_t begin, int64_t end, float* destination) {
-  const std::array<float, 16>& codebook = four_bit_codebook(type);
+void portable::decode_four_bit(const float* codebook, const float* absmax, int64_t block_size,
+                               const uint8_t* codes, int64_t begin, int64_t end,
+                               float* destination) {
   for (int64_t i = begin; i < end; ++i) {
     const uint8_t pair = codes[i / 2];
-    const float absmax = state.absmax[static_cast<size_t>(i / state.block_size)];
-    destination[i - begin] = codebook[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax;
+    destination[i - begin] = codebook[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax[i / block_size];
   }
+}
+
+void dequantize_four_bit(WeightType type, const QuantState& state, const uint8_t* codes,
+                         int64_t begin, int64_t end, float* destination) {
+  const float* codebook = four_bit_codebook(type).data();
+  const auto decode =
+      cpu_isa() == CpuIsa::kAvx512 ? avx512::decode_four_bit : portable::decode_four_bit;
+  constexpr int64_t kGrain = 65536;
+  parallel_for(end - begin, kGrain, [&](int64_t first, int64_t last) {
+    decode(codebook, state.absmax.data(), state.block_size, codes, begin + first, begin + last,
+           destination + first);
+  });
 }
 
 }  // namespace quarry

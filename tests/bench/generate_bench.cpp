@@ -1,10 +1,13 @@
 // Speed of a generator: prefill of a prompt and decoding after it, one sequence or a batch.
 //   generate_bench [MODEL] [exact|fast|fast8] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ROUNDS]
-//                  [LOAD_IN] [ADAPTER]
-// Prints tokens a second, medians of ROUNDS (5), and what a plain loop reads a second.
+//                  [LOAD_IN] [ADAPTER[,ADAPTER...]]
+// Prints tokens a second, medians of ROUNDS (5), and what a plain loop reads a second. Sequences of
+// a batch share several adapters out between them; each round then runs without adapters too, and
+// how much longer the adapters take is the median over the rounds.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -30,7 +33,7 @@ struct Options {
   int64_t batch = 1;
   int rounds = 5;
   std::string load_in = "as-is";
-  std::string adapter;
+  std::vector<std::string> adapters;
 };
 
 // Wall and CPU seconds. The CPU time of one thread (OMP_NUM_THREADS=1) is what to trust on a shared
@@ -56,7 +59,9 @@ struct Round {
   Span decode;
 };
 
-Round run_round(const CausalLm& model, const Options& options, const quarry::LoraAdapter* adapter) {
+using Adapters = std::vector<std::unique_ptr<quarry::LoraAdapter>>;
+
+Round run_round(const CausalLm& model, const Options& options, const Adapters& adapters) {
   const int64_t vocab = model.config().vocab_size;
   std::vector<int32_t> prompt;
   for (int64_t i = 0; i < options.prompt_tokens; ++i) {
@@ -70,7 +75,10 @@ Round run_round(const CausalLm& model, const Options& options, const quarry::Lor
     chunk.tokens = prompt.data();
     chunk.num_tokens = options.prompt_tokens;
     chunk.cache = caches.back().get();
-    chunk.adapter = adapter;
+    if (!adapters.empty()) {
+      const int64_t which = i * static_cast<int64_t>(adapters.size()) / options.batch;
+      chunk.adapter = adapters[static_cast<size_t>(which)].get();
+    }
     chunks.push_back(chunk);
   }
   Round round;
@@ -96,6 +104,56 @@ double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
+
+std::vector<std::string> split_at_commas(const std::string& text) {
+  std::vector<std::string> parts;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+  return parts;
+}
+
+// Tokens a second of each round.
+class Rates {
+ public:
+  explicit Rates(const Options& options) : options_(options) {}
+  void add(const Round& round) {
+    prefill_.push_back(prefill_tokens() / round.prefill.wall);
+    prefill_cpu_.push_back(prefill_tokens() / round.prefill.cpu);
+    decode_.push_back(decode_tokens() / round.decode.wall);
+    decode_cpu_.push_back(decode_tokens() / round.decode.cpu);
+  }
+  void print() const {
+    std::printf("prefill %lld x %lld: %.1f tok/s (%.1f a CPU second)   ",
+                static_cast<long long>(options_.prompt_tokens),
+                static_cast<long long>(options_.batch), median(prefill_), median(prefill_cpu_));
+    std::printf("decode %lld: %.1f tok/s (%.1f a CPU second)\n",
+                static_cast<long long>(options_.decode_tokens), median(decode_),
+                median(decode_cpu_));
+  }
+  // Medians of how much longer these rounds took than those of `base`, each beside its own.
+  void print_overhead(const Rates& base) const {
+    const auto percent = [](const std::vector<double>& without, const std::vector<double>& with) {
+      std::vector<double> longer;
+      for (size_t i = 0; i < with.size(); ++i) longer.push_back(100.0 * (without[i] / with[i] - 1));
+      return median(longer);
+    };
+    std::printf("adapters take longer by: prefill %+.1f %%, decode %+.1f %%",
+                percent(base.prefill_, prefill_), percent(base.decode_, decode_));
+    std::printf("   (CPU time: %+.1f %%, %+.1f %%)\n", percent(base.prefill_cpu_, prefill_cpu_),
+                percent(base.decode_cpu_, decode_cpu_));
+  }
+
+ private:
+  double prefill_tokens() const {
+    return static_cast<double>(options_.batch * options_.prompt_tokens);
+  }
+  double decode_tokens() const {
+    return static_cast<double>(options_.batch * options_.decode_tokens);
+  }
+
+  const Options& options_;
+  std::vector<double> prefill_, prefill_cpu_, decode_, decode_cpu_;
+};
 
 // GB/s that all threads together read with a plain loop, from memory far larger than the caches.
 double read_bandwidth() {
@@ -128,25 +186,18 @@ void run(const Options& options) {
   const quarry::LoadedGenerator loaded = quarry::load_generator(options.model, load_options);
   std::printf("%s, %s, %d threads, loaded in %.2f s\n", loaded.name.c_str(),
               options.precision.c_str(), quarry::num_threads(), load_watch.elapsed().wall);
-  std::unique_ptr<quarry::LoraAdapter> adapter;
-  if (!options.adapter.empty()) {
-    adapter = quarry::LoraAdapter::load(options.adapter, *loaded.model);
+  Adapters adapters;
+  for (const std::string& folder : options.adapters) {
+    adapters.push_back(quarry::LoraAdapter::load(folder, *loaded.model));
   }
-  std::vector<double> prefill, prefill_cpu, decode, decode_cpu;  // tokens a second
-  const double num_prefill = static_cast<double>(options.batch * options.prompt_tokens);
-  const double num_decode = static_cast<double>(options.batch * options.decode_tokens);
+  Rates rates(options);
+  Rates base_rates(options);
   for (int round = 0; round < options.rounds; ++round) {
-    const Round result = run_round(*loaded.model, options, adapter.get());
-    prefill.push_back(num_prefill / result.prefill.wall);
-    prefill_cpu.push_back(num_prefill / result.prefill.cpu);
-    decode.push_back(num_decode / result.decode.wall);
-    decode_cpu.push_back(num_decode / result.decode.cpu);
+    if (!adapters.empty()) base_rates.add(run_round(*loaded.model, options, {}));
+    rates.add(run_round(*loaded.model, options, adapters));
   }
-  std::printf("prefill %lld x %lld: %.1f tok/s (%.1f a CPU second)   ",
-              static_cast<long long>(options.prompt_tokens), static_cast<long long>(options.batch),
-              median(prefill), median(prefill_cpu));
-  std::printf("decode %lld: %.1f tok/s (%.1f a CPU second)\n",
-              static_cast<long long>(options.decode_tokens), median(decode), median(decode_cpu));
+  rates.print();
+  if (!adapters.empty()) rates.print_overhead(base_rates);
   if (options.batch == 1) std::printf("a plain loop reads %.1f GB/s\n", read_bandwidth());
 }
 
@@ -161,7 +212,7 @@ int main(int argc, char** argv) {
   if (argc > 5) options.batch = std::stoll(argv[5]);
   if (argc > 6) options.rounds = std::stoi(argv[6]);
   if (argc > 7) options.load_in = argv[7];
-  if (argc > 8) options.adapter = argv[8];
+  if (argc > 8) options.adapters = split_at_commas(argv[8]);
   try {
     run(options);
     return 0;

@@ -7,7 +7,9 @@
 #include <cstring>
 #include <limits>
 
+#include "data/core/cpu_isa.h"
 #include "data/core/error.h"
+#include "generator/quant/four_bit_twins.h"
 #include "generator/quant/pytorch_sum.h"
 #include "generator/weights/safetensors_file.h"
 #include "tests/support/random_values.h"
@@ -163,6 +165,23 @@ TEST(PytorchSum, SmallSumsAreExact) {
   const std::vector<float> ones(1000, 1.0f);
   for (const int64_t count : {0, 1, 7, 8, 31, 32, 33, 511, 512, 1000}) {
     EXPECT_EQ(sum_as_pytorch(ones.data(), count), static_cast<float>(count));
+  }
+}
+
+TEST(FourBitDecoding, Avx512EqualsPortableFromAnyPlace) {
+  if (detect_cpu_isa() < CpuIsa::kAvx512) GTEST_SKIP() << "needs AVX-512";
+  const std::vector<float> absmax = test::RandomValues(8).normal(20, 0, 1);
+  std::vector<uint8_t> codes(320);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i * 29);
+  for (const int64_t begin : {0, 1, 31, 62, 64}) {
+    for (const int64_t end : {64, 65, 129, 640}) {
+      const float* codebook = four_bit_codebook(WeightType::kNF4).data();
+      std::vector<float> plain(static_cast<size_t>(end - begin)), fast(plain);
+      portable::decode_four_bit(codebook, absmax.data(), 32, codes.data(), begin, end,
+                                plain.data());
+      avx512::decode_four_bit(codebook, absmax.data(), 32, codes.data(), begin, end, fast.data());
+      EXPECT_EQ(plain, fast) << begin << " to " << end;
+    }
   }
 }
 

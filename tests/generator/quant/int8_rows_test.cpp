@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "data/core/cpu_isa.h"
 #include "data/core/error.h"
+#include "generator/quant/int8_rows_twins.h"
 #include "generator/weights/safetensors_file.h"
 #include "tests/support/random_values.h"
 
@@ -57,6 +59,34 @@ TEST(Int8Rows, OutlierColumnsKeepFullPrecision) {
   options.outlier_threshold = 0.0f;
   multiply_int8_rows(rows.state, rows.codes.data(), 1, k, x.data(), 1, options, &y, 1);
   EXPECT_NEAR(y, 61.7f * decoded[17] + 0.3f * decoded[18], 61.7f / 254 * std::fabs(decoded[18]));
+}
+
+TEST(Int8Rows, Avx512EqualsPortableBitForBit) {
+  if (detect_cpu_isa() < CpuIsa::kAvx512) GTEST_SKIP() << "needs AVX-512";
+  for (const int64_t k : {1, 15, 16, 67, 200}) {
+    for (const int64_t m : {1, 3, 9}) {
+      const std::vector<float> x = test::RandomValues(6).normal(m * k, 0, 4);
+      const std::vector<float> w = test::RandomValues(7).normal(7 * k, 0, 60);
+      const std::vector<int8_t> weights(w.begin(), w.end());
+      const auto size = static_cast<size_t>(m * k);
+      for (const float threshold : {0.0f, 6.0f, 0.001f}) {
+        std::vector<uint8_t> plain_flags(static_cast<size_t>(k)), fast_flags(plain_flags);
+        portable::mark_outliers(x.data(), m, k, 0, k, threshold, plain_flags.data());
+        avx512::mark_outliers(x.data(), m, k, 0, k, threshold, fast_flags.data());
+        EXPECT_EQ(plain_flags, fast_flags) << m << " x " << k << ", threshold " << threshold;
+        std::vector<int8_t> plain(size), fast(size);
+        for (int64_t r = 0; r < m; ++r) {
+          EXPECT_EQ(portable::round_row(x.data() + r * k, k, threshold, plain.data() + r * k),
+                    avx512::round_row(x.data() + r * k, k, threshold, fast.data() + r * k));
+        }
+        EXPECT_EQ(plain, fast) << m << " x " << k << ", threshold " << threshold;
+        std::vector<int32_t> plain_sums(static_cast<size_t>(m * 7)), fast_sums(plain_sums);
+        portable::dot_rows(plain.data(), m, weights.data(), 7, k, plain_sums.data());
+        avx512::dot_rows(plain.data(), m, weights.data(), 7, k, fast_sums.data());
+        EXPECT_EQ(plain_sums, fast_sums) << m << " x " << k;
+      }
+    }
+  }
 }
 
 TEST(Int8Rows, MeanErrorIsThatOfRowWiseRounding) {

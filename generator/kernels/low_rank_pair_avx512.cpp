@@ -1,0 +1,94 @@
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "generator/kernels/low_rank_pair_twins.h"
+
+namespace quarry::kernels::avx512 {
+namespace {
+
+constexpr int kLanes = 16;
+
+inline __m512i broadcast_group(const uint8_t* bytes) {
+  int32_t bits;
+  __builtin_memcpy(&bits, bytes, sizeof(bits));
+  return _mm512_set1_epi32(bits);
+}
+
+// kRows rows by kStrips strips from `strip` on. y is where column 16 strip would be, and `masks`
+// has the columns that are there.
+template <int kRows, int kStrips>
+inline void add_tile(const LowRankBytes& b, const uint8_t* u, int64_t row_bytes, int64_t strip,
+                     const __mmask16* masks, float* y, int64_t ldy) {
+  const uint8_t* codes = b.codes + strip * b.groups * 64;
+  __m512i dot[kRows][kStrips];
+  for (int r = 0; r < kRows; ++r) {
+    const __m512i center = broadcast_group(u + r * row_bytes + 4 * b.groups + 4);
+    for (int s = 0; s < kStrips; ++s) dot[r][s] = center;
+  }
+  for (int64_t g = 0; g < b.groups; ++g) {
+    __m512i column[kStrips];
+    for (int s = 0; s < kStrips; ++s) {
+      column[s] = _mm512_loadu_si512(codes + (s * b.groups + g) * 64);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i row = broadcast_group(u + r * row_bytes + 4 * g);
+      for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_dpbusd_epi32(dot[r][s], column[s], row);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float scale;
+    __builtin_memcpy(&scale, u + r * row_bytes + 4 * b.groups, sizeof(scale));
+    for (int s = 0; s < kStrips; ++s) {
+      float* out = y + r * ldy + s * kLanes;
+      const __m512 both =
+          _mm512_mul_ps(_mm512_loadu_ps(b.scales + (strip + s) * kLanes), _mm512_set1_ps(scale));
+      const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][s]), both,
+                                         _mm512_maskz_loadu_ps(masks[s], out));
+      _mm512_mask_storeu_ps(out, masks[s], sum);
+    }
+  }
+}
+
+template <int kStrips>
+void add_strips(const LowRankBytes& b, const LowRankRows& rows, int64_t strip,
+                const __mmask16* masks, float* y, int64_t ldy) {
+  int64_t row = 0;
+  const auto at = [&](int64_t r) { return rows.u + r * rows.row_bytes; };
+  for (; row + 6 <= rows.count; row += 6) {
+    add_tile<6, kStrips>(b, at(row), rows.row_bytes, strip, masks, y + row * ldy, ldy);
+  }
+  for (; row + 2 <= rows.count; row += 2) {
+    add_tile<2, kStrips>(b, at(row), rows.row_bytes, strip, masks, y + row * ldy, ldy);
+  }
+  if (row < rows.count) {
+    add_tile<1, kStrips>(b, at(row), rows.row_bytes, strip, masks, y + row * ldy, ldy);
+  }
+}
+
+// Of the columns of a strip those in [begin, end).
+inline __mmask16 columns_of(int64_t strip, int64_t begin, int64_t end) {
+  const int64_t first = begin > strip * kLanes ? begin - strip * kLanes : 0;
+  const int64_t last = end < (strip + 1) * kLanes ? end - strip * kLanes : kLanes;
+  return static_cast<__mmask16>((uint32_t{1} << last) - (uint32_t{1} << first));
+}
+
+}  // namespace
+
+void add_low_rank_bytes(const LowRankBytes& b, const LowRankRows& rows, int64_t begin, int64_t end,
+                        float* y, int64_t ldy) {
+  const int64_t end_strip = (end + kLanes - 1) / kLanes;
+  for (int64_t strip = begin / kLanes; strip < end_strip;) {
+    const int count = end_strip - strip >= 4 ? 4 : 1;
+    __mmask16 masks[4];
+    for (int s = 0; s < count; ++s) masks[s] = columns_of(strip + s, begin, end);
+    float* out = y + (strip * kLanes - begin);
+    if (count == 4) {
+      add_strips<4>(b, rows, strip, masks, out, ldy);
+    } else {
+      add_strips<1>(b, rows, strip, masks, out, ldy);
+    }
+    strip += count;
+  }
+}
+
+}  // namespace quarry::kernels::avx512

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <stdint.h>
+
+// The versions of what LowRankPair adds with B in bytes.
+namespace quarry::kernels {
+
+// B of an update: strips of 16 columns, codes [groups][16][4] unsigned with 128 for 0, four of the
+// rank in a group, and a scale for each column.
+struct LowRankBytes {
+  const uint8_t* codes;
+  const float* scales;
+  int64_t groups;
+};
+// Rows of u: `groups` groups of four signed bytes, a float scale and -128 times the bytes' sum.
+struct LowRankRows {
+  const uint8_t* u;
+  int64_t row_bytes;
+  int64_t count;
+};
+
+// y [rows, end - begin], row stride ldy, += float(sum of products) * (scale of column * of row).
+#define QUARRY_DECLARE_LOW_RANK                                                          \
+  void add_low_rank_bytes(const LowRankBytes& b, const LowRankRows& rows, int64_t begin, \
+                          int64_t end, float* y, int64_t ldy);
+namespace portable {
+QUARRY_DECLARE_LOW_RANK
+}
+namespace avx512 {
+QUARRY_DECLARE_LOW_RANK
+}
+#undef QUARRY_DECLARE_LOW_RANK
+
+}  // namespace quarry::kernels
