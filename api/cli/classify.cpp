@@ -48,7 +48,8 @@ std::vector<std::string> labels_of_head(const std::filesystem::path& adapter) {
   for (const TensorView& tensor : file->tensors()) {
     const bool is_head = tensor.name.find("classifier") != std::string::npos &&
                          tensor.name.find(".dense.") == std::string::npos;
-    if (!is_head || tensor.shape.size() != 2 || tensor.name.find(".lora_") != std::string::npos)
+    if (!is_head || tensor.shape.size() != 2 || tensor.num_elements() == 0 ||
+        tensor.name.find(".lora_") != std::string::npos)
       continue;
     for (int64_t i = 0; i < tensor.shape[0]; ++i) labels.push_back(concat("LABEL_", i));
     break;

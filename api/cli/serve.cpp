@@ -84,19 +84,23 @@ class StopOnCancel {
   std::thread thread_;
 };
 
-// What an earlier server kept in the file; empty: none.
-void load_prefixes(const std::string& file, Engine& engine, bool quiet) {
-  if (file.empty()) return;
+// What an earlier server kept in the file; empty: none. Returns whether it may be replaced: one
+// that cannot be used may be another model's, or something else.
+bool load_prefixes(const std::string& file, Engine& engine, bool quiet) {
+  if (file.empty()) return false;
   const Engine::LoadedPrefixes loaded = engine.load_prefixes(file);
   if (!loaded.warning.empty()) {
-    std::cerr << "warning: " << loaded.warning << "; the prefix cache begins empty\n";
+    std::cerr
+        << "warning: " << loaded.warning
+        << "; the prefix cache begins empty and is not kept: remove the file, or name another, "
+           "to keep it\n";
   } else if (!quiet && loaded.bytes > 0) {
     std::cerr << "prefix cache: " << (loaded.bytes >> 20) << " MB from " << file << "\n";
   }
+  return loaded.warning.empty();
 }
 
 void save_prefixes(const std::string& file, Engine& engine) {
-  if (file.empty()) return;
   try {
     engine.save_prefixes(file);
   } catch (const Error& error) {
@@ -120,7 +124,7 @@ void serve(ServeArguments arguments, CommandContext& context) {
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), arguments.engine);
   options.ask.adapter = load_adapters(arguments.adapters, *engine);
-  load_prefixes(arguments.prefix_cache_file, *engine, context.quiet);
+  const bool keeps_prefixes = load_prefixes(arguments.prefix_cache_file, *engine, context.quiet);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine,
                           load_reranker(arguments.search));
   Server server(pipeline, options);
@@ -129,7 +133,7 @@ void serve(ServeArguments arguments, CommandContext& context) {
             << (context.quiet ? "\n" : "  (Ctrl-C ends it)\n");
   const StopOnCancel stopper(*context.cancel, server);
   server.run();
-  save_prefixes(arguments.prefix_cache_file, *engine);
+  if (keeps_prefixes) save_prefixes(arguments.prefix_cache_file, *engine);
   if (!context.quiet) std::cerr << "stopped\n";
 }
 

@@ -134,6 +134,7 @@ class GlooProcessGroup final : public ProcessGroup {
   void leave(const std::string& reason) noexcept override {
     try {
       watch_.announce(concat("rank ", rank(), " of ", world_size(), " ended: ", reason));
+      watch_.wait_until_heard();
     } catch (const std::exception&) {
       // It cannot be told to anybody.
     }

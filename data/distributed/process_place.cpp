@@ -53,7 +53,11 @@ uint16_t master_port(const EnvironmentLookup& lookup, const std::string& job) {
   const uint16_t port = port_of("MASTER_PORT", given);
   const char* agent = lookup("TORCHELASTIC_USE_AGENT_STORE");
   const bool is_taken = agent != nullptr && std::string(agent) == "True";
-  return is_taken ? static_cast<uint16_t>(port + 1) : port;
+  if (!is_taken) return port;
+  QUARRY_CHECK(
+      port < 65535, ErrorCode::kInvalidArgument,
+      "MASTER_PORT is 65535 and torchrun's own: want a smaller one, or QUARRY_MASTER_PORT");
+  return static_cast<uint16_t>(port + 1);
 }
 
 std::string master_address(const EnvironmentLookup& lookup, const Launcher& launcher,

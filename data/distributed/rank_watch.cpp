@@ -74,12 +74,16 @@ std::string RankWatch::find_lost(const std::string& cause) {
                                                        " processes broke: ", cause)
                                               : concat(lost, " of ", world_size_, " was lost");
     announce(sentence);
-    if (rank_ == 0) std::this_thread::sleep_for(4 * kBeat);  // the notes end with this process
+    wait_until_heard();
     return sentence;
   } catch (const std::exception&) {
     const std::lock_guard<std::mutex> lock(mutex_);
     return lost_.empty() ? concat("rank 0 of ", world_size_, " was lost") : lost_;
   }
+}
+
+void RankWatch::wait_until_heard() const {
+  if (rank_ == 0) std::this_thread::sleep_for(4 * kBeat);
 }
 
 void RankWatch::announce(const std::string& sentence) {

@@ -30,6 +30,8 @@ class RankWatch {
   std::string find_lost(const std::string& cause);
   // Leaves the sentence for the others unless there is one.
   void announce(const std::string& sentence);
+  // The notes end with the process of rank 0, which gives the others time to read them.
+  void wait_until_heard() const;
 
  private:
   void beat();

@@ -14,6 +14,8 @@ constexpr double kRowShare = 0.15;
 // A step during which another program had the cores tells nothing.
 constexpr double kMostSurprise = 1.5;
 constexpr double kLearningRate = 0.1;
+// Other programs only ever make a step longer: what is longer than expected counts less.
+constexpr double kLongerShare = 0.5;
 // What was learned of other numbers of rows fades, so that they are tried again.
 constexpr double kForgettingRate = 0.002;
 
@@ -33,11 +35,13 @@ void StepCost::observe(int64_t rows, double seconds) {
     return;
   }
   const double surprise = std::clamp(seconds / predict(rows), 1.0 / kMostSurprise, kMostSurprise);
+  const double change =
+      std::pow(surprise, surprise > 1.0 ? kLongerShare * kLearningRate : kLearningRate);
   for (double& factor : factor_) factor += kForgettingRate * (1.0 - factor);
   // A slower machine or a longer context slows all steps; only one row's step says nothing of the
   // others.
-  one_row_seconds_ *= std::pow(surprise, kLearningRate);
-  if (rows > 1) factor_[static_cast<size_t>(rows - 1)] *= std::pow(surprise, kLearningRate);
+  one_row_seconds_ *= change;
+  if (rows > 1) factor_[static_cast<size_t>(rows - 1)] *= change;
 }
 
 }  // namespace quarry

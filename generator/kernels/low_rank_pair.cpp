@@ -178,9 +178,11 @@ namespace {
 
 // One row of u as LowRankRows has it.
 void round_row(const float* values, int64_t rank, int64_t groups, uint8_t* u) {
-  const float scale = largest_of(values, rank) / float{kByteMax};
+  float scale = largest_of(values, rank) / float{kByteMax};
   int32_t center = 0;
   std::memset(u, 0, static_cast<size_t>(4 * groups));
+  const bool finite = std::all_of(values, values + rank, [](float x) { return std::isfinite(x); });
+  if (!finite) scale = std::nanf("");
   for (int64_t r = 0; r < rank && scale > 0.0f; ++r) {
     const int code = byte_code(values[r], scale);
     u[r] = static_cast<uint8_t>(code);

@@ -17,7 +17,7 @@ namespace {
 constexpr int kRowsAtOnce = 6;
 // Vectors of a block of 64.
 constexpr int kLongVectors = kByteBlock / 4;
-// Up to so many rows the codes are unpacked for each four of them; beyond, once into a panel.
+// Up to so many rows the codes are unpacked for each direct_rows(); beyond, once into a panel.
 constexpr int64_t kDirectRows = 8;
 
 // What a kernel is made for.
@@ -149,25 +149,31 @@ void integer_direct(const MatrixView& w, const ActivationView& x, const RowPoint
   }
 }
 
+// Rows that share a look at the codes: as many as there are registers for.
+template <typename K>
+constexpr int direct_rows() {
+  return K::kTerms == 1 && K::kVectors <= 8 ? 8 : 4;
+}
+
+// The last rows, fewer than direct_rows().
+template <typename K, int kRows>
+void integer_direct_rest(const MatrixView& w, const ActivationView& x, const RowPointers& at,
+                         int64_t strip, int64_t ldy, int64_t left) {
+  if (left == kRows) return integer_direct<K, kRows>(w, x, at, strip, ldy);
+  if constexpr (kRows > 1) integer_direct_rest<K, kRows - 1>(w, x, at, strip, ldy, left);
+}
+
 template <typename K>
 void integer_direct_strip(const MatrixView& w, const ActivationView& x, const TileRange& range,
                           int64_t strip, float* y, int64_t ldy) {
+  constexpr int kRows = direct_rows<K>();
   RowPointers at = rows_at(x, range.row_begin, strip, y, ldy);
   int64_t left = range.row_end - range.row_begin;
-  for (; left >= 4; left -= 4) {
-    integer_direct<K, 4>(w, x, at, strip, ldy);
-    at.move(x, ldy, 4);
+  for (; left >= kRows; left -= kRows) {
+    integer_direct<K, kRows>(w, x, at, strip, ldy);
+    at.move(x, ldy, kRows);
   }
-  switch (left) {
-    case 3:
-      return integer_direct<K, 3>(w, x, at, strip, ldy);
-    case 2:
-      return integer_direct<K, 2>(w, x, at, strip, ldy);
-    case 1:
-      return integer_direct<K, 1>(w, x, at, strip, ldy);
-    default:
-      return;
-  }
+  if (left > 0) integer_direct_rest<K, kRows - 1>(w, x, at, strip, ldy, left);
 }
 
 // Up to two strips with bytes for codes and float32 scales, [blocks][16] each.

@@ -92,7 +92,7 @@ inline VecPortable round_to_even(VecPortable a) {
   for (float& lane : a.lane) lane = std::nearbyint(lane);
   return a;
 }
-// 2^n for integral n in [-126, 127].
+// value * 2^n for integral n in [-126, 127].
 inline VecPortable times_power_of_two(VecPortable value, VecPortable n) {
   for (float& lane : n.lane) {
     // NaN and what lies outside would overflow the conversion.

@@ -273,7 +273,7 @@ std::vector<kernels::LowRankUpdate> Linear::updates_of(
       const LoraWeights* lora = span.adapter->find(slice.path);
       if (lora == nullptr) continue;
       const Block& block = blocks_[target];
-      updates.push_back({lora->beside(kernels::low_rank_form(*block.weight)).get(), target,
+      updates.push_back({lora->beside(kernels::low_rank_form(*block.weight)), target,
                          slice.offset - block.offset, span.begin, span.end});
     }
   }

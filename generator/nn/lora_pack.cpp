@@ -26,7 +26,7 @@ std::shared_ptr<const kernels::LowRankPair> LoraWeights::beside(
   pair = std::make_shared<const kernels::LowRankPair>(form, a.data(), scaled_b.data(), rank,
                                                       static_cast<int64_t>(b.size()) / rank,
                                                       static_cast<int64_t>(a.size()) / rank);
-  std::atomic_store(&beside_, pair);
+  std::atomic_store(&beside_, pair);  // of several made at once the last is kept
   return pair;
 }
 

@@ -130,12 +130,16 @@ struct Int8Product {
     }
     for (int64_t r = row; r < row + rows; ++r) {
       const float row_absmax = rounded.absmax[static_cast<size_t>(r)];
+      const int32_t* sums = totals + (r - row) * (end - begin);
+      float* out = y + r * ldy;
+      for (int64_t i = begin; i < end; ++i) {
+        out[i] = static_cast<float>(sums[i - begin]) *
+                 (row_absmax * state.absmax[static_cast<size_t>(i)]) / (127.0f * 127.0f);
+      }
+      if (outliers.empty()) continue;
       const float* weight = outliers.data();
       for (int64_t i = begin; i < end; ++i) {
-        const auto total = static_cast<float>(totals[(r - row) * (end - begin) + i - begin]);
-        float sum = total * (row_absmax * state.absmax[static_cast<size_t>(i)]) / (127.0f * 127.0f);
-        for (const int64_t j : rounded.outliers) sum += x[r * k + j] * *weight++;
-        y[r * ldy + i] = sum;
+        for (const int64_t j : rounded.outliers) out[i] += x[r * k + j] * *weight++;
       }
     }
   }

@@ -17,46 +17,56 @@ inline __mmask16 outliers_of(__m512 values, float threshold) {
              : static_cast<__mmask16>(0);
 }
 
-// kRows rows of codes by kWeights rows of weights. The codes are multiplied as unsigned bytes, 128
-// more than they are, which is taken off again.
-template <int kRows, int kWeights>
-void dot_tile(const int8_t* codes, const int8_t* weights, int64_t k, int32_t* out, int64_t ldo) {
-  const __m512i flip = _mm512_set1_epi8(-128);
+inline __mmask64 byte_lanes(int64_t left) {
+  return left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+}
+
+// Codes are multiplied as unsigned bytes, 128 more than they are.
+inline __m512i flip() { return _mm512_set1_epi8(-128); }
+
+// What that is too much for a row of weights.
+inline int32_t surplus_of(const int8_t* weights, int64_t k) {
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t j = 0; j < k; j += 64) {
+    sum = _mm512_dpbusd_epi32(sum, flip(), _mm512_maskz_loadu_epi8(byte_lanes(k - j), weights + j));
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+
+// The sums of four vectors.
+inline __m128i four_sums(const __m512i* v) {
+  const __m512i ab =
+      _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+  const __m512i cd =
+      _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+  const __m512i all =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+constexpr int kWeights = 4;  // that a tile takes at once
+
+// kRows rows of codes by four rows of weights, some of which may be one and the same.
+template <int kRows>
+void dot_tile(const int8_t* codes, const int8_t* const* weights, const __m128i surplus, int64_t k,
+              int32_t* out, int64_t ldo, __mmask8 wanted) {
   __m512i sum[kRows][kWeights];
-  __m512i excess[kWeights];
-  for (int i = 0; i < kWeights; ++i) {
-    excess[i] = _mm512_setzero_si512();
-    for (int r = 0; r < kRows; ++r) sum[r][i] = _mm512_setzero_si512();
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < kWeights; ++i) sum[r][i] = _mm512_setzero_si512();
   }
   for (int64_t j = 0; j < k; j += 64) {
-    const __mmask64 mask = k - j >= 64 ? ~uint64_t{0} : (uint64_t{1} << (k - j)) - 1;
+    const __mmask64 mask = byte_lanes(k - j);
     __m512i w[kWeights];
-    for (int i = 0; i < kWeights; ++i) {
-      w[i] = _mm512_maskz_loadu_epi8(mask, weights + i * k + j);
-      excess[i] = _mm512_dpbusd_epi32(excess[i], flip, w[i]);
-    }
+    for (int i = 0; i < kWeights; ++i) w[i] = _mm512_maskz_loadu_epi8(mask, weights[i] + j);
     for (int r = 0; r < kRows; ++r) {
-      const __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, codes + r * k + j), flip);
+      const __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, codes + r * k + j), flip());
       for (int i = 0; i < kWeights; ++i) sum[r][i] = _mm512_dpbusd_epi32(sum[r][i], x, w[i]);
     }
   }
-  for (int i = 0; i < kWeights; ++i) {
-    const int32_t surplus = _mm512_reduce_add_epi32(excess[i]);
-    for (int r = 0; r < kRows; ++r) {
-      out[r * ldo + i] = _mm512_reduce_add_epi32(sum[r][i]) - surplus;
-    }
-  }
-}
-
-template <int kRows>
-void dot_all_weights(const int8_t* codes, const int8_t* weights, int64_t num_weights, int64_t k,
-                     int32_t* out) {
-  int64_t i = 0;
-  for (; i + 4 <= num_weights; i += 4) {
-    dot_tile<kRows, 4>(codes, weights + i * k, k, out + i, num_weights);
-  }
-  for (; i < num_weights; ++i) {
-    dot_tile<kRows, 1>(codes, weights + i * k, k, out + i, num_weights);
+  for (int r = 0; r < kRows; ++r) {
+    _mm_mask_storeu_epi32(out + r * ldo, wanted, _mm_sub_epi32(four_sums(sum[r]), surplus));
   }
 }
 
@@ -97,12 +107,26 @@ float round_row(const float* x, int64_t k, float threshold, int8_t* codes) {
 
 void dot_rows(const int8_t* codes, int64_t m, const int8_t* weights, int64_t num_weights, int64_t k,
               int32_t* out) {
-  int64_t r = 0;
-  for (; r + 4 <= m; r += 4) {
-    dot_all_weights<4>(codes + r * k, weights, num_weights, k, out + r * num_weights);
-  }
-  for (; r < m; ++r) {
-    dot_all_weights<1>(codes + r * k, weights, num_weights, k, out + r * num_weights);
+  for (int64_t i = 0; i < num_weights; i += kWeights) {
+    const int64_t count = num_weights - i < kWeights ? num_weights - i : kWeights;
+    const auto wanted = static_cast<__mmask8>((1u << count) - 1);
+    const int8_t* rows[kWeights];
+    alignas(16) int32_t surplus[kWeights];
+    for (int64_t w = 0; w < kWeights; ++w) {
+      rows[w] = weights + (i + (w < count ? w : 0)) * k;
+      surplus[w] = surplus_of(rows[w], k);
+    }
+    const __m128i less = _mm_load_si128(reinterpret_cast<const __m128i*>(surplus));
+    int64_t r = 0;
+    for (; r + 6 <= m; r += 6) {
+      dot_tile<6>(codes + r * k, rows, less, k, out + r * num_weights + i, num_weights, wanted);
+    }
+    for (; r + 4 <= m; r += 4) {
+      dot_tile<4>(codes + r * k, rows, less, k, out + r * num_weights + i, num_weights, wanted);
+    }
+    for (; r < m; ++r) {
+      dot_tile<1>(codes + r * k, rows, less, k, out + r * num_weights + i, num_weights, wanted);
+    }
   }
 }
 

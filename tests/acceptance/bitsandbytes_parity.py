@@ -3,8 +3,9 @@
   python bitsandbytes_parity.py QUARRY QUANT_TOOL MODEL_TOOL [MODEL]
       (bitsandbytes 0.50.2, transformers 5.23, torch 2.15, safetensors)
 
-One million values are quantized by both, for every type and block size: codes, absmax and double
-quantization have to be equal bit for bit. Checkpoints that transformers saves with bitsandbytes are
+One million values are quantized by both, for every type and block size, and one million hard ones
+(ties between codes, zeros, denormals): codes, absmax and double quantization have to be equal bit for
+bit. Checkpoints that transformers saves with bitsandbytes are
 loaded by Quarry: logits of exact mode within 1e-5 of the model with the weights decoded (relative
 to the largest). Folders that `quarry model quantize` writes are loaded by transformers: decoded
 weights equal bit for bit those of its own quantization. MODEL is a Hugging Face folder (default:
@@ -68,26 +69,51 @@ def equal(a, b):
     return a.dtype == b.dtype and a.numel() == b.numel() and torch.equal(a.reshape(-1), b.reshape(-1))
 
 
+def hard_values():
+    """Of each block of 32 one is 1 or -1 and the rest lie between two codes, or all are zeros or denormals."""
+    generator = torch.Generator().manual_seed(19)
+    ties = []
+    for kind in ("nf4", "fp4"):
+        codes = F.get_4bit_type(kind, device="cpu").sort().values
+        middles = (codes[1:] + codes[:-1]) / 2
+        ties += [middles, middles.nextafter(torch.tensor(2.0)), middles.nextafter(torch.tensor(-2.0))]
+    ties = torch.cat(ties)
+    values = ties[torch.randint(len(ties), (1_000_003,), generator=generator)]
+    values[::64] = 1.0
+    values[32::64] = -1.0
+    zeros = torch.zeros(100_000)
+    zeros[::2] = -0.0
+    values[200_000:300_000] = zeros
+    values[400_000:500_000] = torch.randn(100_000, generator=generator) * 1e-40
+    return values
+
+
+def compare_four_bit(which, values, size, folder):
+    for kind in ("nf4", "fp4"):
+        for mode in ("single", "double"):
+            found = ours(values, kind, size, mode, folder)
+            codes, state = F.quantize_4bit(
+                values.reshape(1, -1), blocksize=size, quant_type=kind, compress_statistics=mode == "double"
+            )
+            wanted = {f"x.weight.{k}": v for k, v in state.as_dict(packed=True).items()} | {"x.weight": codes}
+            if NATIVE and mode == "double":
+                other = (found["x.weight.absmax"] != wanted["x.weight.absmax"]).sum().item()
+                print(f"      {kind} {size}: {other} of {codes.numel() * 2 // size} nested codes differ")
+                continue
+            names = [n for n in wanted if not n.endswith(kind)]
+            bad = [n for n in names if not equal(found[n], wanted[n])]
+            key = f"x.weight.quant_state.bitsandbytes__{kind}"
+            same_state = json.loads(bytes(found[key].tolist())) == json.loads(bytes(wanted[key].tolist()))
+            check(f"1,000,003{which} values as {kind}, blocks of {size}, {mode}", not bad and same_state, str(bad or ""))
+
+
 def million_values(folder):
     torch.manual_seed(17)
     values = torch.randn(1_000_003)
-    for kind in ("nf4", "fp4"):
-        for size in (32, 64, 128, 256, 512, 1024, 2048, 4096):
-            for mode in ("single", "double"):
-                found = ours(values, kind, size, mode, folder)
-                codes, state = F.quantize_4bit(
-                    values.reshape(1, -1), blocksize=size, quant_type=kind, compress_statistics=mode == "double"
-                )
-                wanted = {f"x.weight.{k}": v for k, v in state.as_dict(packed=True).items()} | {"x.weight": codes}
-                if NATIVE and mode == "double":
-                    other = (found["x.weight.absmax"] != wanted["x.weight.absmax"]).sum().item()
-                    print(f"      {kind} {size}: {other} of {codes.numel() * 2 // size} nested codes differ")
-                    continue
-                names = [n for n in wanted if not n.endswith(kind)]
-                bad = [n for n in names if not equal(found[n], wanted[n])]
-                key = f"x.weight.quant_state.bitsandbytes__{kind}"
-                same_state = json.loads(bytes(found[key].tolist())) == json.loads(bytes(wanted[key].tolist()))
-                check(f"1,000,003 values as {kind}, blocks of {size}, {mode}", not bad and same_state, str(bad or ""))
+    for size in (32, 64, 128, 256, 512, 1024, 2048, 4096):
+        compare_four_bit("", values, size, folder)
+    for size in (32, 64, 4096):
+        compare_four_bit(" hard", hard_values(), size, folder)
     weight = values[:1_000_000].reshape(1000, 1000)
     found = ours(weight, "int8", 1000, "-", folder)
     codes, absmax, _ = F.int8_vectorwise_quant(weight.half())

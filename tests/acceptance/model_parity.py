@@ -246,6 +246,7 @@ def check_gguf(tool, report, path):
 
     questions = [f"Answer from the passage.\n\n[1] {p}\n\nQuestion: {q}" for p, q in PASSAGES]
     prompts, expected, margins = [], [], []
+    vocab = peer.n_vocab()
     ends = {peer.token_eos(), peer.tokenize(b"<end_of_turn>", add_bos=False, special=True)[0]}
     for question in questions + CHATS:
         row = ids_of(question)
@@ -255,7 +256,7 @@ def check_gguf(tool, report, path):
         expected.append([])
         margins.append([])
         for _ in range(64):
-            logits = peer._scores[-1]
+            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(peer.ctx, -1), (vocab,))
             second, first = np.sort(np.partition(logits, -2)[-2:])
             margins[-1].append(first - second)
             expected[-1].append(int(logits.argmax()))

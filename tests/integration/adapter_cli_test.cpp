@@ -31,7 +31,7 @@ TEST(AdapterCommand, ListsAndDescribes) {
     EXPECT_THAT(list.output, HasSubstr(name));
   }
   const ProgramResult json = run_quarry({"adapter", "ls", kAdapters, "--json"});
-  EXPECT_EQ(Json::parse(json.output).size(), 11u);
+  EXPECT_EQ(Json::parse(json.output).size(), 12u);
 
   const ProgramResult info =
       run_quarry({"adapter", "info", kAdapters + "/rslora", "--model", kModel});

@@ -42,6 +42,8 @@ INSTANTIATE_TEST_SUITE_P(Forms, LowRankBeside,
                                          Case{WeightType::kNF4, Precision::kFast, 4e-5},
                                          Case{WeightType::kQ4_0, Precision::kFast8, 1e-2},
                                          Case{WeightType::kQ4_1, Precision::kFast8, 1e-2},
+                                         Case{WeightType::kQ6_K, Precision::kFast8, 1e-2},
+                                         Case{WeightType::kF32, Precision::kFast8, 1e-2},
                                          Case{WeightType::kNF4, Precision::kFast8, 1e-2}));
 
 // Two targets with 100 and 33 columns; updates of rows [0, 4) and [4, m), the second of which
@@ -51,7 +53,7 @@ struct Problem {
   int64_t rank;
   std::unique_ptr<PackedMatrix> first, second;
   std::vector<float> a, b_first, b_second;
-  std::unique_ptr<LowRankPair> whole, part;
+  std::shared_ptr<const LowRankPair> whole, part;
 
   Problem(const Case& form, int64_t r)
       : rank(r),
@@ -60,18 +62,18 @@ struct Problem {
         a(random_floats(r * k, 1)),
         b_first(random_floats(r * 100, 2)),
         b_second(random_floats(r * 20, 3)),
-        whole(std::make_unique<LowRankPair>(low_rank_form(*first), a.data(), b_first.data(), r, 100,
-                                            k)),
-        part(std::make_unique<LowRankPair>(low_rank_form(*second), a.data(), b_second.data(), r, 20,
-                                           k)) {}
+        whole(std::make_shared<const LowRankPair>(low_rank_form(*first), a.data(), b_first.data(),
+                                                  r, 100, k)),
+        part(std::make_shared<const LowRankPair>(low_rank_form(*second), a.data(), b_second.data(),
+                                                 r, 20, k)) {}
 
   // y of both targets side by side.
   std::vector<float> run(const std::vector<float>& x, int64_t m, bool with_updates) const {
     std::vector<float> y(static_cast<size_t>(m * 133), -1.0f);
     std::vector<LowRankUpdate> updates;
     if (with_updates) {
-      updates.push_back({whole.get(), 0, 0, 0, std::min<int64_t>(m, 4)});
-      if (m > 4) updates.push_back({part.get(), 1, 13, 4, m});
+      updates.push_back({whole, 0, 0, 0, std::min<int64_t>(m, 4)});
+      if (m > 4) updates.push_back({part, 1, 13, 4, m});
     }
     matmul_group({{first.get(), y.data(), 133}, {second.get(), y.data() + 100, 133}}, x.data(), m,
                  k, ActivationBits::k16, {}, updates);
@@ -127,7 +129,7 @@ TEST_P(LowRankBeside, RowsDoNotDependOnTheirBatch) {
       std::vector<float> y(static_cast<size_t>((end - begin) * 100));
       matmul_group({{problem.first.get(), y.data(), 100}}, x.data() + begin * Problem::k,
                    end - begin, Problem::k, ActivationBits::k16, {},
-                   {{problem.whole.get(), 0, 0, 0, end - begin}});
+                   {{problem.whole, 0, 0, 0, end - begin}});
       return y;
     };
     const std::vector<float> all = run(0, m);

@@ -246,6 +246,7 @@ TEST_F(SaveAdapterTest, WhatIsSavedIsLoadedBitForBit) {
 TEST_F(SaveAdapterTest, PeftsFilesAreWrittenAgainWithTheSameTensors) {
   for (const fs::path& original : peft_folders()) {
     SCOPED_TRACE(original.string());
+    if (original.filename() == "alora") continue;  // refused where nothing says from where it acts
     const LoraConfig config = LoraConfig::load(original / "adapter_config.json");
     const auto file = SafetensorsFile::open(original / "adapter_model.safetensors");
     std::vector<CausalLm::LinearSlot> slots;
