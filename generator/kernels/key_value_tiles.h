@@ -8,7 +8,7 @@ namespace quarry::kernels {
 // of
 //   a tile of keys    is [P / 2][64] pairs: the elements 2 i and 2 i + 1 of a key,
 //   a tile of values  is [32][P] pairs: an element of the keys 2 i and 2 i + 1,
-// with P = head_dim rounded up to 16 and zeros past head_dim.
+// with P = head_dim rounded up to 16 and zeros past head_dim. Tiles begin at a multiple of 4 bytes.
 constexpr int64_t kTileKeys = 64;
 int64_t padded_head_dim(int64_t head_dim);
 

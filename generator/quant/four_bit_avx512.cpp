@@ -19,13 +19,12 @@ void decode_four_bit(const float* codebook, const float* absmax, int64_t block_s
   const __m512i first_half =
       _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i second_half = _mm512_add_epi32(first_half, _mm512_set1_epi32(8));
-  float* out = destination - begin;
   for (int64_t i = begin; i < end;) {
     const int64_t block = i / block_size;
     const int64_t block_end = (block + 1) * block_size < end ? (block + 1) * block_size : end;
     const __m512 scale = _mm512_set1_ps(absmax[block]);
     if (i % 2 != 0) {
-      out[i] = decode_one(codebook, absmax[block], codes, i);
+      destination[i - begin] = decode_one(codebook, absmax[block], codes, i);
       ++i;
     }
     for (; i + 32 <= block_end; i += 32) {
@@ -34,12 +33,13 @@ void decode_four_bit(const float* codebook, const float* absmax, int64_t block_s
       // Of a place, permutexvar reads the low four bits alone.
       const __m512 even = _mm512_permutexvar_ps(_mm512_srli_epi32(pairs, 4), values);
       const __m512 odd = _mm512_permutexvar_ps(pairs, values);
-      _mm512_storeu_ps(out + i,
+      _mm512_storeu_ps(destination + (i - begin),
                        _mm512_mul_ps(_mm512_permutex2var_ps(even, first_half, odd), scale));
-      _mm512_storeu_ps(out + i + 16,
+      _mm512_storeu_ps(destination + (i - begin) + 16,
                        _mm512_mul_ps(_mm512_permutex2var_ps(even, second_half, odd), scale));
     }
-    for (; i < block_end; ++i) out[i] = decode_one(codebook, absmax[block], codes, i);
+    for (; i < block_end; ++i)
+      destination[i - begin] = decode_one(codebook, absmax[block], codes, i);
   }
 }
 

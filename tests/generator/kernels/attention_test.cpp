@@ -91,15 +91,15 @@ class Tiles {
   Tiles(const AttentionShape& shape, const std::vector<float>& k, const std::vector<float>& v) {
     const int64_t part = 64 * shape.num_kv_heads * padded_head_dim(shape.head_dim);
     for (int64_t key = 0; key < shape.num_keys; ++key) {
-      if (key % 64 == 0) tiles_.emplace_back(static_cast<size_t>(5 + 2 * part), uint16_t{0x7fc0});
-      uint16_t* tile = tiles_.back().data() + 5;
+      if (key % 64 == 0) tiles_.emplace_back(static_cast<size_t>(6 + 2 * part), uint16_t{0x7fc0});
+      uint16_t* tile = tiles_.back().data() + 6;
       store_keys(k.data() + key * shape.ldk, shape.ldk, 1, shape.num_kv_heads, shape.head_dim,
                  key % 64, tile);
       store_values(v.data() + key * shape.ldk, shape.ldk, 1, shape.num_kv_heads, shape.head_dim,
                    key % 64, tile + part);
     }
     for (const auto& tile : tiles_) starts_.push_back(tile.data());
-    view_ = {starts_.data(), starts_.data(), 5, 5 + part};
+    view_ = {starts_.data(), starts_.data(), 6, 6 + part};
   }
   const KeyValueTiles& view() const { return view_; }
 
