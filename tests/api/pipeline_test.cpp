@@ -10,6 +10,7 @@
 
 #include "data/core/error.h"
 #include "tests/generator/decode/fake_model.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
 namespace quarry {
@@ -113,16 +114,7 @@ struct Rig {
   std::unique_ptr<Pipeline> pipeline;
 };
 
-template <typename Action>
-void expect_error(const Action& action, ErrorCode code, const std::string& message) {
-  try {
-    action();
-    FAIL() << "no error, wanted: " << message;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    EXPECT_THAT(error.what(), HasSubstr(message));
-  }
-}
+using test::expect_error;
 
 TEST(Pipeline, AnswersWithThePassagesOfThePromptAsCitations) {
   Rig rig;

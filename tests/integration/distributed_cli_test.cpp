@@ -1,9 +1,6 @@
 // Processes that train and index together, as a launcher starts them.
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -18,6 +15,7 @@
 #include "generator/weights/safetensors_file.h"
 #include "retriever/vector_sync.h"
 #include "tests/integration/program.h"
+#include "tests/support/free_port.h"
 #include "tests/support/read_file.h"
 #include "tests/support/tiny_llama_gguf.h"
 
@@ -27,21 +25,9 @@ namespace {
 using ::testing::HasSubstr;
 using Words = std::vector<std::string>;
 
-std::string free_port() {
-  const int handle = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ::bind(handle, reinterpret_cast<sockaddr*>(&address), size);
-  ::getsockname(handle, reinterpret_cast<sockaddr*>(&address), &size);
-  ::close(handle);
-  return std::to_string(ntohs(address.sin_port));
-}
-
 // The same command as each of the ranks.
 std::vector<std::unique_ptr<StartedProgram>> start_ranks(const Words& arguments, int world_size) {
-  const std::string port = free_port();
+  const std::string port = std::to_string(test::free_port());
   std::vector<std::unique_ptr<StartedProgram>> ranks;
   for (int rank = 0; rank < world_size; ++rank) {
     ranks.push_back(std::make_unique<StartedProgram>(
@@ -270,7 +256,7 @@ TEST_F(DistributedCli, AnotherNumberOfProcessesResumesTheSameBatch) {
 }
 
 TEST_F(DistributedCli, WhatEndsOneRankIsToldByTheOthers) {
-  const std::string port = free_port();
+  const std::string port = std::to_string(test::free_port());
   const auto start = [&](int rank, const std::string& learning_rate) {
     return StartedProgram(finetune("run", 4, {"training.learning_rate=" + learning_rate}),
                           {"RANK=" + std::to_string(rank), "WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1",

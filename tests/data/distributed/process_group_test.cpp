@@ -1,33 +1,19 @@
 // Ranks are threads of this process here; tests/integration has processes.
 #include "data/distributed/process_group.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <functional>
 #include <thread>
 #include <vector>
 
+#include "tests/support/free_port.h"
+
 namespace quarry {
 namespace {
 
 using ::testing::HasSubstr;
-
-uint16_t free_port() {
-  const int socket_handle = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ::bind(socket_handle, reinterpret_cast<sockaddr*>(&address), size);
-  ::getsockname(socket_handle, reinterpret_cast<sockaddr*>(&address), &size);
-  ::close(socket_handle);
-  return ntohs(address.sin_port);
-}
 
 ProcessPlace place(int rank, int world_size, uint16_t port) {
   ProcessPlace place;
@@ -39,7 +25,7 @@ ProcessPlace place(int rank, int world_size, uint16_t port) {
 }
 
 void on_ranks(int world_size, const std::function<void(ProcessGroup& group)>& body) {
-  const uint16_t port = free_port();
+  const uint16_t port = test::free_port();
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
@@ -93,7 +79,7 @@ std::string error_of(const std::function<void()>& body) {
 }
 
 TEST(ProcessGroup, ARankThatEndsEndsTheOthersWithItsReason) {
-  const uint16_t port = free_port();
+  const uint16_t port = test::free_port();
   std::thread other([&] {
     const auto group = join_process_group(place(1, 2, port));
     group->leave("its disk is full");
@@ -109,9 +95,9 @@ TEST(ProcessGroup, SaysThatTheOthersDidNotCome) {
   ProcessGroupOptions options;
   options.join_timeout_ms = 1000;
   options.timeout_ms = 1000;
-  EXPECT_THAT(error_of([&] { join_process_group(place(1, 2, free_port()), options); }),
+  EXPECT_THAT(error_of([&] { join_process_group(place(1, 2, test::free_port()), options); }),
               HasSubstr("rank 1: cannot reach rank 0 at port"));
-  EXPECT_THAT(error_of([&] { join_process_group(place(0, 3, free_port()), options); }),
+  EXPECT_THAT(error_of([&] { join_process_group(place(0, 3, test::free_port()), options); }),
               HasSubstr("of 3 processes these did not come within 1 s: rank 1, 2"));
 }
 

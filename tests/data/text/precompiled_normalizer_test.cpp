@@ -10,6 +10,7 @@
 #include "data/core/json.h"
 #include "data/text/tokenizer.h"
 #include "data/text/utf8.h"
+#include "tests/support/expect_error.h"
 
 namespace quarry {
 namespace {
@@ -43,13 +44,7 @@ TEST(PrecompiledNormalizer, GivesThePeersTextsAndIds) {
 
 template <typename Action>
 void expect_corrupt(const Action& action, const std::string& message) {
-  try {
-    action();
-    FAIL() << "no error, wanted: " << message;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kCorruptData);
-    EXPECT_THAT(error.what(), HasSubstr(message));
-  }
+  test::expect_error(action, ErrorCode::kCorruptData, message);
 }
 
 TEST(PrecompiledNormalizer, RulesForHalfACharacterAreRefused) {

@@ -12,6 +12,7 @@
 #include "generator/nn/kv_cache.h"
 #include "generator/nn/lora.h"
 #include "generator/weights/safetensors_file.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
 namespace quarry {
@@ -152,13 +153,7 @@ TEST_F(ActivatedLoraTest, SharesThePrefixesOfItsBaseUpToItsTokens) {
 
 template <typename Action>
 void expect_refused(const Action& action, const std::string& message) {
-  try {
-    action();
-    ADD_FAILURE() << "no error, wanted: " << message;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    EXPECT_THAT(error.what(), HasSubstr(message));
-  }
+  test::expect_error(action, ErrorCode::kInvalidArgument, message);
 }
 
 TEST_F(ActivatedLoraTest, IsNeitherMixedNorTrainedOn) {

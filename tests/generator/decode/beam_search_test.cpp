@@ -10,6 +10,7 @@
 #include "data/core/error.h"
 #include "data/core/json.h"
 #include "tests/generator/decode/fake_model.h"
+#include "tests/support/expect_error.h"
 
 namespace quarry {
 namespace {
@@ -78,13 +79,8 @@ struct Rig {
     options.num_beams = 3;
   }
   void expect_error(const std::string& message) {
-    try {
-      beam_search(*engine, request, options, nullptr);
-      FAIL() << "no error, wanted: " << message;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-      EXPECT_THAT(error.what(), HasSubstr(message));
-    }
+    test::expect_error([&] { beam_search(*engine, request, options, nullptr); },
+                       ErrorCode::kInvalidArgument, message);
   }
   std::unique_ptr<Engine> engine;
   GenerateRequest request;

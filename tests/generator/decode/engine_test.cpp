@@ -11,6 +11,7 @@
 
 #include "data/core/error.h"
 #include "tests/generator/decode/fake_model.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
 namespace quarry {
@@ -52,16 +53,7 @@ GenerateResult generate(Engine& engine, const GenerateRequest& request) {
   return engine.submit(request, nullptr).result.get();
 }
 
-template <typename Action>
-void expect_error(const Action& action, ErrorCode code, const std::string& message) {
-  try {
-    action();
-    FAIL() << "no error, wanted: " << message;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    EXPECT_THAT(error.what(), HasSubstr(message));
-  }
-}
+using test::expect_error;
 
 std::vector<int32_t> bytes_of(const std::string& text) {
   return fake::ByteTokenizer().encode(text, Tokenizer::SpecialTokens::kNone);

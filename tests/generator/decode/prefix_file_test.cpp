@@ -8,6 +8,7 @@
 
 #include "generator/decode/engine.h"
 #include "tests/generator/decode/fake_model.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/read_file.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_llama_gguf.h"
@@ -156,13 +157,7 @@ TEST(PrefixCacheRestore, RefusesWhatIsNoTree) {
   const auto refuses = [&](const std::vector<PrefixCache::Entry>& entries,
                            const std::string& message) {
     PrefixCache prefixes(kRoom);
-    try {
-      prefixes.restore(entries);
-      ADD_FAILURE() << "no error, wanted: " << message;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kCorruptData);
-      EXPECT_THAT(error.what(), HasSubstr(message));
-    }
+    test::expect_error([&] { prefixes.restore(entries); }, ErrorCode::kCorruptData, message);
     EXPECT_EQ(prefixes.bytes(), 0);
   };
   const std::vector<int32_t> full = counted(kKvPageTokens, 0);

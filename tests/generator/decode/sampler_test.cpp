@@ -8,6 +8,7 @@
 #include <set>
 
 #include "data/core/error.h"
+#include "tests/support/expect_error.h"
 
 namespace quarry {
 namespace {
@@ -186,13 +187,7 @@ TEST(Sampler, NanIsAnError) {
 }
 
 void expect_invalid(const SamplingOptions& options, const std::string& message) {
-  try {
-    validate(options);
-    FAIL() << "no error, wanted: " << message;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    EXPECT_THAT(error.what(), HasSubstr(message));
-  }
+  test::expect_error([&] { validate(options); }, ErrorCode::kInvalidArgument, message);
 }
 
 TEST(SamplingOptions, BadFieldsAreNamedWithValueAndRange) {
