@@ -51,7 +51,7 @@ struct FinetuneRun::Impl {
       limit_rows(std::max<int64_t>(1, std::llround(rows)), config.training.seed, train_set);
     }
     held_out = hold_out(config, train_set);
-    const int64_t processes = group == nullptr ? 1 : group->world_size();
+    const int64_t processes = num_ranks(group);
     if (config.training.batch_size == 0) {
       const int64_t wanted_batch = automatic_batch_size(train_set.rows.size());
       config.training.batch_size = (wanted_batch + processes - 1) / processes;
@@ -72,7 +72,7 @@ struct FinetuneRun::Impl {
   }
 
   // Rank 0 writes for all.
-  bool writes() const { return group == nullptr || group->rank() == 0; }
+  bool writes() const { return rank_of(group) == 0; }
 
   // What must not differ between processes, nor across a resume.
   std::string identity() const {

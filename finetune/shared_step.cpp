@@ -8,23 +8,14 @@
 namespace quarry {
 namespace {
 
-int num_ranks(const ProcessGroup* group) { return group == nullptr ? 1 : group->world_size(); }
-
 int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-std::vector<StepPass> pack(const std::vector<TrainingSequence>& sequences,
-                           const PassOptions& options, float target_weight) {
-  std::vector<StepPass> passes;
-  for (TokenTree& tree :
-       pack_sequences(sequences, options.max_rows, options.share, target_weight)) {
-    passes.push_back({std::move(tree)});
-  }
-  return passes;
-}
-
 }  // namespace
+
+int rank_of(const ProcessGroup* group) { return group == nullptr ? 0 : group->rank(); }
+int num_ranks(const ProcessGroup* group) { return group == nullptr ? 1 : group->world_size(); }
 
 std::vector<int> deal_passes(const std::vector<int64_t>& rows, int num_ranks) {
   std::vector<size_t> order(rows.size());
@@ -51,22 +42,13 @@ int64_t even_pass_rows(int64_t num_passes, int64_t rows, int64_t max_rows, int n
 
 std::vector<StepPass> make_passes(const std::vector<TrainingSequence>& sequences,
                                   const PassOptions& options, float target_weight) {
-  std::vector<StepPass> passes = pack(sequences, options, target_weight);
-  const int ranks = num_ranks(options.group);
-  if (ranks == 1 || passes.empty()) return passes;
-  int64_t all_rows = 0;
-  for (const StepPass& pass : passes) all_rows += pass.rows();
-  PassOptions even = options;
-  even.max_rows = even_pass_rows(static_cast<int64_t>(passes.size()), all_rows, options.max_rows,
-                                 ranks, options.cut_shows);
-  if (even.max_rows != options.max_rows) passes = pack(sequences, even, target_weight);
-  std::vector<int64_t> rows;
-  for (const StepPass& pass : passes) rows.push_back(pass.rows());
-  const std::vector<int> owners = deal_passes(rows, ranks);
-  for (size_t i = 0; i < passes.size(); ++i) {
-    passes[i].is_own = owners[i] == options.group->rank();
-  }
-  return passes;
+  return cut_for_ranks(options, [&](int64_t max_rows) {
+    std::vector<StepPass> passes;
+    for (TokenTree& tree : pack_sequences(sequences, max_rows, options.share, target_weight)) {
+      passes.push_back({std::move(tree)});
+    }
+    return passes;
+  });
 }
 
 void sum_over_ranks(ProcessGroup* group, std::vector<double>& values) {

@@ -12,6 +12,9 @@
 // passes, and what they found is added up. A group that is null is this process alone.
 namespace quarry {
 
+int rank_of(const ProcessGroup* group);
+int num_ranks(const ProcessGroup* group);
+
 // The rank that computes each of the passes, given their rows: large ones first, each for the rank
 // with the least to do.
 std::vector<int> deal_passes(const std::vector<int64_t>& rows, int num_ranks);
@@ -35,6 +38,28 @@ struct StepPass {
 
   int64_t rows() const { return static_cast<int64_t>(tree.source.size() + tree.tokens.size()); }
 };
+
+// What cut(max_rows) gives, as many for every rank, each pass told whether it is this rank's. A
+// Pass has rows() and is_own.
+template <typename Cut>
+auto cut_for_ranks(const PassOptions& options, const Cut& cut) {
+  auto passes = cut(options.max_rows);
+  const int ranks = num_ranks(options.group);
+  if (ranks == 1 || passes.empty()) return passes;
+  int64_t all_rows = 0;
+  for (const auto& pass : passes) all_rows += pass.rows();
+  const int64_t even_rows = even_pass_rows(static_cast<int64_t>(passes.size()), all_rows,
+                                           options.max_rows, ranks, options.cut_shows);
+  if (even_rows != options.max_rows) passes = cut(even_rows);
+  std::vector<int64_t> rows;
+  for (const auto& pass : passes) rows.push_back(pass.rows());
+  const std::vector<int> owners = deal_passes(rows, ranks);
+  for (size_t i = 0; i < passes.size(); ++i) {
+    passes[i].is_own = owners[i] == rank_of(options.group);
+  }
+  return passes;
+}
+
 // As pack_sequences(), the same on all ranks.
 std::vector<StepPass> make_passes(const std::vector<TrainingSequence>& sequences,
                                   const PassOptions& options, float target_weight);

@@ -19,6 +19,8 @@ struct InputPass {
   std::vector<EncoderInput> inputs;
   int64_t tokens = 0;
   bool is_own = true;
+
+  int64_t rows() const { return tokens; }
 };
 
 std::vector<InputPass> cut_passes(const std::vector<LabelledInput>& batch, int64_t max_tokens) {
@@ -30,24 +32,6 @@ std::vector<InputPass> cut_passes(const std::vector<LabelledInput>& batch, int64
     }
     passes.back().inputs.push_back(batch[i].input);
     passes.back().tokens += batch[i].num_tokens();
-  }
-  return passes;
-}
-
-std::vector<InputPass> make_passes(const std::vector<LabelledInput>& batch,
-                                   const PassOptions& options) {
-  std::vector<InputPass> passes = cut_passes(batch, options.max_rows);
-  if (options.group == nullptr) return passes;
-  const int ranks = options.group->world_size();
-  int64_t all_tokens = 0;
-  for (const InputPass& pass : passes) all_tokens += pass.tokens;
-  passes = cut_passes(batch, even_pass_rows(static_cast<int64_t>(passes.size()), all_tokens,
-                                            options.max_rows, ranks, options.cut_shows));
-  std::vector<int64_t> tokens;
-  for (const InputPass& pass : passes) tokens.push_back(pass.tokens);
-  const std::vector<int> owners = deal_passes(tokens, ranks);
-  for (size_t i = 0; i < passes.size(); ++i) {
-    passes[i].is_own = owners[i] == options.group->rank();
   }
   return passes;
 }
@@ -87,7 +71,8 @@ StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, doub
   gradients.zero();
   uint64_t number = 0;
   std::vector<double> sums = {0.0, 0.0};  // loss, inputs that are right
-  for (const InputPass& pass : make_passes(batch, pass_options(options_))) {
+  const auto cut = [&](int64_t max_tokens) { return cut_passes(batch, max_tokens); };
+  for (const InputPass& pass : cut_for_ranks(pass_options(options_), cut)) {
     result.tokens += pass.tokens;
     const uint64_t dropout_seed =
         options_.seed + static_cast<uint64_t>(result.step) * 1000003 + number++;
@@ -114,9 +99,8 @@ StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, doub
 ClassifierTrainer::Evaluation ClassifierTrainer::evaluate(
     const std::vector<LabelledInput>& inputs) const {
   QUARRY_CHECK(!inputs.empty(), ErrorCode::kInvalidArgument, "no text to evaluate on");
-  const size_t own = options_.group == nullptr ? 0 : static_cast<size_t>(options_.group->rank());
-  const size_t stride =
-      options_.group == nullptr ? 1 : static_cast<size_t>(options_.group->world_size());
+  const auto own = static_cast<size_t>(rank_of(options_.group));
+  const auto stride = static_cast<size_t>(num_ranks(options_.group));
   std::vector<EncoderInput> texts;
   for (size_t i = own; i < inputs.size(); i += stride) texts.push_back(inputs[i].input);
   const std::vector<float> logits = model_.logits(texts, &trained_.adapter());

@@ -165,9 +165,8 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
 void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const Pass& pass,
                                      double scale) const {
   const auto dim = static_cast<size_t>(parts_.embedder->dim());
-  ProcessGroup* group = options_.trainer.group;
-  const size_t first = group == nullptr ? 0 : static_cast<size_t>(group->rank());
-  const size_t stride = group == nullptr ? 1 : static_cast<size_t>(group->world_size());
+  const auto first = static_cast<size_t>(rank_of(options_.trainer.group));
+  const auto stride = static_cast<size_t>(num_ranks(options_.trainer.group));
   std::vector<std::string> questions;
   std::vector<float> vector_gradients;
   for (size_t i = first; i < batch.size(); i += stride) {
@@ -184,7 +183,7 @@ void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const
     parts_.embedder->accumulate_query_gradients(questions, vector_gradients.data(),
                                                 parts_.query_encoder->gradients());
   }
-  sum_over_ranks(group, parts_.query_encoder->gradient_views());
+  sum_over_ranks(options_.trainer.group, parts_.query_encoder->gradient_views());
 }
 
 StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learning_rate) {

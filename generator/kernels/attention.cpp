@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
-#include "data/core/cpu_isa.h"
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/attention_body.h"
+#include "generator/kernels/isa_choice.h"
 #include "generator/kernels/vec_portable.h"
 
 namespace quarry::kernels::portable {
@@ -45,15 +44,8 @@ using TaskFunction = void (*)(const AttentionShape&, const AttentionTask&, const
 
 template <typename Cache>
 TaskFunction<Cache> task_function() {
-  switch (cpu_isa()) {
-    case CpuIsa::kAvx512:
-      return avx512::attention_task;
-    case CpuIsa::kAvx2:
-      return avx2::attention_task;
-    case CpuIsa::kPortable:
-      break;
-  }
-  return portable::attention_task;
+  return choose<TaskFunction<Cache>>(portable::attention_task, avx2::attention_task,
+                                     avx512::attention_task);
 }
 
 // How a call is cut into tasks: tiles of queries x kv heads x parts of their heads.
@@ -93,9 +85,11 @@ void run_by_segment(const AttentionShape& s, const Cut& cut, const KeyRange& seg
   const int64_t padded = padded_head_dim(s.head_dim);
   const int64_t part_floats = rows * (padded + 2);
   const int64_t num_segments = segments.end - segments.begin;
-  std::vector<float> sums(static_cast<size_t>(cut.num_tasks(s) * num_segments * part_floats));
-  const auto part_of = [&](int64_t task, int64_t segment) {
-    float* begin = sums.data() + (task * num_segments + segment) * part_floats;
+  thread_local AlignedBuffer buffer;
+  auto* sums =
+      reinterpret_cast<float*>(buffer.reserve(cut.num_tasks(s) * num_segments * part_floats * 4));
+  const auto part_of = [=](int64_t task, int64_t segment) {
+    float* begin = sums + (task * num_segments + segment) * part_floats;
     return SoftmaxRows{begin, begin + rows * padded, begin + rows * (padded + 1)};
   };
   const auto run_task = task_function<Cache>();

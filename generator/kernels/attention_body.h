@@ -1,7 +1,6 @@
 #pragma once
 
 #include "generator/kernels/attention_twins.h"
-#include "generator/kernels/key_value_tiles.h"
 #include "generator/kernels/vec_math.h"
 
 // Attention on a vector type V of vec_*.h with an online softmax over tiles of keys (Milakov &
@@ -56,7 +55,7 @@ inline void widen_row(const T* row, int64_t count, float* out) {
 
 // Where the parts of the scratch lie.
 struct AttentionScratch {
-  int64_t padded;           // head_dim rounded up to kHeadPad
+  int64_t padded;           // padded_head_dim()
   float* q;                 // [rows][padded], scaled
   float* out;               // [rows][padded], sum of p v so far
   float* maximum;           // [rows]
@@ -75,7 +74,7 @@ struct AttentionScratch {
 
 inline AttentionScratch split_scratch(float* scratch, int64_t rows, int64_t head_dim) {
   AttentionScratch s = {};
-  s.padded = (head_dim + kHeadPad - 1) / kHeadPad * kHeadPad;
+  s.padded = padded_head_dim(head_dim);
   s.k = scratch;
   s.v = s.k + s.padded * kKeyTile;
   s.scores = s.v + s.padded * kKeyTile;

@@ -3,15 +3,14 @@
 #include <stdint.h>
 
 #include "generator/kernels/attention.h"
+#include "generator/kernels/key_value_tiles.h"
 
 // The versions that attention.cpp chooses from.
 namespace quarry::kernels {
 
 // Keys per tile. Tiles start at key 0 whatever the queries are, so that a query's rounding does
 // not depend on which other queries share the call.
-constexpr int64_t kKeyTile = 64;
-// Widest vector of any version; head rows in scratch are padded to it.
-constexpr int64_t kHeadPad = 16;
+constexpr int64_t kKeyTile = kTileKeys;
 
 // A softmax over some of the keys: exp(score - maximum) summed, alone and times the values.
 struct SoftmaxRows {
@@ -44,7 +43,7 @@ struct AttentionTask {
 // Floats of scratch for a task of `rows` rows: q, the softmax of a segment and of all before it;
 // the tile of K transposed, the tile of V, and the scores of a few rows.
 inline int64_t attention_scratch_floats(int64_t rows, int64_t head_dim) {
-  const int64_t padded = (head_dim + kHeadPad - 1) / kHeadPad * kHeadPad;
+  const int64_t padded = padded_head_dim(head_dim);
   return rows * (3 * padded + 4) + 2 * padded * kKeyTile + 8 * kKeyTile + 64;
 }
 

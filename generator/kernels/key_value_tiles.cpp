@@ -51,8 +51,6 @@ void for_each_head(const float* row, int64_t num_heads, int64_t head_dim, const 
 
 }  // namespace
 
-int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-
 void store_keys(const float* rows, int64_t stride, int64_t count, int64_t num_kv_heads,
                 int64_t head_dim, int64_t first_key, uint16_t* tile) {
   QUARRY_DCHECK(first_key >= 0 && first_key + count <= kTileKeys);

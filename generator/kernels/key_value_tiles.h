@@ -10,7 +10,7 @@ namespace quarry::kernels {
 //   a tile of values  is [32][P] pairs: an element of the keys 2 i and 2 i + 1,
 // with P = head_dim rounded up to 16 and zeros past head_dim. Tiles begin at a multiple of 4 bytes.
 constexpr int64_t kTileKeys = 64;
-int64_t padded_head_dim(int64_t head_dim);
+constexpr int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 
 // Writes the rows of `count` tokens, [num_kv_heads * head_dim] float32 each and `stride` floats
 // apart, rounded to nearest even, as keys or values first_key.. of a tile of num_kv_heads * 64 * P

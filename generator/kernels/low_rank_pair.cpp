@@ -44,12 +44,6 @@ namespace {
 constexpr int64_t kTileColumns = 64;
 constexpr int64_t kBlockOfFloats = 32;
 
-float largest_of(const float* values, int64_t count) {
-  float largest = 0.0f;
-  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
-  return largest;
-}
-
 // The whole number of `scale`s nearest to a value, of at most a byte.
 int byte_code(float value, float scale) {
   const float most = float{kByteMax};
@@ -59,12 +53,7 @@ int byte_code(float value, float scale) {
 // Rows of A while they are packed as kBytes.
 class BytePacker {
  public:
-  BytePacker(int64_t n, int64_t k, int64_t block) : shape_(matrix_shape(n, k)) {
-    shape_.layout = Layout::kBytes;
-    shape_.block = block;
-    shape_.blocks = k / block;
-    shape_.strip_bytes = k * kStripRows;
-    shape_.center = float{kByteCenter};
+  BytePacker(int64_t n, int64_t k, int64_t block) : shape_(byte_shape(n, k, block)) {
     codes_ = AlignedBuffer(shape_.strips * shape_.strip_bytes);
     scales_ = AlignedBuffer(shape_.strips * shape_.blocks * kStripRows * 2);
     row_scales_ = AlignedBuffer(shape_.strips * kStripRows * 4);
@@ -81,6 +70,7 @@ class BytePacker {
     reinterpret_cast<float*>(row_scales_.data())[row] = row_scale;
     uint8_t* strip = codes_.data() + row / kStripRows * shape_.strip_bytes;
     const int64_t lane = row % kStripRows;
+    uint8_t coded[kByteBlock];
     for (int64_t b = 0; b < shape_.blocks; ++b) {
       float* block = values + b * shape_.block;
       const uint16_t half = quant::float_to_half(largest_of(block, shape_.block) / largest);
@@ -90,10 +80,10 @@ class BytePacker {
       if (!(scale > 0.0f)) continue;
       for (int64_t i = 0; i < shape_.block; ++i) {
         const int code = byte_code(block[i], scale);
-        const int64_t at = b * shape_.block + i;
-        strip[64 * (at / 4) + 4 * lane + at % 4] = static_cast<uint8_t>(code + kByteCenter);
+        coded[i] = static_cast<uint8_t>(code + kByteCenter);
         block[i] -= static_cast<float>(code) * scale;
       }
+      place_codes(Layout::kBytes, coded, shape_.block, strip + b * shape_.block * kStripRows, lane);
     }
   }
 

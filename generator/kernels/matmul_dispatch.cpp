@@ -7,6 +7,7 @@
 #include "generator/kernels/aligned_buffer.h"
 #include "generator/kernels/elementwise.h"
 #include "generator/kernels/elementwise_backward.h"
+#include "generator/kernels/isa_choice.h"
 
 namespace quarry::kernels {
 namespace {
@@ -58,17 +59,7 @@ constexpr Twins kAvx512Twins = {avx512::quantize_row,
 
 const Twins& portable_twins() { return kPortableTwins; }
 
-const Twins& twins() {
-  switch (cpu_isa()) {
-    case CpuIsa::kAvx512:
-      return kAvx512Twins;
-    case CpuIsa::kAvx2:
-      return kAvx2Twins;
-    case CpuIsa::kPortable:
-      break;
-  }
-  return kPortableTwins;
-}
+const Twins& twins() { return *choose(&kPortableTwins, &kAvx2Twins, &kAvx512Twins); }
 
 bool multiplies_bytes(ActivationBits bits) {
   return bits == ActivationBits::k8 && cpu_isa() == CpuIsa::kAvx512;

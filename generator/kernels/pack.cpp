@@ -171,8 +171,7 @@ const IntegerFormat* integer_format(WeightType type) {
 
 // Codes of a block of kBytes; returns its scale as a half, to which the codes are rounded.
 uint16_t code_bytes(const float* values, uint8_t* codes) {
-  float largest = 0.0f;
-  for (int64_t i = 0; i < kByteBlock; ++i) largest = std::max(largest, std::fabs(values[i]));
+  const float largest = largest_of(values, kByteBlock);
   const uint16_t half = quant::float_to_half(largest / static_cast<float>(kByteMax));
   const float scale = quant::half_to_float(half);
   const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
@@ -181,23 +180,6 @@ uint16_t code_bytes(const float* values, uint8_t* codes) {
     codes[i] = static_cast<uint8_t>(kByteCenter + std::clamp(distance, -kByteMax, kByteMax));
   }
   return half;
-}
-
-// Writes the codes of one (row, block) into its strip.
-void place_codes(Layout layout, const uint8_t* codes, int64_t block, uint8_t* block_start,
-                 int row) {
-  if (layout == Layout::kNibbles) {
-    for (int j = 0; j < 4; ++j) {
-      for (int b = 0; b < 4; ++b) {
-        block_start[64 * j + 4 * row + b] =
-            static_cast<uint8_t>(codes[4 * j + b] | codes[16 + 4 * j + b] << 4);
-      }
-    }
-  } else {
-    for (int64_t j = 0; j < block / 4; ++j) {
-      std::memcpy(block_start + 64 * j + 4 * row, codes + 4 * j, 4);
-    }
-  }
 }
 
 std::unique_ptr<PackedMatrix> pack_integer(const IntegerFormat& format, WeightType type,
@@ -256,6 +238,38 @@ MatrixView matrix_shape(int64_t n, int64_t k) {
   return shape;
 }
 
+MatrixView byte_shape(int64_t n, int64_t k, int64_t block) {
+  MatrixView shape = matrix_shape(n, k);
+  shape.layout = Layout::kBytes;
+  shape.block = block;
+  shape.blocks = k / block;
+  shape.strip_bytes = k * kStripRows;
+  shape.center = float{kByteCenter};
+  return shape;
+}
+
+float largest_of(const float* values, int64_t count) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
+  return largest;
+}
+
+void place_codes(Layout layout, const uint8_t* codes, int64_t block, uint8_t* block_start,
+                 int64_t row) {
+  if (layout == Layout::kNibbles) {
+    for (int j = 0; j < 4; ++j) {
+      for (int b = 0; b < 4; ++b) {
+        block_start[64 * j + 4 * row + b] =
+            static_cast<uint8_t>(codes[4 * j + b] | codes[16 + 4 * j + b] << 4);
+      }
+    }
+  } else {
+    for (int64_t j = 0; j < block / 4; ++j) {
+      std::memcpy(block_start + 64 * j + 4 * row, codes + 4 * j, 4);
+    }
+  }
+}
+
 namespace {
 
 // Whether dense weights become bytes.
@@ -264,13 +278,9 @@ bool rounds_to_bytes(int64_t k, Precision precision) {
 }
 
 // kBytes in blocks of 64, the largest element of each at a distance of kByteMax from the center.
-std::unique_ptr<PackedMatrix> pack_byte_rows(MatrixView shape, Precision precision,
+std::unique_ptr<PackedMatrix> pack_byte_rows(int64_t n, int64_t k, Precision precision,
                                              const RowReader& read_row) {
-  shape.layout = Layout::kBytes;
-  shape.block = kByteBlock;
-  shape.blocks = shape.k / kByteBlock;
-  shape.center = kByteCenter;
-  shape.strip_bytes = shape.k * kStripRows;
+  const MatrixView shape = byte_shape(n, k, kByteBlock);
   AlignedBuffer codes(shape.strips * shape.strip_bytes);
   AlignedBuffer scales(shape.strips * shape.blocks * kStripRows * 2);
   parallel_for(shape.strips, 8, [&](int64_t begin, int64_t end) {
@@ -300,7 +310,9 @@ std::unique_ptr<PackedMatrix> pack_byte_rows(MatrixView shape, Precision precisi
 
 std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precision,
                                               const RowReader& read_row) {
-  if (rounds_to_bytes(shape.k, precision)) return pack_byte_rows(shape, precision, read_row);
+  if (rounds_to_bytes(shape.k, precision)) {
+    return pack_byte_rows(shape.n, shape.k, precision, read_row);
+  }
   shape.layout = precision == Precision::kExact ? Layout::kF32 : Layout::kBF16;
   const int64_t even_k = shape.k + shape.k % 2;
   shape.strip_bytes =

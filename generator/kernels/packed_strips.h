@@ -60,6 +60,14 @@ constexpr int64_t kQuantizedBlock = 32;
 // A matrix whose layout is still to be chosen. Throws kInvalidArgument unless n, k >= 1.
 MatrixView matrix_shape(int64_t n, int64_t k);
 
+// kBytes around kByteCenter in blocks of `block`.
+MatrixView byte_shape(int64_t n, int64_t k, int64_t block);
+// Writes the codes of one (row, block) into its strip.
+void place_codes(Layout layout, const uint8_t* codes, int64_t block, uint8_t* block_start,
+                 int64_t row);
+// The largest magnitude.
+float largest_of(const float* values, int64_t count);
+
 // Strips of any weights: kF32 for kExact, kBF16 for kFast, kBytes for kFast8.
 std::unique_ptr<PackedMatrix> pack_dense_rows(MatrixView shape, Precision precision,
                                               const RowReader& read_row);

@@ -17,11 +17,8 @@ WeightType held_type(WeightType stored, LoadIn load_in) {
 
 int64_t held_bytes(const TensorView& tensor, int64_t rows, int64_t width, LoadIn load_in,
                    kernels::Precision precision) {
-  if (load_in == LoadIn::kF32) precision = kernels::Precision::kExact;
-  if (load_in == LoadIn::kBF16 && precision == kernels::Precision::kFast8) {
-    precision = kernels::Precision::kFast;
-  }
-  return kernels::packed_bytes(held_type(tensor.type, load_in), rows, width, precision);
+  return kernels::packed_bytes(held_type(tensor.type, load_in), rows, width,
+                               nn::held_precision(precision, load_in));
 }
 
 int64_t packed_bytes(const CausalLmSource& source, const ModelLayout& layout,

@@ -76,17 +76,21 @@ std::unique_ptr<PackedMatrix> pack_floats(const TensorView& weight,
                                           LoadIn load_in) {
   const int64_t k = weight.shape[1];
   const bool rounds = load_in == LoadIn::kBF16;
-  const Precision held =
-      rounds && precision != Precision::kExact ? Precision::kFast : Precision::kExact;
-  return kernels::pack_rows(weight.shape[0], k, held, [&](int64_t row, float* values) {
-    decode_row_in_order(weight, order, row, values);
-    for (int64_t i = 0; rounds && i < k; ++i) {
-      values[i] = quant::bfloat16_to_float(quant::float_to_bfloat16(values[i]));
-    }
-  });
+  return kernels::pack_rows(
+      weight.shape[0], k, held_precision(precision, load_in), [&](int64_t row, float* values) {
+        decode_row_in_order(weight, order, row, values);
+        for (int64_t i = 0; rounds && i < k; ++i) {
+          values[i] = quant::bfloat16_to_float(quant::float_to_bfloat16(values[i]));
+        }
+      });
 }
 
 }  // namespace
+
+Precision held_precision(Precision precision, LoadIn load_in) {
+  if (load_in == LoadIn::kF32) return Precision::kExact;
+  return load_in == LoadIn::kBF16 && precision == Precision::kFast8 ? Precision::kFast : precision;
+}
 
 std::optional<WeightType> quantized_type(LoadIn load_in) {
   switch (load_in) {

@@ -23,6 +23,9 @@ std::unique_ptr<kernels::PackedMatrix> pack_weight(const TensorView& weight,
 // The codes of a weight as int8 rows, quantized unless it holds such.
 Int8Rows int8_rows_of(const TensorView& weight, const std::vector<int64_t>& row_order);
 
+// How weights that are loaded so are held: bfloat16 that was asked for is not rounded to bytes.
+kernels::Precision held_precision(kernels::Precision precision, LoadIn load_in);
+
 // The type that quantization to `load_in` gives; nullopt for the others.
 std::optional<WeightType> quantized_type(LoadIn load_in);
 
