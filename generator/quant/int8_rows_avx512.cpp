@@ -34,11 +34,9 @@ inline int32_t surplus_of(const int8_t* weights, int64_t k) {
 }
 
 // The sums of four vectors.
-inline __m128i four_sums(const __m512i* v) {
-  const __m512i ab =
-      _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
-  const __m512i cd =
-      _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+inline __m128i four_sums(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
   const __m512i all =
       _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
   const __m256i half =
@@ -53,20 +51,27 @@ template <int kRows>
 void dot_tile(const int8_t* codes, const int8_t* const* weights, const __m128i surplus, int64_t k,
               int32_t* out, int64_t ldo, __mmask8 wanted) {
   __m512i sum[kRows][kWeights];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (int i = 0; i < kWeights; ++i) sum[r][i] = _mm512_setzero_si512();
   }
   for (int64_t j = 0; j < k; j += 64) {
     const __mmask64 mask = byte_lanes(k - j);
     __m512i w[kWeights];
+#pragma GCC unroll 8
     for (int i = 0; i < kWeights; ++i) w[i] = _mm512_maskz_loadu_epi8(mask, weights[i] + j);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, codes + r * k + j), flip());
+#pragma GCC unroll 8
       for (int i = 0; i < kWeights; ++i) sum[r][i] = _mm512_dpbusd_epi32(sum[r][i], x, w[i]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    _mm_mask_storeu_epi32(out + r * ldo, wanted, _mm_sub_epi32(four_sums(sum[r]), surplus));
+    const __m128i dots = four_sums(sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
+    _mm_mask_storeu_epi32(out + r * ldo, wanted, _mm_sub_epi32(dots, surplus));
   }
 }
 
