@@ -109,7 +109,8 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
     const size_t before = flat.size();
     flat.resize(before + part.tree.targets.size());
     if (!part.is_own) continue;
-    const std::vector<float> losses = parts_.model->target_losses(part.tree, parts_.adapter);
+    const std::vector<float> losses =
+        parts_.model->target_losses(part.tree, parts_.adapter, options_.trainer.gradient.compute);
     std::copy(losses.begin(), losses.end(), flat.begin() + static_cast<std::ptrdiff_t>(before));
   }
   sum_over_ranks(options_.trainer.group, flat);

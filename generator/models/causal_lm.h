@@ -101,10 +101,14 @@ class CausalLm {
   // lacks the memory of an encoder that the model has.
   virtual std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const = 0;
 
-  // Negative log-likelihoods in nats of the tree's targets, in order. `adapter` may be null. Throws
-  // kInvalidArgument for a token, a row or a position that is out of range.
-  virtual std::vector<float> target_losses(const TokenTree& tree,
-                                           const LoraAdapter* adapter) const = 0;
+  // Negative log-likelihoods in nats of the tree's targets, in order, rounded as forward() does
+  // (kFloat32) or as a gradient step's forward pass in bfloat16, which is faster. `adapter` may be
+  // null. Throws kInvalidArgument for a token, a row or a position that is out of range.
+  virtual std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter,
+                                           GradientOptions::Compute compute) const = 0;
+  std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter) const {
+    return target_losses(tree, adapter, GradientOptions::Compute::kFloat32);
+  }
   // The same, and adds the gradient of sum(weight * loss) with respect to the adapter's matrices to
   // `gradients`, which were made for it.
   virtual std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,

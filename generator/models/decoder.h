@@ -23,7 +23,9 @@ class Decoder : public CausalLm {
   std::vector<float> tensor_values(const std::string& name) const final;
   std::unique_ptr<KvCache> make_cache() const final;
   std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const final;
-  std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter) const final;
+  using CausalLm::target_losses;
+  std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter,
+                                   GradientOptions::Compute compute) const final;
   std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
                                           const GradientOptions& options,
                                           LoraGradients& gradients) const final;
@@ -59,6 +61,7 @@ class Decoder : public CausalLm {
   mutable nn::Workspace workspace_;  // scratch of the one thread that runs forward()
 
  private:
+  kernels::ActivationBits activation_bits(GradientOptions::Compute compute) const;
   // Logits of x [R, width], whose rows run with `adapters` or null.
   std::vector<float> run_head(const Tensor& x,
                               const std::vector<const LoraAdapter*>& adapters) const;

@@ -144,7 +144,8 @@ std::vector<float> Model::forward(const std::vector<SequenceChunk>& chunks) cons
   return logits;
 }
 
-std::vector<float> Model::target_losses(const TokenTree&, const LoraAdapter*) const {
+std::vector<float> Model::target_losses(const TokenTree&, const LoraAdapter*,
+                                        GradientOptions::Compute) const {
   throw_error(ErrorCode::kInternal, "the fake model does not train");
 }
 

@@ -54,8 +54,8 @@ class Model : public CausalLm {
   const std::vector<TensorSlot>& tensor_slots() const override { return tensor_slots_; }
   std::vector<float> tensor_values(const std::string&) const override { return {}; }
   // Not trained: both throw.
-  std::vector<float> target_losses(const TokenTree& tree,
-                                   const LoraAdapter* adapter) const override;
+  std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter,
+                                   GradientOptions::Compute compute) const override;
   std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
                                           const GradientOptions& options,
                                           LoraGradients& gradients) const override;
