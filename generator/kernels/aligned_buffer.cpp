@@ -8,7 +8,7 @@
 namespace quarry::kernels {
 namespace {
 
-constexpr int64_t kOwnPages = int64_t{32} << 10;
+constexpr int64_t kOwnPages = int64_t{2} << 10;
 constexpr size_t kPageBytes = size_t{4} << 10;
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 constexpr size_t kReserveBytes = size_t{64} << 20;

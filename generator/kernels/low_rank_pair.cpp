@@ -162,6 +162,22 @@ void LowRankPair::pack_floats(const float* scaled_b) {
   }
 }
 
+namespace {
+
+void prefetch_bytes(const uint8_t* begin, const uint8_t* end) {
+  constexpr int64_t kLine = 64;
+  for (; begin < end; begin += kLine) __builtin_prefetch(begin, 0, 2);
+}
+
+}  // namespace
+
+void LowRankPair::prefetch(int64_t begin, int64_t end) const {
+  const int64_t width = has_bytes_ ? kStripRows : kTileColumns;
+  const int64_t bytes = has_bytes_ ? groups() * 64 : rank_ * kTileColumns * 4;
+  prefetch_bytes(b_.data() + begin / width * bytes, b_.data() + (end + width - 1) / width * bytes);
+  if (has_bytes_) prefetch_bytes(scales_.data() + begin * 4, scales_.data() + end * 4);
+}
+
 int64_t LowRankPair::u_bytes() const { return has_bytes_ ? 4 * groups() + 8 : 4 * rank_; }
 
 namespace {

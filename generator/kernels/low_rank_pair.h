@@ -34,6 +34,8 @@ class LowRankPair {
   int64_t n() const { return n_; }
   // [terms * rank, k]: the integers of A, and below them those of what these leave of it.
   const PackedMatrix& a() const { return *a_; }
+  // Asks memory for what add() of these columns reads.
+  void prefetch(int64_t begin, int64_t end) const;
   // Bytes of a row of u as add() takes it.
   int64_t u_bytes() const;
   // u of `rows` rows from a()'s products [rows, terms * rank].

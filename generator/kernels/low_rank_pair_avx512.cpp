@@ -21,27 +21,38 @@ inline void add_tile(const LowRankBytes& b, const uint8_t* u, int64_t row_bytes,
                      const __mmask16* masks, float* y, int64_t ldy) {
   const uint8_t* codes = b.codes + strip * b.groups * 64;
   __m512i dot[kRows][kStrips];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     const __m512i center = broadcast_group(u + r * row_bytes + 4 * b.groups + 4);
+#pragma GCC unroll 8
     for (int s = 0; s < kStrips; ++s) dot[r][s] = center;
   }
   for (int64_t g = 0; g < b.groups; ++g) {
     __m512i column[kStrips];
+#pragma GCC unroll 8
     for (int s = 0; s < kStrips; ++s) {
       column[s] = _mm512_loadu_si512(codes + (s * b.groups + g) * 64);
     }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const __m512i row = broadcast_group(u + r * row_bytes + 4 * g);
+#pragma GCC unroll 8
       for (int s = 0; s < kStrips; ++s) dot[r][s] = _mm512_dpbusd_epi32(dot[r][s], column[s], row);
     }
   }
+  __m512 column_scales[kStrips];  // once: stores to y could change them for all that is known
+#pragma GCC unroll 8
+  for (int s = 0; s < kStrips; ++s) {
+    column_scales[s] = _mm512_loadu_ps(b.scales + (strip + s) * kLanes);
+  }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     float scale;
     __builtin_memcpy(&scale, u + r * row_bytes + 4 * b.groups, sizeof(scale));
+#pragma GCC unroll 8
     for (int s = 0; s < kStrips; ++s) {
       float* out = y + r * ldy + s * kLanes;
-      const __m512 both =
-          _mm512_mul_ps(_mm512_loadu_ps(b.scales + (strip + s) * kLanes), _mm512_set1_ps(scale));
+      const __m512 both = _mm512_mul_ps(column_scales[s], _mm512_set1_ps(scale));
       const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][s]), both,
                                          _mm512_maskz_loadu_ps(masks[s], out));
       _mm512_mask_storeu_ps(out, masks[s], sum);

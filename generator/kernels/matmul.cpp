@@ -1,7 +1,10 @@
 #include "generator/kernels/matmul.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <thread>
+#include <vector>
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
@@ -139,7 +142,8 @@ constexpr int64_t kFewRows = 16;
 // Rows of an update whose u is made at once.
 constexpr int64_t kProjectRows = 96;
 
-// u = A x of each update, rows one after the other.
+// u = A x of each update, rows one after the other. The threads of the product make it in pieces
+// before they begin with the rest, and nobody waits for it who has something else to do.
 class Projections {
  public:
   explicit Projections(const std::vector<LowRankUpdate>& updates) : updates_(updates) {
@@ -148,35 +152,48 @@ class Projections {
       bytes_ += (update.row_end - update.row_begin) * update.pair->u_bytes();
       for (int64_t row = update.row_begin; row < update.row_end; row += kProjectRows) {
         pieces_.push_back({u_offsets_.size() - 1, row});
-        multiplies_ += update.pair->a().n() * update.pair->a().k() *
-                       std::min(kProjectRows, update.row_end - row);
       }
     }
   }
 
   // `x` as kBytes with a center take it.
-  void make(const Twins& twins, const ActivationView& x, AlignedBuffer* buffer) {
+  void start(const ActivationView& x, AlignedBuffer* buffer) {
+    x_ = x;
     u_ = buffer->reserve(bytes_);
-    const auto pieces = static_cast<int64_t>(pieces_.size());
-    if (pieces == 0) return;
-    const int64_t grain = (kGrainMultiplies * pieces + multiplies_ - 1) / multiplies_;
-    parallel_for(pieces, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) make_piece(twins, x, pieces_[i]);
-    });
   }
 
-  // Adds what the updates of a target give to a tile of y.
+  // Makes the pieces that no thread has begun.
+  void help(const Twins& twins) {
+    const auto count = static_cast<int64_t>(pieces_.size());
+    for (int64_t i = next_.load(); i < count && (i = next_++) < count;) {
+      const Finished finished(finished_);
+      make_piece(twins, pieces_[i]);
+    }
+  }
+
+  // What add() of this tile will read: too little at a time for the CPU to see it coming.
+  void prefetch(size_t target, const TileRange& range) const {
+    for (const LowRankUpdate& update : updates_) {
+      if (update.target != target) continue;
+      const Columns columns = columns_of(update, range);
+      update.pair->prefetch(columns.begin - update.column, columns.end - update.column);
+    }
+  }
+
+  // Adds what the updates of a target give to a tile of y. A thread that has called help().
   void add(size_t target, const TileRange& range, float* y, int64_t ldy) const {
+    while (finished_.load(std::memory_order_acquire) < static_cast<int64_t>(pieces_.size())) {
+      std::this_thread::yield();
+    }
     for (size_t i = 0; i < updates_.size(); ++i) {
       const LowRankUpdate& update = updates_[i];
       if (update.target != target) continue;
       const int64_t row = std::max(range.row_begin, update.row_begin);
       const int64_t rows = std::min(range.row_end, update.row_end) - row;
-      const int64_t begin = std::max(range.strip_begin * kStripRows, update.column);
-      const int64_t end = std::min(range.strip_end * kStripRows, update.column + update.pair->n());
-      if (rows <= 0 || begin >= end) continue;
-      update.pair->add(u_of(i, row), rows, begin - update.column, end - update.column,
-                       y + row * ldy + begin, ldy);
+      const Columns columns = columns_of(update, range);
+      if (rows <= 0 || columns.begin >= columns.end) continue;
+      update.pair->add(u_of(i, row), rows, columns.begin - update.column,
+                       columns.end - update.column, y + row * ldy + columns.begin, ldy);
     }
   }
 
@@ -185,19 +202,40 @@ class Projections {
     size_t update;
     int64_t row;
   };
+  struct Columns {
+    int64_t begin;
+    int64_t end;
+  };
+  // Counts a piece at its end, even when it throws: others wait for it.
+  class Finished {
+   public:
+    explicit Finished(std::atomic<int64_t>& count) : count_(count) {}
+    ~Finished() { count_.fetch_add(1, std::memory_order_release); }
+    Finished(const Finished&) = delete;
+    Finished& operator=(const Finished&) = delete;
+
+   private:
+    std::atomic<int64_t>& count_;
+  };
+
+  // Those of a target that a tile and an update have in common, if any.
+  static Columns columns_of(const LowRankUpdate& update, const TileRange& range) {
+    return {std::max(range.strip_begin * kStripRows, update.column),
+            std::min(range.strip_end * kStripRows, update.column + update.pair->n())};
+  }
 
   uint8_t* u_of(size_t i, int64_t row) const {
     return u_ + u_offsets_[i] + (row - updates_[i].row_begin) * updates_[i].pair->u_bytes();
   }
 
-  void make_piece(const Twins& twins, const ActivationView& x, const Piece& piece) const {
+  void make_piece(const Twins& twins, const Piece& piece) const {
     thread_local AlignedBuffer products;
     const LowRankUpdate& update = updates_[piece.update];
     const MatrixView& a = view_of(update.pair->a());
     const int64_t rows = std::min(kProjectRows, update.row_end - piece.row);
     auto* out = reinterpret_cast<float*>(products.reserve(rows * a.n * 4));
     const TileRange range = {piece.row, piece.row + rows, 0, a.strips};
-    run_tile(twins, a, x, range, out - piece.row * a.n, a.n);
+    run_tile(twins, a, x_, range, out - piece.row * a.n, a.n);
     update.pair->make_u(out, rows, u_of(piece.update, piece.row));
   }
 
@@ -205,8 +243,10 @@ class Projections {
   std::vector<int64_t> u_offsets_;
   std::vector<Piece> pieces_;
   int64_t bytes_ = 0;
-  int64_t multiplies_ = 0;
+  ActivationView x_ = {};
   uint8_t* u_ = nullptr;
+  std::atomic<int64_t> next_{0};
+  std::atomic<int64_t> finished_{0};
 };
 
 // Runs units [begin, end) of one row tile.
@@ -223,18 +263,22 @@ void run_units(const Twins& twins, const Plan& plan, const Group& group,
     const int64_t last = std::min(end, plan.first_unit[i + 1]) - plan.first_unit[i];
     if (first >= last) continue;
     const int64_t end_strip = std::min(w.strips, last * plan.strips_per_unit);
-    const bool waits = group.updates.empty() || range.row_end - range.row_begin <= kFewRows;
-    const int64_t step = waits ? end_strip : plan.strips_per_unit;
+    const bool has_few_rows = range.row_end - range.row_begin <= kFewRows;
     const bool in_tile = twins.adds_bias && (is_integer(w.layout) || w.layout == Layout::kBF16);
     MatrixView with_bias = w;
     with_bias.bias = in_tile ? target.bias : nullptr;
+    const int64_t step = group.updates.empty() ? end_strip : kStripTile;
+    const auto number = static_cast<size_t>(i);
     for (int64_t strip = first * plan.strips_per_unit; strip < end_strip; strip += step) {
       range.strip_begin = strip;
       range.strip_end = std::min(end_strip, strip + step);
+      if (has_few_rows) projections.prefetch(number, range);
       run_tile(twins, with_bias, x, range, target.y, target.ldy);
       if (!in_tile) add_tile_bias(target.bias, w.n, range, target.y, target.ldy);
-      projections.add(static_cast<size_t>(i), range, target.y, target.ldy);
+      if (!has_few_rows) projections.add(number, range, target.y, target.ldy);
     }
+    range.strip_begin = first * plan.strips_per_unit;
+    if (has_few_rows) projections.add(number, range, target.y, target.ldy);
   }
 }
 
@@ -261,16 +305,16 @@ void multiply_group(const Group& group, const float* x, int64_t m, int64_t ldx) 
   if (shares) {
     ActivationView low_rank = activations;
     low_rank.centers = centers;
-    projections.make(chosen, low_rank, &u_buffer);
+    projections.start(low_rank, &u_buffer);
   } else if (!group.updates.empty()) {
-    projections.make(
-        chosen,
+    projections.start(
         prepare_activations(chosen, group.updates[0].pair->a(), x, m, ldx, &low_rank_buffer),
         &u_buffer);
   }
   const Plan plan = make_plan(group.targets, group.count, m);
   const int64_t units = plan.first_unit.back();
   parallel_for(units * plan.row_tiles, unit_grain(plan, view, m), [&](int64_t begin, int64_t end) {
+    projections.help(chosen);
     while (begin < end) {
       const int64_t row_tile = begin / units;
       const int64_t stop = std::min(end, (row_tile + 1) * units);

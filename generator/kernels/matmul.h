@@ -21,7 +21,7 @@ enum class Precision {
 };
 
 // A weight matrix [n, k] (n out_features, k in_features) rearranged once at load for the kernels.
-// The layout is the same for every instruction set; matmul.cpp documents it. Immutable.
+// The layout is the same for every instruction set; matmul_twins.h documents it. Immutable.
 class PackedMatrix {
  public:
   virtual ~PackedMatrix() = default;

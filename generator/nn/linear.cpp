@@ -128,11 +128,11 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
     saved = SavedActivation::room_for(x, workspace);
     copy = {saved.mutable_bfloat16_rows(), in_features_};
   }
-  const bool beside = runs_beside(spans, workspace);
+  const auto beside = updates_beside(spans, workspace);
   // Adapters may replace products and biases.
   const bool adds_at_once = spans.empty() && on_the_way && !bias_.empty();
   multiply(x, y, workspace.activation_bits(), copy,
-           beside ? updates_of(spans) : std::vector<kernels::LowRankUpdate>(),
+           beside.value_or(std::vector<kernels::LowRankUpdate>()),
            adds_at_once ? bias_.data() : nullptr);
   for (const AdapterSpan& span : spans) replace_products(x, span, y);
   if (!adds_at_once) add_biases(spans, y);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -88,9 +89,9 @@ class Linear {
   void replace_products(const Tensor& x, const AdapterSpan& span, Tensor& y) const;
   void add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const;
   std::vector<float> own_bias(const AdapterSpan& span) const;  // empty: the adapter has none
-  // Whether the updates of these spans can run beside the product.
-  bool runs_beside(const std::vector<AdapterSpan>& spans, const Workspace& workspace) const;
-  std::vector<kernels::LowRankUpdate> updates_of(const std::vector<AdapterSpan>& spans) const;
+  // The updates of these spans where they can run beside the product.
+  std::optional<std::vector<kernels::LowRankUpdate>> updates_beside(
+      const std::vector<AdapterSpan>& spans, const Workspace& workspace) const;
   void add_adapter(const Operand& x, const AdapterSpan& span, Tensor& y,
                    Workspace& workspace) const;
 

@@ -246,32 +246,26 @@ void Linear::add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const 
   add(bias_, done, y.size(0));
 }
 
-bool Linear::runs_beside(const std::vector<AdapterSpan>& spans, const Workspace& workspace) const {
+std::optional<std::vector<kernels::LowRankUpdate>> Linear::updates_beside(
+    const std::vector<AdapterSpan>& spans, const Workspace& workspace) const {
   const auto is_packed = [](const Block& block) {
     return block.int8 == nullptr && kernels::low_rank_form(*block.weight).terms > 0;
   };
-  const auto is_plain = [&](const AdapterSpan& span) {
-    return !span.trains() && std::all_of(slices_.begin(), slices_.end(), [&](const Slice& slice) {
-      const LoraWeights* lora = span.adapter->find(slice.path);
-      return span.adapter->find_full(slice.weight) == nullptr &&
-             (lora == nullptr || lora->start == nullptr);
-    });
-  };
-  return !spans.empty() && !at::GradMode::is_enabled() &&
-         workspace.activation_bits() == kernels::ActivationBits::k16 &&
-         std::all_of(blocks_.begin(), blocks_.end(), is_packed) &&
-         std::all_of(spans.begin(), spans.end(), is_plain);
-}
-
-std::vector<kernels::LowRankUpdate> Linear::updates_of(
-    const std::vector<AdapterSpan>& spans) const {
+  if (spans.empty() || at::GradMode::is_enabled() ||
+      workspace.activation_bits() != kernels::ActivationBits::k16 ||
+      !std::all_of(blocks_.begin(), blocks_.end(), is_packed)) {
+    return std::nullopt;
+  }
   std::vector<kernels::LowRankUpdate> updates;
   for (const AdapterSpan& span : spans) {
+    if (span.trains()) return std::nullopt;
     size_t target = 0;
     for (const Slice& slice : slices_) {
       while (target + 1 < blocks_.size() && blocks_[target + 1].offset <= slice.offset) ++target;
+      if (span.adapter->find_full(slice.weight) != nullptr) return std::nullopt;
       const LoraWeights* lora = span.adapter->find(slice.path);
       if (lora == nullptr) continue;
+      if (lora->start != nullptr) return std::nullopt;
       const Block& block = blocks_[target];
       updates.push_back({lora->beside(kernels::low_rank_form(*block.weight)), target,
                          slice.offset - block.offset, span.begin, span.end});
