@@ -1,11 +1,12 @@
 // Sequence classification by an encoder of the BERT family (Devlin et al. 2018, arXiv:1810.04805):
 // LoRA on its Linears and the head trained whole, as PEFT's task type SEQ_CLS.
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
-#include "finetune/data/random_order.h"
+#include "finetune/data/row_order.h"
 #include "finetune/recipe.h"
 #include "finetune/recipes/classifier_trainer.h"
 #include "finetune/recipes/recipe_state.h"
@@ -71,44 +72,11 @@ std::vector<LabelledInput> encode_rows(const TrainingSet& set, const SequenceCla
   return labelled;
 }
 
-// The rows of a set in an order of its own for each epoch.
-class LabelStream {
- public:
-  LabelStream(std::vector<LabelledInput> rows, uint64_t seed) : rows_(std::move(rows)) {
-    state_.seed = seed;
-    start_epoch(0);
-  }
-  const DataState& state() const { return state_; }
-  const std::vector<LabelledInput>& rows() const { return rows_; }
-  bool at_end() const { return state_.cursor == static_cast<int64_t>(rows_.size()); }
-  // REQUIRES: !at_end(). Index of the row.
-  size_t next() {
-    ++state_.position;
-    return order_[static_cast<size_t>(state_.cursor++)];
-  }
-  void start_epoch(int64_t epoch) {
-    state_.epoch = epoch;
-    state_.position = state_.cursor = 0;
-    order_.resize(rows_.size());
-    for (size_t i = 0; i < order_.size(); ++i) order_[i] = i;
-    SplitMix64 random = stream_of(state_.seed, static_cast<uint64_t>(epoch), 0);
-    shuffle(order_, random);
-  }
-  // Throws kInvalidArgument for a state of another seed or a smaller set.
-  void restore(const DataState& state) {
-    QUARRY_CHECK(state.seed == state_.seed && state.cursor <= static_cast<int64_t>(rows_.size()),
-                 ErrorCode::kInvalidArgument, "the data state is of seed ", state.seed, ", row ",
-                 state.cursor, "; this run has seed ", state_.seed, " and ", rows_.size(), " rows");
-    start_epoch(state.epoch);
-    state_.position = state.position;
-    state_.cursor = state.cursor;
-  }
-
- private:
-  std::vector<LabelledInput> rows_;
-  std::vector<size_t> order_;
-  DataState state_;
-};
+std::vector<size_t> all_of(const std::vector<LabelledInput>& rows) {
+  std::vector<size_t> indexes(rows.size());
+  std::iota(indexes.begin(), indexes.end(), size_t{0});
+  return indexes;
+}
 
 LoadedHead<SequenceClassifier> load_classifier(const FinetuneConfig& config,
                                                const TrainingSet& train_set) {
@@ -195,18 +163,18 @@ class ClassificationRecipe final : public Recipe {
       : inputs_(inputs),
         base_(load_classifier(inputs.config, inputs.train_set)),
         trained_(make_classifier_adapter(inputs.config, base_)),
-        stream_(encode_rows(inputs.train_set, *base_.model, inputs.config.training.max_seq_len),
-                inputs.config.training.seed) {
+        rows_(encode_rows(inputs.train_set, *base_.model, inputs.config.training.max_seq_len)),
+        stream_(all_of(rows_), inputs.config.training.seed) {
     optimizer_ = make_optimizer(inputs.config.training.optimizer, inputs.config.adamw_options());
     trainer_ = std::make_unique<ClassifierTrainer>(
         *base_.model, *trained_.config, *trained_.adapter, *optimizer_, trainer_options(inputs));
     summary_.rows = static_cast<int64_t>(inputs.train_set.rows.size());
   }
 
-  double sequences_per_epoch() const override { return static_cast<double>(stream_.rows().size()); }
+  double sequences_per_epoch() const override { return static_cast<double>(rows_.size()); }
   int64_t epoch() const override { return stream_.state().epoch; }
   double epoch_progress() const override {
-    return static_cast<double>(stream_.state().cursor) / static_cast<double>(stream_.rows().size());
+    return static_cast<double>(stream_.state().cursor) / static_cast<double>(rows_.size());
   }
 
   bool take_batch(const std::function<bool()>& may_take) override {
@@ -215,8 +183,8 @@ class ClassificationRecipe final : public Recipe {
     taken_.clear();
     while (static_cast<int64_t>(batch_.size()) < inputs_.batch_size && may_take()) {
       if (stream_.at_end()) stream_.start_epoch(stream_.state().epoch + 1);
-      taken_.push_back(stream_.next());
-      batch_.push_back(stream_.rows()[taken_.back()]);
+      taken_.push_back(stream_.take(1).front());
+      batch_.push_back(rows_[taken_.back()]);
       count(batch_.back());
     }
     return !batch_.empty();
@@ -359,7 +327,8 @@ class ClassificationRecipe final : public Recipe {
   DataInputs inputs_;
   LoadedHead<SequenceClassifier> base_;
   RunAdapter trained_;
-  LabelStream stream_;
+  std::vector<LabelledInput> rows_;
+  RowOrder stream_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<ClassifierTrainer> trainer_;
   DataSummary summary_;
