@@ -181,6 +181,32 @@ void check_data(const FinetuneConfig& config) {
       concat("passages.mode is ", mode, " and passages.index is empty, wanted an index folder"));
 }
 
+void check_encoder(const FinetuneConfig& config) {
+  const std::string recipe = "recipe is " + config.recipe + " and ";
+  require(config.model.load_in == "as-is",
+          concat(recipe, "model.load_in ", config.model.load_in,
+                 ": an encoder is kept as its file has it, wanted as-is"));
+  require(config.adapter.bias == "none", concat(recipe, "adapter.bias ", config.adapter.bias,
+                                                ": the encoder's biases are not trained, wanted "
+                                                "none"));
+  const std::string& init = config.adapter.init_lora_weights;
+  require(init == "true" || init == "false" || init == "gaussian",
+          concat(recipe, "adapter.init_lora_weights ", init, ", wanted true, false or gaussian"));
+}
+
+// Of what is mined from an index.
+void check_contrastive(const FinetuneConfig& config) {
+  if (config.recipe != "contrastive") return;
+  require(!config.passages.index.empty(),
+          "recipe is contrastive and passages.index is empty, wanted an index folder");
+  require(config.model.path.empty(),
+          concat("recipe is contrastive and model.path ", config.model.path,
+                 ": what learns is the encoder of the index's questions, wanted none"));
+  require(config.contrastive.hard_negatives > 0 || config.training.batch_size != 1,
+          "contrastive.hard_negatives is 0 and training.batch_size 1: there is no passage to tell "
+          "the right one from, wanted more of either");
+}
+
 // What a recipe cannot use.
 void check_recipe(const FinetuneConfig& config) {
   require(config.data.eval.empty() || config.data.eval_share == 0,
@@ -189,18 +215,8 @@ void check_recipe(const FinetuneConfig& config) {
   if (config.recipe == "sft" || config.is_rag()) return;
   require(config.passages.mode == "given",
           concat("recipe is ", config.recipe, " and passages.mode ", config.passages.mode,
-                 ": its rows have no passages, wanted given"));
-  if (config.recipe != "classification") return;
-  require(config.model.load_in == "as-is",
-          concat("recipe is classification and model.load_in ", config.model.load_in,
-                 ": an encoder is kept as its file has it, wanted as-is"));
-  require(config.adapter.bias == "none",
-          concat("recipe is classification and adapter.bias ", config.adapter.bias,
-                 ": the encoder's biases are not trained, wanted none"));
-  const std::string& init = config.adapter.init_lora_weights;
-  require(init == "true" || init == "false" || init == "gaussian",
-          concat("recipe is classification and adapter.init_lora_weights ", init,
-                 ", wanted true, false or gaussian"));
+                 ": its passages are not those of a prompt, wanted given"));
+  if (config.is_of_encoder()) check_encoder(config);
 }
 
 void check_rag(const FinetuneConfig& config) {
@@ -217,6 +233,10 @@ void check_rag(const FinetuneConfig& config) {
 
 bool FinetuneConfig::is_rag() const {
   return recipe == "rag-sequence" || recipe == "rag-token" || recipe == "replug-lsr";
+}
+
+bool FinetuneConfig::is_of_encoder() const {
+  return recipe == "classification" || recipe == "contrastive";
 }
 
 AdamWOptions FinetuneConfig::adamw_options() const {
@@ -288,6 +308,7 @@ void check_config(const FinetuneConfig& config) {
   check_data(config);
   check_recipe(config);
   check_rag(config);
+  check_contrastive(config);
   check_adapter(config);
   const TrainingOptions& training = config.training;
   require(training.micro_batch_tokens >= training.max_seq_len,

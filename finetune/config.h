@@ -90,6 +90,18 @@ struct RagOptions {
   double temperature = kPriorTemperature;
 };
 
+// Of the recipes that learn from passages that answer and passages that do not: "contrastive". The
+// latter are mined: for each question those found first, by the query encoder as it is then, that
+// hold no answer.
+struct ContrastiveOptions {
+  // Mined passages of a question: more cost little here and teach finer differences; 0: only the
+  // passages of the batch's other questions.
+  int64_t hard_negatives = 4;
+  int64_t candidates = 50;                 // passages that are searched for them
+  double temperature = kPriorTemperature;  // of the softmax over cosines; lower looks harder at
+                                           // the nearest wrong passages
+};
+
 struct TrainingOptions {
   // Passes over the data; may be a fraction. 0: one, and up to 20 of fewer than 640 rows, so that
   // a handful is learned too.
@@ -136,18 +148,22 @@ struct FinetuneConfig {
   // head is trained whole. "rag-sequence", "rag-token":
   // the marginal likelihood of the answer over retrieved passages (Lewis et al. 2020,
   // arXiv:2005.11401). "replug-lsr": the query encoder learns which passages help the frozen
-  // generator (Shi et al. 2023, arXiv:2301.12652).
+  // generator (Shi et al. 2023, arXiv:2301.12652). "contrastive": the query encoder learns by
+  // InfoNCE which passage answers, against those of the batch's other questions and mined ones
+  // (Karpukhin et al. 2020, arXiv:2004.04906); no generator takes part.
   std::string recipe = "sft";
   ModelOptions model;
   DataOptions data;
   PassageOptions passages;
   RagOptions rag;
+  ContrastiveOptions contrastive;
   AdapterOptions adapter;
   TrainingOptions training;
   QueryEncoderOptions query_encoder;
   std::string output_dir = "finetune-run";
 
-  bool is_rag() const;  // the passages are latent
+  bool is_rag() const;         // the passages are latent
+  bool is_of_encoder() const;  // no generator takes part
 
   AdamWOptions adamw_options() const;
   LearningRateSchedule learning_rate_schedule(int64_t num_steps) const;

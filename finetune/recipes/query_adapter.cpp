@@ -39,14 +39,6 @@ std::unique_ptr<TrainedAdapter> make_trained_query_adapter(const FinetuneConfig&
   return trained;
 }
 
-void count_query_adapter(TrainedAdapter& trained, TrainingShape& shape) {
-  for (const ParameterView& view : trained.parameters()) {
-    shape.count.trainable += view.size;
-    if (view.size >= kMinElementsFor8bit) shape.count.in_large_tensors += view.size;
-    shape.packed_parameters += view.size;
-  }
-}
-
 void save_query_adapter(const std::filesystem::path& folder, const FinetuneConfig& config,
                         const Embedder& embedder, const RunAdapter& adapter, ModelCard card,
                         const Hyperparameters& more) {
@@ -81,7 +73,7 @@ void learn_from_scores(const Embedder& embedder, const std::vector<ScoredQuestio
     float* out = vector_gradients.data() + (texts.size() - 1) * dim;
     for (size_t z = 0; z < questions[i].score_gradients.size(); ++z) {
       const auto factor = static_cast<float>(questions[i].score_gradients[z]);
-      const float* passage = questions[i].passage_vectors + z * dim;
+      const float* passage = questions[i].passage_vectors[z];
       for (size_t d = 0; d < dim; ++d) out[d] += factor * passage[d];
     }
   }

@@ -8,7 +8,6 @@
 
 #include "data/distributed/process_group.h"
 #include "finetune/config.h"
-#include "finetune/estimate.h"
 #include "finetune/model_card.h"
 #include "finetune/run_adapter.h"
 #include "finetune/trained_adapter.h"
@@ -25,7 +24,6 @@ RunAdapter make_query_adapter(const FinetuneConfig& config, const LoadedEncoder&
 // One that learns with query_encoder.learning_rate. Both are borrowed.
 std::unique_ptr<TrainedAdapter> make_trained_query_adapter(const FinetuneConfig& config,
                                                            const RunAdapter& adapter);
-void count_query_adapter(TrainedAdapter& trained, TrainingShape& shape);
 
 // Of the model card.
 using Hyperparameters = std::vector<std::pair<std::string, std::string>>;
@@ -37,8 +35,8 @@ void save_query_adapter(const std::filesystem::path& folder, const FinetuneConfi
 // A question whose scores are inner products with passages. Borrowed.
 struct ScoredQuestion {
   const std::string* question = nullptr;
-  const float* passage_vectors = nullptr;  // [score_gradients.size(), dim]
-  std::vector<double> score_gradients;     // of the loss
+  std::vector<const float*> passage_vectors;  // [k] of dim
+  std::vector<double> score_gradients;        // [k] of the loss
 };
 // Adds what this rank's share of the questions gives to the adapter's gradients, and then those of
 // all ranks up. The gradient with respect to a question's vector is sum_z score_gradients[z] d_z.

@@ -6,6 +6,7 @@
 
 #include "data/core/error.h"
 #include "finetune/recipe.h"
+#include "finetune/recipes/encoder_shape.h"
 #include "finetune/recipes/query_adapter.h"
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
@@ -107,7 +108,7 @@ class RagRecipe final : public Recipe {
   const DataSummary& summary() const override { return stream_->summary(); }
   TrainingShape shape() const override {
     TrainingShape shape = training_shape(inputs_.config, inputs_.base, generator_, batch_);
-    if (trained_query_ != nullptr) count_query_adapter(*trained_query_, shape);
+    if (trained_query_ != nullptr) count_adapter(*query_.adapter, shape);
     return shape;
   }
   std::vector<std::string> notices() const override {

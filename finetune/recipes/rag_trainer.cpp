@@ -163,11 +163,14 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
 
 void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const Pass& pass,
                                      double scale) const {
-  std::vector<ScoredQuestion> questions;
+  const auto dim = static_cast<size_t>(parts_.embedder->dim());
+  std::vector<ScoredQuestion> questions(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
-    questions.push_back({&batch[i].question, batch[i].passage_vectors.data(), {}});
-    for (const double gradient : pass.losses[i].score_gradients) {
-      questions.back().score_gradients.push_back(gradient * scale);
+    questions[i].question = &batch[i].question;
+    const std::vector<double>& gradients = pass.losses[i].score_gradients;
+    for (size_t z = 0; z < gradients.size(); ++z) {
+      questions[i].passage_vectors.push_back(batch[i].passage_vectors.data() + z * dim);
+      questions[i].score_gradients.push_back(gradients[z] * scale);
     }
   }
   learn_from_scores(*parts_.embedder, questions, *parts_.query_encoder, options_.trainer.group);

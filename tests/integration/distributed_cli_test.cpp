@@ -184,6 +184,16 @@ TEST_F(DistributedCli, LatentPassagesTrainTheSame) {
   }
 }
 
+TEST_F(DistributedCli, QueryEncodersLearnTheSame) {
+  run_alone({"index", "build", path("index"), path("docs"), "--embedder", bert_.string()});
+  const Words contrastive = {"recipe=contrastive", "model.path=", "passages.index=" + path("index"),
+                             "query_encoder.r=4", "training.compute=f32"};
+  run_alone(finetune("one", 6, contrastive));
+  run_ranks(finetune("two", 3, contrastive), 2);
+  expect_same_losses("one", "two");
+  expect_same_adapter("one/last-query-encoder", "two/last-query-encoder");
+}
+
 TEST_F(DistributedCli, AnIndexIsThatOfOneProcess) {
   const auto build = [&](const std::string& index) {
     return Words{"index", "build", path(index), path("docs"), "--embedder", bert_.string()};
