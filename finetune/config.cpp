@@ -196,15 +196,21 @@ void check_encoder(const FinetuneConfig& config) {
 
 // Of what is mined from an index.
 void check_contrastive(const FinetuneConfig& config) {
-  if (config.recipe != "contrastive") return;
-  require(!config.passages.index.empty(),
-          "recipe is contrastive and passages.index is empty, wanted an index folder");
-  require(config.model.path.empty(),
+  const bool is_reranker = config.recipe == "reranker";
+  if (config.recipe != "contrastive" && !is_reranker) return;
+  require(
+      !config.passages.index.empty(),
+      concat("recipe is ", config.recipe, " and passages.index is empty, wanted an index folder"));
+  require(is_reranker || config.model.path.empty(),
           concat("recipe is contrastive and model.path ", config.model.path,
                  ": what learns is the encoder of the index's questions, wanted none"));
-  require(config.contrastive.hard_negatives > 0 || config.training.batch_size != 1,
-          "contrastive.hard_negatives is 0 and training.batch_size 1: there is no passage to tell "
-          "the right one from, wanted more of either");
+  require(!is_reranker || !config.model.path.empty(),
+          "recipe is reranker and model.path empty, wanted a cross-encoder or an encoder of the "
+          "BERT family");
+  const bool has_others = !is_reranker && config.training.batch_size != 1;
+  require(config.contrastive.hard_negatives > 0 || has_others,
+          concat("contrastive.hard_negatives is 0", is_reranker ? "" : " and training.batch_size 1",
+                 ": there is no passage to tell the right one from, wanted more"));
 }
 
 // What a recipe cannot use.
@@ -227,16 +233,23 @@ void check_rag(const FinetuneConfig& config) {
   require(config.recipe != "replug-lsr" || config.rag.train == "query-encoder",
           concat("recipe is replug-lsr and rag.train ", config.rag.train,
                  ": the generator learns nothing from it, wanted query-encoder"));
+  require(config.recipe != "distill" || config.rag.train != "generator",
+          "recipe is distill and rag.train generator: that is the teacher, wanted query-encoder");
 }
 
 }  // namespace
 
 bool FinetuneConfig::is_rag() const {
-  return recipe == "rag-sequence" || recipe == "rag-token" || recipe == "replug-lsr";
+  return recipe == "rag-sequence" || recipe == "rag-token" || recipe == "replug-lsr" ||
+         recipe == "distill";
+}
+
+bool FinetuneConfig::trains_generator() const {
+  return rag.train != "query-encoder" && recipe != "distill";
 }
 
 bool FinetuneConfig::is_of_encoder() const {
-  return recipe == "classification" || recipe == "contrastive";
+  return recipe == "classification" || recipe == "contrastive" || recipe == "reranker";
 }
 
 AdamWOptions FinetuneConfig::adamw_options() const {

@@ -204,10 +204,10 @@ void add_model_and_data(Fields& f) {
   f.push_back(choice(
       "recipe",
       "sft: given answers; causal-lm, seq2seq: the same of a decoder, of an encoder-decoder; "
-      "classification: labels; contrastive: the query encoder on passages that answer; the others: "
+      "classification: labels; contrastive, reranker: which passages answer; the others: "
       "passages are latent",
-      {"sft", "causal-lm", "seq2seq", "classification", "contrastive", "rag-sequence", "rag-token",
-       "replug-lsr"},
+      {"sft", "causal-lm", "seq2seq", "classification", "contrastive", "reranker", "rag-sequence",
+       "rag-token", "replug-lsr", "distill"},
       [](auto& c) -> auto& { return c.recipe; }));
   f.push_back(text(
       "model.path", "folder, .gguf or name of the base model; empty: the default",
@@ -302,7 +302,10 @@ void add_rag(Fields& f) {
       [](auto& c) -> auto& { return c.rag.temperature; }));
 }
 
-void add_contrastive(Fields& f) {
+void add_retrieval(Fields& f) {
+  f.push_back(real(
+      "distill.temperature", "of the softmax over the answer's likelihoods by which passages teach",
+      1e-4, 1e4, [](auto& c) -> auto& { return c.distill.temperature; }));
   f.push_back(integer(
       "contrastive.hard_negatives", "passages without an answer that are mined for each question",
       0, 1000, [](auto& c) -> auto& { return c.contrastive.hard_negatives; }));
@@ -463,7 +466,7 @@ Fields make_fields() {
   add_model_and_data(fields);
   add_passages(fields);
   add_rag(fields);
-  add_contrastive(fields);
+  add_retrieval(fields);
   add_adapter(fields);
   add_optimization(fields);
   add_run(fields);

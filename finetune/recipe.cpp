@@ -32,8 +32,9 @@ std::unique_ptr<Recipe> make_encoder_recipe(const DataInputs& inputs) {
   const FinetuneConfig& config = inputs.config;
   if (!config.is_of_encoder()) return nullptr;
   if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));
-  return config.recipe == "classification" ? make_classification_recipe(inputs)
-                                           : make_contrastive_recipe(inputs);
+  if (config.recipe == "classification") return make_classification_recipe(inputs);
+  return config.recipe == "contrastive" ? make_contrastive_recipe(inputs)
+                                        : make_reranker_recipe(inputs);
 }
 
 std::unique_ptr<Recipe> make_recipe(const RunInputs& inputs) {

@@ -94,6 +94,8 @@ std::unique_ptr<Recipe> make_sft_recipe(const RunInputs& inputs);
 std::unique_ptr<Recipe> make_classification_recipe(const DataInputs& inputs);
 // recipes/: the query encoder learns to find the passages that answer.
 std::unique_ptr<Recipe> make_contrastive_recipe(const DataInputs& inputs);
+// recipes/: a cross-encoder learns to put the passages that answer first.
+std::unique_ptr<Recipe> make_reranker_recipe(const DataInputs& inputs);
 // recipes/: the answer's likelihood over latent passages trains generator and query encoder.
 std::unique_ptr<Recipe> make_rag_recipe(const RunInputs& inputs);
 

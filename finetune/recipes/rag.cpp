@@ -1,6 +1,7 @@
 // RAG-Sequence, RAG-Token (Lewis et al. 2020, arXiv:2005.11401) and REPLUG LSR (Shi et al. 2023,
-// arXiv:2301.12652): the index and the passage encoder stay as they are, the query encoder and the
-// generator learn from the likelihood of the answer over the passages that are found.
+// arXiv:2301.12652) and PDist of Atlas (Izacard et al. 2022, arXiv:2208.03299): the index and the
+// passage encoder stay as they are, the query encoder and the generator learn from the likelihood
+// of the answer over the passages that are found.
 #include <algorithm>
 #include <iterator>
 
@@ -28,8 +29,9 @@ constexpr size_t kQuestionsToJudge = 4;
 MarginalLossFunction loss_of(const std::string& recipe) {
   if (recipe == "rag-sequence") return rag_sequence_loss;
   if (recipe == "rag-token") return rag_token_loss;
+  if (recipe == "distill") return pdist_loss;
   QUARRY_CHECK(recipe == "replug-lsr", ErrorCode::kInvalidArgument, "recipe is \"", recipe,
-               "\", wanted sft, rag-sequence, rag-token or replug-lsr");
+               "\", wanted sft, rag-sequence, rag-token, replug-lsr or distill");
   return replug_lsr_loss;
 }
 
@@ -140,7 +142,7 @@ class RagRecipe final : public Recipe {
   }
 
  private:
-  bool trains_generator() const { return inputs_.config.rag.train != "query-encoder"; }
+  bool trains_generator() const { return inputs_.config.trains_generator(); }
   bool trains_query_encoder() const { return inputs_.config.rag.train != "generator"; }
 
   std::unique_ptr<RagStream> make_stream(const TrainingSet& set) const {
@@ -171,6 +173,7 @@ class RagRecipe final : public Recipe {
     options.trainer = trainer_options(inputs_);
     options.loss = loss_of(config.recipe);
     options.temperature = config.rag.temperature;
+    options.teacher_temperature = config.distill.temperature;
     trainer_ = std::make_unique<RagTrainer>(parts, options);
   }
 

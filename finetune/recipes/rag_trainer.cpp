@@ -119,6 +119,7 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
     MarginalInputs inputs;
     inputs.scores = example.scores;
     inputs.temperature = options_.temperature;
+    inputs.teacher_temperature = options_.teacher_temperature;
     for (const TrainingSequence& sequence : example.sequences) {
       const auto end = next + static_cast<std::ptrdiff_t>(count_targets(sequence));
       inputs.token_losses.emplace_back(next, end);

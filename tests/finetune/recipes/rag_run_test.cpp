@@ -64,6 +64,13 @@ TEST_F(RagRunTest, OneSideLearnsAlone) {
   EXPECT_EQ(FinetuneRun(next).train(false, {}).steps, 6);
 }
 
+TEST_F(RagRunTest, DistillingTrainsTheQueryEncoderAloneAndResumes) {
+  const std::string cut = train_whole_and_cut(config("distill", "whole")) + "/";
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "whole/last"));
+  EXPECT_EQ(weights(cut + "last-query-encoder"), weights("whole/last-query-encoder"));
+  EXPECT_NE(weights(cut + "last-query-encoder"), "");
+}
+
 TEST_F(RagRunTest, EpochsEndTheRun) {
   FinetuneConfig by_epochs = config("rag-sequence", "epochs");
   by_epochs.training.max_steps = 0;
@@ -93,6 +100,9 @@ TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is rag-sequence and passages.index is empty"));
   wrong = config("replug-lsr", "wrong");
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is replug-lsr and rag.train both"));
+  wrong = config("distill", "wrong");
+  wrong.rag.train = "generator";
+  EXPECT_THAT(error_of(wrong), HasSubstr("recipe is distill and rag.train generator"));
   std::ofstream(folder_.path() / "rows.jsonl") << R"({"prompt": "Hello", "completion": "World"})"
                                                << "\n";
   EXPECT_THAT(error_of(config("rag-token", "wrong")), HasSubstr("is no question with an answer"));

@@ -145,14 +145,32 @@ TEST_F(RagTrainerTest, GradientsEqualFiniteDifferencesOfTheMarginalLoss) {
   }
 }
 
-TEST_F(RagTrainerTest, ReplugGradientEqualsFiniteDifferences) {
+TEST_F(RagTrainerTest, GradientsOfAFrozenGeneratorsLossesEqualFiniteDifferences) {
   NoOptimizer none;
-  options_.loss = replug_lsr_loss;
-  RagTrainer trainer(parts(nullptr, query_encoder_.get(), none), options_);
-  trainer.set_steps_taken(1);
-  const std::vector<RagExample> examples = some_examples(4, kPassages);
-  trainer.step(examples, 1e-3);
-  expect_gradient(trainer, *query_encoder_, 1, examples);
+  options_.teacher_temperature = 0.2;
+  for (const MarginalLossFunction loss : {replug_lsr_loss, pdist_loss}) {
+    options_.loss = loss;
+    RagTrainer trainer(parts(nullptr, query_encoder_.get(), none), options_);
+    trainer.set_steps_taken(1);
+    const std::vector<RagExample> examples = some_examples(4, kPassages);
+    trainer.step(examples, 1e-3);
+    expect_gradient(trainer, *query_encoder_, 1, examples);
+  }
+}
+
+TEST_F(RagTrainerTest, ByPdistTheRetrieverComesToAgreeWithTheGenerator) {
+  const auto optimizer = make_optimizer(OptimizerKind::kAdamW);
+  options_.loss = pdist_loss;
+  options_.teacher_temperature = 0.1;
+  RagTrainer trainer(parts(nullptr, query_encoder_.get(), *optimizer), options_);
+  std::vector<RagExample> examples = some_examples(4, kPassages);
+  const StepResult first = trainer.step(examples, 5e-3);
+  StepResult last;
+  for (int step = 0; step < 15; ++step) {
+    refresh_scores(examples);
+    last = trainer.step(examples, 5e-3);
+  }
+  EXPECT_LT(last.loss, 0.8 * first.loss);
 }
 
 TEST_F(RagTrainerTest, WithOnePassageAStepIsTheSupervisedOne) {
