@@ -20,6 +20,14 @@ GroupLoss ranking_loss(const std::vector<InputGroup>& questions, RankingMeasure&
   };
 }
 
+// A head's last bias moves all logits alike, which a softmax does not see: its gradient is
+// rounding, which Adam would scale up to steps as large as any other's.
+void clear_output_bias(LoraGradients& gradients) {
+  for (auto& [name, gradient] : gradients.full()) {
+    if (gradient.size() == 1) gradient[0] = 0.0f;
+  }
+}
+
 }  // namespace
 
 RerankerTrainer::RerankerTrainer(const SequenceClassifier& model, const LoraConfig& config,
@@ -38,6 +46,7 @@ StepResult RerankerTrainer::step(const std::vector<InputGroup>& batch, double le
   result.step = steps_taken_ + 1;
   result.learning_rate = learning_rate;
   learn_groups(model_, batch, loss, options_, trained_, result);
+  clear_output_bias(trained_.gradients());
   measure.sum(options_.group);
   result.loss = measure.mean_loss();
   result.figures = measure.figures();

@@ -195,6 +195,7 @@ TEST_F(DistributedCli, RetrieversLearnTheSame) {
                       "training.compute=f32"};
     settings.insert(settings.end(), recipe.begin(), recipe.end());
     const std::string name = recipe.front().substr(recipe.front().find('=') + 1);
+    SCOPED_TRACE(name);
     run_alone(finetune(name + "-one", 6, settings));
     run_ranks(finetune(name + "-two", 3, settings), 2);
     expect_same_losses(name + "-one", name + "-two");
