@@ -181,6 +181,38 @@ void check_data(const FinetuneConfig& config) {
       concat("passages.mode is ", mode, " and passages.index is empty, wanted an index folder"));
 }
 
+void check_encoder(const FinetuneConfig& config) {
+  const std::string recipe = "recipe is " + config.recipe + " and ";
+  require(config.model.load_in == "as-is",
+          concat(recipe, "model.load_in ", config.model.load_in,
+                 ": an encoder is kept as its file has it, wanted as-is"));
+  require(config.adapter.bias == "none", concat(recipe, "adapter.bias ", config.adapter.bias,
+                                                ": the encoder's biases are not trained, wanted "
+                                                "none"));
+  const std::string& init = config.adapter.init_lora_weights;
+  require(init == "true" || init == "false" || init == "gaussian",
+          concat(recipe, "adapter.init_lora_weights ", init, ", wanted true, false or gaussian"));
+}
+
+// Of what is mined from an index.
+void check_contrastive(const FinetuneConfig& config) {
+  const bool is_reranker = config.recipe == "reranker";
+  if (config.recipe != "contrastive" && !is_reranker) return;
+  require(
+      !config.passages.index.empty(),
+      concat("recipe is ", config.recipe, " and passages.index is empty, wanted an index folder"));
+  require(is_reranker || config.model.path.empty(),
+          concat("recipe is contrastive and model.path ", config.model.path,
+                 ": what learns is the encoder of the index's questions, wanted none"));
+  require(!is_reranker || !config.model.path.empty(),
+          "recipe is reranker and model.path empty, wanted a cross-encoder or an encoder of the "
+          "BERT family");
+  const bool has_others = !is_reranker && config.training.batch_size != 1;
+  require(config.contrastive.hard_negatives > 0 || has_others,
+          concat("contrastive.hard_negatives is 0", is_reranker ? "" : " and training.batch_size 1",
+                 ": there is no passage to tell the right one from, wanted more"));
+}
+
 // What a recipe cannot use.
 void check_recipe(const FinetuneConfig& config) {
   require(config.data.eval.empty() || config.data.eval_share == 0,
@@ -189,18 +221,8 @@ void check_recipe(const FinetuneConfig& config) {
   if (config.recipe == "sft" || config.is_rag()) return;
   require(config.passages.mode == "given",
           concat("recipe is ", config.recipe, " and passages.mode ", config.passages.mode,
-                 ": its rows have no passages, wanted given"));
-  if (config.recipe != "classification") return;
-  require(config.model.load_in == "as-is",
-          concat("recipe is classification and model.load_in ", config.model.load_in,
-                 ": an encoder is kept as its file has it, wanted as-is"));
-  require(config.adapter.bias == "none",
-          concat("recipe is classification and adapter.bias ", config.adapter.bias,
-                 ": the encoder's biases are not trained, wanted none"));
-  const std::string& init = config.adapter.init_lora_weights;
-  require(init == "true" || init == "false" || init == "gaussian",
-          concat("recipe is classification and adapter.init_lora_weights ", init,
-                 ", wanted true, false or gaussian"));
+                 ": its passages are not those of a prompt, wanted given"));
+  if (config.is_of_encoder()) check_encoder(config);
 }
 
 void check_rag(const FinetuneConfig& config) {
@@ -211,12 +233,23 @@ void check_rag(const FinetuneConfig& config) {
   require(config.recipe != "replug-lsr" || config.rag.train == "query-encoder",
           concat("recipe is replug-lsr and rag.train ", config.rag.train,
                  ": the generator learns nothing from it, wanted query-encoder"));
+  require(config.recipe != "distill" || config.rag.train != "generator",
+          "recipe is distill and rag.train generator: that is the teacher, wanted query-encoder");
 }
 
 }  // namespace
 
 bool FinetuneConfig::is_rag() const {
-  return recipe == "rag-sequence" || recipe == "rag-token" || recipe == "replug-lsr";
+  return recipe == "rag-sequence" || recipe == "rag-token" || recipe == "replug-lsr" ||
+         recipe == "distill";
+}
+
+bool FinetuneConfig::trains_generator() const {
+  return rag.train != "query-encoder" && recipe != "distill";
+}
+
+bool FinetuneConfig::is_of_encoder() const {
+  return recipe == "classification" || recipe == "contrastive" || recipe == "reranker";
 }
 
 AdamWOptions FinetuneConfig::adamw_options() const {
@@ -288,6 +321,7 @@ void check_config(const FinetuneConfig& config) {
   check_data(config);
   check_recipe(config);
   check_rag(config);
+  check_contrastive(config);
   check_adapter(config);
   const TrainingOptions& training = config.training;
   require(training.micro_batch_tokens >= training.max_seq_len,

@@ -79,14 +79,37 @@ struct AdapterOptions : LoraSettings {
   std::string loftq_weights;
 };
 
-// Of the recipes whose passages are latent: "rag-sequence", "rag-token" and "replug-lsr". For each
-// question the top_k passages come from passages.index by their vectors, each stands in a prompt of
-// its own, and the loss is over all of them.
+// Of the recipes whose passages are latent: "rag-sequence", "rag-token", "replug-lsr" and
+// "distill". For each question the top_k passages come from passages.index by their vectors, each
+// stands in a prompt of its own, and the loss is over all of them.
 struct RagOptions {
-  // What learns: the adapters of "both", of the "generator" or of the "query-encoder" alone.
+  // What learns: the adapters of "both", of the "generator" or of the "query-encoder" alone. By
+  // "distill" that is always the last.
   std::string train = "both";
   // Of p(z|x) = softmax(cosine / temperature). Sentence encoders are trained with cosines times 20;
   // at 1 all passages would be nearly alike.
+  double temperature = kPriorTemperature;
+};
+
+// Of the recipe "distill": the frozen generator, with the adapter of adapter.start_from if that is
+// given, teaches the query encoder.
+struct DistillOptions {
+  // Of the teacher's softmax over mean log-likelihoods of the answer's tokens: lower trusts the
+  // best passage alone.
+  double temperature = 0.1;
+};
+
+// Of the recipes that learn from passages that answer and passages that do not: "contrastive" and
+// "reranker". The latter are mined: for each question those found first, by the query encoder as it
+// is then, that hold no answer.
+struct ContrastiveOptions {
+  // Mined passages of a question: more teach finer differences and cost a reranker a forward pass
+  // each, the query encoder next to nothing. 0: only those of the batch's other questions, which a
+  // reranker has not.
+  int64_t hard_negatives = 4;
+  int64_t candidates = 50;  // passages that are searched for them
+  // Of the softmax over cosines; lower looks harder at the nearest wrong passages. A reranker's
+  // logits have none.
   double temperature = kPriorTemperature;
 };
 
@@ -136,18 +159,26 @@ struct FinetuneConfig {
   // head is trained whole. "rag-sequence", "rag-token":
   // the marginal likelihood of the answer over retrieved passages (Lewis et al. 2020,
   // arXiv:2005.11401). "replug-lsr": the query encoder learns which passages help the frozen
-  // generator (Shi et al. 2023, arXiv:2301.12652).
+  // generator (Shi et al. 2023, arXiv:2301.12652). "distill": the same by PDist of Atlas (Izacard
+  // et al. 2022, arXiv:2208.03299). "contrastive": the query encoder learns by InfoNCE which
+  // passage answers, against those of the batch's other questions and mined ones (Karpukhin et al.
+  // 2020, arXiv:2004.04906); no generator takes part. "reranker": a cross-encoder learns the same
+  // of passages mined, by a listwise softmax over its logits; LoRA and the head whole.
   std::string recipe = "sft";
   ModelOptions model;
   DataOptions data;
   PassageOptions passages;
   RagOptions rag;
+  DistillOptions distill;
+  ContrastiveOptions contrastive;
   AdapterOptions adapter;
   TrainingOptions training;
   QueryEncoderOptions query_encoder;
   std::string output_dir = "finetune-run";
 
-  bool is_rag() const;  // the passages are latent
+  bool is_rag() const;            // the passages are latent
+  bool trains_generator() const;  // where the passages are latent
+  bool is_of_encoder() const;     // no generator takes part
 
   AdamWOptions adamw_options() const;
   LearningRateSchedule learning_rate_schedule(int64_t num_steps) const;

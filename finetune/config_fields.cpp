@@ -204,8 +204,10 @@ void add_model_and_data(Fields& f) {
   f.push_back(choice(
       "recipe",
       "sft: given answers; causal-lm, seq2seq: the same of a decoder, of an encoder-decoder; "
-      "classification: labels; the others: passages are latent",
-      {"sft", "causal-lm", "seq2seq", "classification", "rag-sequence", "rag-token", "replug-lsr"},
+      "classification: labels; contrastive, reranker: which passages answer; the others: "
+      "passages are latent",
+      {"sft", "causal-lm", "seq2seq", "classification", "contrastive", "reranker", "rag-sequence",
+       "rag-token", "replug-lsr", "distill"},
       [](auto& c) -> auto& { return c.recipe; }));
   f.push_back(text(
       "model.path", "folder, .gguf or name of the base model; empty: the default",
@@ -298,6 +300,21 @@ void add_rag(Fields& f) {
   f.push_back(real(
       "rag.temperature", "of the softmax over the passages' cosines", 1e-4, 1e4,
       [](auto& c) -> auto& { return c.rag.temperature; }));
+}
+
+void add_retrieval(Fields& f) {
+  f.push_back(real(
+      "distill.temperature", "of the softmax over the answer's likelihoods by which passages teach",
+      1e-4, 1e4, [](auto& c) -> auto& { return c.distill.temperature; }));
+  f.push_back(integer(
+      "contrastive.hard_negatives", "passages without an answer that are mined for each question",
+      0, 1000, [](auto& c) -> auto& { return c.contrastive.hard_negatives; }));
+  f.push_back(integer(
+      "contrastive.candidates", "passages found for a question, of which these are mined", 1, 1000,
+      [](auto& c) -> auto& { return c.contrastive.candidates; }));
+  f.push_back(real(
+      "contrastive.temperature", "of the softmax over the passages' cosines", 1e-4, 1e4,
+      [](auto& c) -> auto& { return c.contrastive.temperature; }));
 }
 
 void add_query_encoder(Fields& f) {
@@ -449,6 +466,7 @@ Fields make_fields() {
   add_model_and_data(fields);
   add_passages(fields);
   add_rag(fields);
+  add_retrieval(fields);
   add_adapter(fields);
   add_optimization(fields);
   add_run(fields);

@@ -1,6 +1,7 @@
 #include "finetune/recipe.h"
 
 #include "data/core/error.h"
+#include "data/core/parallel_for.h"
 
 namespace quarry {
 namespace {
@@ -26,6 +27,15 @@ void check_rows(const RunInputs& inputs) {
 }
 
 }  // namespace
+
+std::unique_ptr<Recipe> make_encoder_recipe(const DataInputs& inputs) {
+  const FinetuneConfig& config = inputs.config;
+  if (!config.is_of_encoder()) return nullptr;
+  if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));
+  if (config.recipe == "classification") return make_classification_recipe(inputs);
+  return config.recipe == "contrastive" ? make_contrastive_recipe(inputs)
+                                        : make_reranker_recipe(inputs);
+}
 
 std::unique_ptr<Recipe> make_recipe(const RunInputs& inputs) {
   check_kind(inputs);

@@ -86,10 +86,16 @@ class Recipe {
 
 // Those of a generator, by config.recipe. Throw as FinetuneRun's constructor.
 std::unique_ptr<Recipe> make_recipe(const RunInputs& inputs);
+// Those of an encoder alone, with training.threads set; null for another recipe. Throws likewise.
+std::unique_ptr<Recipe> make_encoder_recipe(const DataInputs& inputs);
 // recipes/: supervised fine-tuning of the generator on given answers.
 std::unique_ptr<Recipe> make_sft_recipe(const RunInputs& inputs);
 // recipes/: an encoder learns the labels of texts.
 std::unique_ptr<Recipe> make_classification_recipe(const DataInputs& inputs);
+// recipes/: the query encoder learns to find the passages that answer.
+std::unique_ptr<Recipe> make_contrastive_recipe(const DataInputs& inputs);
+// recipes/: a cross-encoder learns to put the passages that answer first.
+std::unique_ptr<Recipe> make_reranker_recipe(const DataInputs& inputs);
 // recipes/: the answer's likelihood over latent passages trains generator and query encoder.
 std::unique_ptr<Recipe> make_rag_recipe(const RunInputs& inputs);
 

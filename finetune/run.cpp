@@ -62,10 +62,8 @@ struct FinetuneRun::Impl {
     }
     check_agreement();
     const DataInputs inputs{config, train_set, held_out, batch_size, group};
-    if (config.recipe == "classification") {
-      recipe = make_classification_recipe(inputs);
-      return;
-    }
+    recipe = make_encoder_recipe(inputs);
+    if (recipe != nullptr) return;
     base = std::make_unique<LoadedGenerator>(load_base(config));
     renderer = std::make_unique<SequenceRenderer>(*base, render_options(config, *base->model));
     recipe = make_recipe(RunInputs(inputs, *base, *renderer));

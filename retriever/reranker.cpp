@@ -4,6 +4,7 @@
 
 #include "data/core/error.h"
 #include "data/passage_text.h"
+#include "generator/models/adapted_classifier.h"
 
 namespace quarry {
 namespace {
@@ -18,22 +19,29 @@ std::string listed(const std::vector<std::string>& labels) {
 
 }  // namespace
 
-Reranker::Reranker(LoadedHead<SequenceClassifier> model) : model_(std::move(model)) {
-  const std::vector<std::string>& labels = model_.model->labels();
-  QUARRY_CHECK(labels.size() == 1, ErrorCode::kInvalidArgument, model_.name, ": has ",
-               labels.size(), " labels (", listed(labels),
-               "), a reranker is a sequence classifier with one");
+void check_is_reranker(const LoadedHead<SequenceClassifier>& model) {
+  const std::vector<std::string>& labels = model.model->labels();
+  QUARRY_CHECK(labels.size() == 1, ErrorCode::kInvalidArgument, model.name, ": has ", labels.size(),
+               " labels (", listed(labels), "), a reranker is a sequence classifier with one");
 }
 
-std::unique_ptr<Reranker> Reranker::load(const std::string& model) {
-  return std::make_unique<Reranker>(load_sequence_classifier(model, kernels::Precision::kFast));
+Reranker::Reranker(LoadedHead<SequenceClassifier> model, std::unique_ptr<const LoraAdapter> adapter)
+    : model_(std::move(model)), adapter_(std::move(adapter)) {
+  check_is_reranker(model_);
+}
+
+std::unique_ptr<Reranker> Reranker::load(const std::string& model,
+                                         const std::filesystem::path& adapter) {
+  AdaptedClassifier loaded = load_adapted_classifier(model, adapter, kernels::Precision::kFast);
+  return std::make_unique<Reranker>(std::move(loaded.base), std::move(loaded.adapter));
 }
 
 std::vector<double> Reranker::score(const std::string& query,
                                     const std::vector<std::string>& passages) const {
   std::vector<TextInput> pairs;
   for (const std::string& passage : passages) pairs.push_back({query, passage});
-  const std::vector<float> logits = model_.model->logits(pairs);
+  const std::vector<float> logits =
+      model_.model->logits(model_.model->encode(pairs), adapter_.get());
   return {logits.begin(), logits.end()};
 }
 

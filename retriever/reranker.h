@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,10 +18,13 @@ namespace quarry {
 // label. Immutable; score() by one thread at a time.
 class Reranker {
  public:
-  // Throws kInvalidArgument when the model has not just one label, naming those it has.
-  explicit Reranker(LoadedHead<SequenceClassifier> model);
-  // Throws as load_sequence_classifier(), and as the constructor.
-  static std::unique_ptr<Reranker> load(const std::string& model);
+  // `adapter` was made for the slots of the model; may be null. Throws as check_is_reranker().
+  explicit Reranker(LoadedHead<SequenceClassifier> model,
+                    std::unique_ptr<const LoraAdapter> adapter = nullptr);
+  // `adapter`: a PEFT folder; empty: none. Throws as load_adapted_classifier(), and as the
+  // constructor.
+  static std::unique_ptr<Reranker> load(const std::string& model,
+                                        const std::filesystem::path& adapter = {});
 
   const std::string& name() const { return model_.name; }
   // The label's logit of each pair of `query` and passage; higher is better.
@@ -38,7 +42,11 @@ class Reranker {
 
  private:
   LoadedHead<SequenceClassifier> model_;
+  std::unique_ptr<const LoraAdapter> adapter_;
 };
+
+// Throws kInvalidArgument when the model has not just one label, naming those it has.
+void check_is_reranker(const LoadedHead<SequenceClassifier>& model);
 
 // The search for what a reranker reads: top_k raised to rerank_candidates.
 SearchOptions candidate_search(const SearchOptions& options);

@@ -9,10 +9,7 @@
 #include "data/core/error.h"
 #include "finetune/data/row_fields.h"
 #include "generator/adapters/adapter_catalog.h"
-#include "generator/models/text_heads.h"
-#include "generator/nn/lora.h"
-#include "generator/nn/lora_save.h"
-#include "generator/weights/safetensors_file.h"
+#include "generator/models/adapted_classifier.h"
 
 namespace quarry::cli {
 namespace {
@@ -35,50 +32,15 @@ struct Row {
   std::optional<std::string> label;  // what it should say
 };
 
-struct Classifier {
-  LoadedHead<SequenceClassifier> base;
-  std::unique_ptr<LoraAdapter> adapter;  // null: the base's own head
-};
-
-// An adapter that others trained notes no labels: as many as its head has columns, named as
-// transformers names them.
-std::vector<std::string> labels_of_head(const std::filesystem::path& adapter) {
-  const auto file = SafetensorsFile::open(adapter / "adapter_model.safetensors");
-  std::vector<std::string> labels;
-  for (const TensorView& tensor : file->tensors()) {
-    const bool is_head = tensor.name.find("classifier") != std::string::npos &&
-                         tensor.name.find(".dense.") == std::string::npos;
-    if (!is_head || tensor.shape.size() != 2 || tensor.num_elements() == 0 ||
-        tensor.name.find(".lora_") != std::string::npos)
-      continue;
-    for (int64_t i = 0; i < tensor.shape[0]; ++i) labels.push_back(concat("LABEL_", i));
-    break;
-  }
-  return labels;
-}
-
-Classifier load_classifier(const ClassifyArguments& arguments) {
-  const kernels::Precision precision = parse_precision(arguments.precision);
-  Classifier loaded;
-  std::filesystem::path folder;
-  NewHeadOptions head;
-  if (!arguments.adapter.empty()) {
-    folder = resolve_adapter(arguments.adapter);
-    const auto notes = read_adapter_notes(folder);
-    head.labels = notes && !notes->labels.empty() ? notes->labels : labels_of_head(folder);
-  }
-  loaded.base = load_sequence_classifier(arguments.model, precision, head);
+AdaptedClassifier load_classifier(const ClassifyArguments& arguments) {
+  AdaptedClassifier loaded = load_adapted_classifier(
+      arguments.model,
+      arguments.adapter.empty() ? std::filesystem::path() : resolve_adapter(arguments.adapter),
+      parse_precision(arguments.precision));
   QUARRY_CHECK(loaded.base.model->labels().size() >= 2, ErrorCode::kInvalidArgument,
                loaded.base.name,
                ": its head has one label, wanted two or more (one that scores "
                "passages is for --rerank)");
-  if (folder.empty()) return loaded;
-  check_adapter_base(folder, loaded.base.content_hash, loaded.base.name);
-  const SequenceClassifier& model = *loaded.base.model;
-  loaded.adapter = LoraAdapter::load(folder, model.linear_slots(), model.tensor_slots());
-  QUARRY_CHECK(!loaded.base.head_is_new || !loaded.adapter->full().empty(),
-               ErrorCode::kInvalidArgument, folder.string(),
-               ": holds no classification head, and neither does ", loaded.base.name);
   return loaded;
 }
 
@@ -142,7 +104,7 @@ class Report {
     for (size_t i = 0; i < labels_.size(); ++i) of_labels[labels_[i]] = probabilities[i];
     results_.push_back({{"id", row.id}, {"label", labels_[best]}, {"probabilities", of_labels}});
   }
-  void finish(const Classifier& classifier) const {
+  void finish(const AdaptedClassifier& classifier) const {
     const double accuracy = static_cast<double>(right_) / static_cast<double>(labelled_);
     if (!as_json_) {
       if (labelled_ > 0) std::cout << "accuracy " << accuracy << " of " << labelled_ << "\n";
@@ -179,7 +141,7 @@ void classify(const ClassifyArguments& arguments, CommandContext& context) {
   QUARRY_CHECK(arguments.second.empty() || arguments.texts.size() == 1, ErrorCode::kInvalidArgument,
                "--second goes with one TEXT, there are ", arguments.texts.size());
   const std::vector<Row> rows = read_rows(arguments);
-  const Classifier classifier = load_classifier(arguments);
+  const AdaptedClassifier classifier = load_classifier(arguments);
   const SequenceClassifier& model = *classifier.base.model;
   const size_t count = model.labels().size();
   Report report(model.labels(), arguments.as_json);

@@ -21,6 +21,9 @@ constexpr const char* kFooter = R"(Examples:
   quarry finetune --recipe rag-sequence --train train.jsonl --index my-index --top-k 5
       the passages are latent: the likelihood of the answers over what is found trains an adapter of
       the generator and one of the query encoder
+  quarry finetune --recipe contrastive --train train.jsonl --index my-index
+      the query encoder learns to find the passages that answer; no generator is loaded. distill:
+      the frozen generator teaches it; reranker: a cross-encoder (--model) learns to put them first
   quarry finetune --recipe classification --model my-bert --train labelled.jsonl --set data.eval_share=0.2
       rows {"text", "label"} or {"sentence1", "sentence2", "label"}: LoRA and a head; tells the accuracy
   quarry finetune --config adapter_config.json --model my-t5 --train pairs.jsonl

@@ -203,6 +203,9 @@ void add_search_flags(CLI::App& command, SearchFlags& flags) {
   command.add_option("--rerank", flags.rerank,
                      "Cross-encoder that orders the passages found: a sequence classifier with one "
                      "label, short name or Hugging Face folder");
+  command.add_option("--rerank-adapter", flags.rerank_adapter,
+                     "LoRA adapter and head for it: what `quarry finetune --recipe reranker` left, "
+                     "or any PEFT folder of task type SEQ_CLS");
   command
       .add_option("--rerank-candidates", flags.rerank_candidates,
                   "How many passages it reads, at least --top-k")
@@ -235,7 +238,12 @@ SearchOptions to_search_options(const SearchFlags& flags) {
 }
 
 std::shared_ptr<const Reranker> load_reranker(const SearchFlags& flags) {
-  return flags.rerank.empty() ? nullptr : Reranker::load(flags.rerank);
+  QUARRY_CHECK(flags.rerank_adapter.empty() || !flags.rerank.empty(), ErrorCode::kInvalidArgument,
+               "--rerank-adapter ", flags.rerank_adapter, ": wanted --rerank, the model it is for");
+  if (flags.rerank.empty()) return nullptr;
+  return Reranker::load(flags.rerank, flags.rerank_adapter.empty()
+                                          ? std::filesystem::path()
+                                          : resolve_adapter(flags.rerank_adapter));
 }
 
 void add_decode_flags(CLI::App& command, DecodeFlags& flags) {

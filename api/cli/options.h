@@ -63,6 +63,7 @@ struct SearchFlags {
   double dense_weight = SearchOptions{}.dense_weight;
   std::vector<std::string> filter;  // key=value
   std::string rerank;               // model of a Reranker; empty: none
+  std::string rerank_adapter;       // of it; empty: none
   int64_t rerank_candidates = 50;
 };
 void add_search_flags(CLI::App& command, SearchFlags& flags);

@@ -5,6 +5,7 @@
 
 #include "data/core/error.h"
 #include "data/core/log_sum_exp.h"
+#include "finetune/loss/listwise_softmax.h"
 
 namespace quarry {
 namespace {
@@ -26,6 +27,9 @@ void check(const MarginalInputs& inputs) {
   QUARRY_CHECK(inputs.temperature > 0.0 && std::isfinite(inputs.temperature),
                ErrorCode::kInvalidArgument, "the temperature of a retriever is ",
                inputs.temperature, ", wanted a positive number");
+  QUARRY_CHECK(inputs.teacher_temperature > 0.0 && std::isfinite(inputs.teacher_temperature),
+               ErrorCode::kInvalidArgument, "the temperature of a teacher is ",
+               inputs.teacher_temperature, ", wanted a positive number");
 }
 
 std::vector<double> exp_of(const std::vector<double>& logs) {
@@ -36,6 +40,18 @@ std::vector<double> exp_of(const std::vector<double>& logs) {
 
 double sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+enum class LengthNorm { kSum, kMean };
+
+// log softmax_z of the answer's log-likelihood with each passage, over a temperature.
+std::vector<double> log_teacher(const MarginalInputs& inputs, LengthNorm norm, double temperature) {
+  std::vector<double> likelihood;
+  for (const std::vector<double>& losses : inputs.token_losses) {
+    const double tokens = norm == LengthNorm::kMean ? static_cast<double>(losses.size()) : 1.0;
+    likelihood.push_back(-sum(losses) / tokens);
+  }
+  return log_softmax(likelihood, temperature);
 }
 
 }  // namespace
@@ -84,9 +100,7 @@ MarginalLoss rag_token_loss(const MarginalInputs& inputs) {
 MarginalLoss replug_lsr_loss(const MarginalInputs& inputs) {
   check(inputs);
   const std::vector<double> log_prior = log_softmax(inputs.scores, inputs.temperature);
-  std::vector<double> likelihood;
-  for (const std::vector<double>& losses : inputs.token_losses) likelihood.push_back(-sum(losses));
-  const std::vector<double> log_wanted = log_softmax(likelihood);
+  const std::vector<double> log_wanted = log_teacher(inputs, LengthNorm::kSum, 1.0);
   MarginalLoss result;
   result.prior = exp_of(log_prior);
   result.posterior = exp_of(log_wanted);
@@ -98,6 +112,20 @@ MarginalLoss replug_lsr_loss(const MarginalInputs& inputs) {
     result.score_gradients.push_back(result.prior[z] * (difference - result.loss) /
                                      inputs.temperature);
     result.token_weights.emplace_back(inputs.token_losses[z].size(), 0.0);
+  }
+  return result;
+}
+
+MarginalLoss pdist_loss(const MarginalInputs& inputs) {
+  check(inputs);
+  MarginalLoss result;
+  result.posterior = exp_of(log_teacher(inputs, LengthNorm::kMean, inputs.teacher_temperature));
+  ListwiseLoss student = listwise_softmax_loss(inputs.scores, result.posterior, inputs.temperature);
+  result.loss = student.loss;
+  result.prior = std::move(student.probabilities);
+  result.score_gradients = std::move(student.score_gradients);
+  for (const std::vector<double>& losses : inputs.token_losses) {
+    result.token_weights.emplace_back(losses.size(), 0.0);
   }
   return result;
 }

@@ -12,6 +12,7 @@ struct MarginalInputs {
   std::vector<double> scores;                     // [k] of the retriever
   std::vector<std::vector<double>> token_losses;  // [k][T]: -log p(y_i | x, z, y_<i), in nats
   double temperature = 1.0;                       // of the retriever's softmax, > 0
+  double teacher_temperature = 1.0;               // of pdist_loss's, > 0
 };
 
 struct MarginalLoss {
@@ -39,6 +40,14 @@ MarginalLoss rag_token_loss(const MarginalInputs& inputs);
 // from q = softmax_z(log p(y|x,z)), which stands in `posterior`. The generator learns nothing:
 // token_weights are 0.
 MarginalLoss replug_lsr_loss(const MarginalInputs& inputs);
+
+// Perplexity distillation, PDist of Atlas (Izacard et al. 2022, arXiv:2208.03299): the divergence
+// KL(q || p(z|x)) from q = softmax_z(mean_i log p(y_i|x,z,y_<i) / teacher_temperature), which
+// stands in `posterior`. Beside REPLUG LSR the divergence is the other way round, which makes the
+// retriever cover all that helps, and a likelihood is that of a token, so that q does not sharpen
+// with the length of the answer. The generator learns nothing.
+//   score_gradients[z] = (p(z|x) - q(z)) / temperature
+MarginalLoss pdist_loss(const MarginalInputs& inputs);
 
 // -sum p log p, in nats.
 double entropy(const std::vector<double>& probabilities);

@@ -1,20 +1,18 @@
 // Sequence classification by an encoder of the BERT family (Devlin et al. 2018, arXiv:1810.04805):
 // LoRA on its Linears and the head trained whole, as PEFT's task type SEQ_CLS.
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "data/core/error.h"
-#include "data/core/parallel_for.h"
-#include "finetune/data/random_order.h"
+#include "finetune/data/row_order.h"
 #include "finetune/recipe.h"
+#include "finetune/recipes/classifier_adapter.h"
 #include "finetune/recipes/classifier_trainer.h"
 #include "finetune/recipes/recipe_state.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
-#include "generator/models/config_values.h"
 #include "generator/nn/lora_save.h"
-#include "generator/nn/lora_training.h"
-#include "generator/weights/model_catalog.h"
 
 namespace quarry {
 namespace {
@@ -71,44 +69,11 @@ std::vector<LabelledInput> encode_rows(const TrainingSet& set, const SequenceCla
   return labelled;
 }
 
-// The rows of a set in an order of its own for each epoch.
-class LabelStream {
- public:
-  LabelStream(std::vector<LabelledInput> rows, uint64_t seed) : rows_(std::move(rows)) {
-    state_.seed = seed;
-    start_epoch(0);
-  }
-  const DataState& state() const { return state_; }
-  const std::vector<LabelledInput>& rows() const { return rows_; }
-  bool at_end() const { return state_.cursor == static_cast<int64_t>(rows_.size()); }
-  // REQUIRES: !at_end(). Index of the row.
-  size_t next() {
-    ++state_.position;
-    return order_[static_cast<size_t>(state_.cursor++)];
-  }
-  void start_epoch(int64_t epoch) {
-    state_.epoch = epoch;
-    state_.position = state_.cursor = 0;
-    order_.resize(rows_.size());
-    for (size_t i = 0; i < order_.size(); ++i) order_[i] = i;
-    SplitMix64 random = stream_of(state_.seed, static_cast<uint64_t>(epoch), 0);
-    shuffle(order_, random);
-  }
-  // Throws kInvalidArgument for a state of another seed or a smaller set.
-  void restore(const DataState& state) {
-    QUARRY_CHECK(state.seed == state_.seed && state.cursor <= static_cast<int64_t>(rows_.size()),
-                 ErrorCode::kInvalidArgument, "the data state is of seed ", state.seed, ", row ",
-                 state.cursor, "; this run has seed ", state_.seed, " and ", rows_.size(), " rows");
-    start_epoch(state.epoch);
-    state_.position = state.position;
-    state_.cursor = state.cursor;
-  }
-
- private:
-  std::vector<LabelledInput> rows_;
-  std::vector<size_t> order_;
-  DataState state_;
-};
+std::vector<size_t> all_of(const std::vector<LabelledInput>& rows) {
+  std::vector<size_t> indexes(rows.size());
+  std::iota(indexes.begin(), indexes.end(), size_t{0});
+  return indexes;
+}
 
 LoadedHead<SequenceClassifier> load_classifier(const FinetuneConfig& config,
                                                const TrainingSet& train_set) {
@@ -116,7 +81,6 @@ LoadedHead<SequenceClassifier> load_classifier(const FinetuneConfig& config,
                "recipe is classification and model.path empty, wanted an encoder of the BERT "
                "family, with or without a classification head");
   check_labelled(train_set);
-  if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));
   NewHeadOptions head;
   head.labels = labels_of(train_set);
   head.seed = config.training.seed;
@@ -134,79 +98,24 @@ LoadedHead<SequenceClassifier> load_classifier(const FinetuneConfig& config,
   return loaded;
 }
 
-// modules_to_save has to name layers of the head alone, all of whose parameters can be trained.
-void check_saved_modules(const LoraConfig& config, const SequenceClassifier& model) {
-  for (const std::string& entry : config.modules_to_save()) {
-    if (entry == "score") continue;  // the name of other heads, which PEFT adds as well
-    const auto copies = [&entry](const std::string& name) { return saves_module(entry, name); };
-    const auto& tensors = model.tensor_slots();
-    const auto& linears = model.linear_slots();
-    const bool of_head = std::any_of(tensors.begin(), tensors.end(),
-                                     [&](const auto& slot) { return copies(slot.name); });
-    const bool of_encoder = std::any_of(linears.begin(), linears.end(), [&](const auto& slot) {
-      const bool is_heads = std::any_of(tensors.begin(), tensors.end(), [&](const auto& tensor) {
-        return tensor.name == slot.path + ".weight";
-      });
-      return !is_heads && copies(slot.path + ".weight");
-    });
-    QUARRY_CHECK(of_head && !of_encoder, ErrorCode::kInvalidArgument,
-                 "adapter.modules_to_save holds \"", entry,
-                 "\", of a classifier only its head is trained whole: wanted ",
-                 tensors.front().name.substr(0, tensors.front().name.rfind('.')), " or classifier");
-  }
-}
-
-RunAdapter make_classifier_adapter(const FinetuneConfig& config,
-                                   const LoadedHead<SequenceClassifier>& base) {
-  const SequenceClassifier& model = *base.model;
-  RunAdapter made;
-  const std::filesystem::path start = config.adapter.start_from;
-  if (!start.empty()) {
-    check_adapter_base(start, base.content_hash, base.name);
-    made.config = std::make_unique<LoraConfig>(LoraConfig::load(start / "adapter_config.json"));
-    made.adapter = LoraAdapter::load(start, model.linear_slots(), model.tensor_slots());
-    return made;
-  }
-  LoraSettings settings = adapter_settings(config.adapter, model.linear_slots());
-  settings.task_type = "SEQ_CLS";
-  if (settings.base_model_name_or_path.empty()) settings.base_model_name_or_path = base.name;
-  for (const char* name : {"classifier", "score"}) {  // as PEFT does for this task
-    std::vector<std::string>& saved = settings.modules_to_save;
-    if (std::find(saved.begin(), saved.end(), name) == saved.end()) saved.emplace_back(name);
-  }
-  made.config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
-  check_saved_modules(*made.config, model);
-  made.adapter = create_adapter(*made.config, model.linear_slots(), settings.init_lora_weights,
-                                config.training.seed);
-  for (const CausalLm::TensorSlot& slot : model.tensor_slots()) {
-    if (!made.config->copies(slot.name)) continue;
-    FullTensor& full = made.adapter->mutable_full()[slot.name];
-    full.shape = slot.shape;
-    full.use = slot.use;
-    full.values = model.tensor_values(slot.name);
-    full.pack();
-  }
-  return made;
-}
-
 class ClassificationRecipe final : public Recipe {
  public:
   explicit ClassificationRecipe(const DataInputs& inputs)
       : inputs_(inputs),
         base_(load_classifier(inputs.config, inputs.train_set)),
         trained_(make_classifier_adapter(inputs.config, base_)),
-        stream_(encode_rows(inputs.train_set, *base_.model, inputs.config.training.max_seq_len),
-                inputs.config.training.seed) {
+        rows_(encode_rows(inputs.train_set, *base_.model, inputs.config.training.max_seq_len)),
+        stream_(all_of(rows_), inputs.config.training.seed) {
     optimizer_ = make_optimizer(inputs.config.training.optimizer, inputs.config.adamw_options());
     trainer_ = std::make_unique<ClassifierTrainer>(
         *base_.model, *trained_.config, *trained_.adapter, *optimizer_, trainer_options(inputs));
     summary_.rows = static_cast<int64_t>(inputs.train_set.rows.size());
   }
 
-  double sequences_per_epoch() const override { return static_cast<double>(stream_.rows().size()); }
+  double sequences_per_epoch() const override { return static_cast<double>(rows_.size()); }
   int64_t epoch() const override { return stream_.state().epoch; }
   double epoch_progress() const override {
-    return static_cast<double>(stream_.state().cursor) / static_cast<double>(stream_.rows().size());
+    return static_cast<double>(stream_.state().cursor) / static_cast<double>(rows_.size());
   }
 
   bool take_batch(const std::function<bool()>& may_take) override {
@@ -215,8 +124,8 @@ class ClassificationRecipe final : public Recipe {
     taken_.clear();
     while (static_cast<int64_t>(batch_.size()) < inputs_.batch_size && may_take()) {
       if (stream_.at_end()) stream_.start_epoch(stream_.state().epoch + 1);
-      taken_.push_back(stream_.next());
-      batch_.push_back(stream_.rows()[taken_.back()]);
+      taken_.push_back(stream_.take(1).front());
+      batch_.push_back(rows_[taken_.back()]);
       count(batch_.back());
     }
     return !batch_.empty();
@@ -258,44 +167,10 @@ class ClassificationRecipe final : public Recipe {
   int64_t steps_taken() const override { return trainer_->steps_taken(); }
   const DataSummary& summary() const override { return summary_; }
 
-  // Activations are float32 and all kept.
   TrainingShape shape() const override {
-    const ModelInfo info = describe_model(resolve_model(base_.path));
-    const std::filesystem::path config_path = std::filesystem::path(base_.path) / "config.json";
-    const Json json = read_json_file(config_path);
-    const ConfigValues values(json, config_path.string());
-    TrainingShape shape;
-    shape.model.num_layers = values.size("num_hidden_layers");
-    shape.model.hidden_size = values.size("hidden_size");
-    shape.model.intermediate_size = values.size("intermediate_size");
-    shape.model.vocab_size = values.size("vocab_size");
-    shape.model.num_parameters = info.parameters;
-    shape.q_width = shape.kv_width = shape.model.hidden_size;
-    shape.base_bytes =
-        inputs_.config.training.compute == "f32" ? 4 * info.parameters : info.weight_bytes;
-    for (const auto& [path, pair] : trained_.adapter->weights()) {
-      count_trained(pair.a.size(), shape);
-      count_trained(pair.b.size(), shape);
-    }
-    for (const auto& [name, full] : trained_.adapter->full()) {
-      count_trained(full.values.size(), shape);
-      // PEFT's copy stands beside a head of the base, which a new one is as well.
-      if (base_.head_is_new && name.find("classifier") == 0) {
-        shape.count.all += static_cast<int64_t>(full.values.size());
-      }
-    }
-    shape.count.all += info.parameters + shape.count.trainable;
-    for (const LabelledInput& input : batch_) {
-      shape.tokens = std::max(shape.tokens, input.num_tokens());
-    }
-    const auto in_batch = static_cast<int64_t>(batch_.size());
-    shape.tokens = std::max(shape.tokens, std::min(inputs_.config.training.micro_batch_tokens,
-                                                   in_batch * shape.tokens));
-    shape.is_exact = true;
-    shape.checkpointing = false;
-    shape.optimizer = inputs_.config.training.optimizer;
-    shape.threads = num_threads();
-    return shape;
+    std::vector<int64_t> tokens;
+    for (const LabelledInput& input : batch_) tokens.push_back(input.num_tokens());
+    return classifier_shape(inputs_.config, base_, *trained_.adapter, tokens);
   }
   std::vector<std::string> notices() const override {
     if (!base_.head_is_new) return {};
@@ -307,8 +182,6 @@ class ClassificationRecipe final : public Recipe {
                               const ModelCard& given) const override {
     ModelCard card = given;
     card.title = "LoRA adapter and classification head for " + base_.name;
-    card.base_model = base_.name;
-    card.base_model_hash = base_.content_hash;
     card.pipeline_tag = "text-classification";
     card.tags = {"lora", "text-classification"};
     std::string labels;
@@ -320,16 +193,7 @@ class ClassificationRecipe final : public Recipe {
       card.description +=
           concat(" Accuracy on ", eval_rows_->size(), " evaluation rows: ", *accuracy_, ".");
     }
-    auto& settings = card.hyperparameters;
-    settings.erase(std::remove_if(settings.begin(), settings.end(),
-                                  [](const auto& item) { return item.first == "passages"; }),
-                   settings.end());
-    SaveAdapterOptions options;
-    options.notes.base_content_hash = base_.content_hash;
-    options.notes.base_name = base_.name;
-    options.notes.labels = base_.model->labels();
-    options.model_card = model_card_markdown(card);
-    save_adapter(folder, *trained_.config, *trained_.adapter, options);
+    save_classifier_adapter(folder, base_, trained_, card);
     return {folder, {}};
   }
   void save(Checkpoint& checkpoint) override {
@@ -349,17 +213,11 @@ class ClassificationRecipe final : public Recipe {
     summary_.longest = row.num_tokens();
     summary_.longest_id = row.id;
   }
-  static void count_trained(size_t values, TrainingShape& shape) {
-    const auto size = static_cast<int64_t>(values);
-    shape.count.trainable += size;
-    shape.packed_parameters += size;
-    if (size >= kMinElementsFor8bit) shape.count.in_large_tensors += size;
-  }
-
   DataInputs inputs_;
   LoadedHead<SequenceClassifier> base_;
   RunAdapter trained_;
-  LabelStream stream_;
+  std::vector<LabelledInput> rows_;
+  RowOrder stream_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<ClassifierTrainer> trainer_;
   DataSummary summary_;

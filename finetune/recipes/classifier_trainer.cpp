@@ -13,27 +13,10 @@ bool says_label(const float* logits, int64_t count, int64_t label) {
   return std::max_element(logits, logits + count) - logits == label;
 }
 
-// Inputs that are computed together, and who does it.
-struct InputPass {
-  size_t first = 0;
-  std::vector<EncoderInput> inputs;
-  int64_t tokens = 0;
-  bool is_own = true;
-
-  int64_t rows() const { return tokens; }
-};
-
-std::vector<InputPass> cut_passes(const std::vector<LabelledInput>& batch, int64_t max_tokens) {
-  std::vector<InputPass> passes;
-  for (size_t i = 0; i < batch.size(); ++i) {
-    if (passes.empty() || passes.back().tokens + batch[i].num_tokens() > max_tokens) {
-      passes.emplace_back();
-      passes.back().first = i;
-    }
-    passes.back().inputs.push_back(batch[i].input);
-    passes.back().tokens += batch[i].num_tokens();
-  }
-  return passes;
+std::vector<InputGroup> groups_of(const std::vector<LabelledInput>& rows) {
+  std::vector<InputGroup> groups;
+  for (const LabelledInput& row : rows) groups.push_back({row.id, {row.input}});
+  return groups;
 }
 
 }  // namespace
@@ -59,38 +42,27 @@ ClassifierTrainer::ClassifierTrainer(const SequenceClassifier& model, const Lora
   trained_.pack();
 }
 
+// Adds the mean loss and the number of right answers to `sums`.
+GroupLoss ClassifierTrainer::loss_of(const std::vector<LabelledInput>& rows,
+                                     std::vector<double>& sums) const {
+  return [this, &rows, &sums](size_t i, const float* logits, float* gradient) {
+    const auto num_labels = static_cast<int64_t>(model_.labels().size());
+    const double weight = 1.0 / static_cast<double>(rows.size());
+    sums[0] += weight * label_loss(logits, num_labels, rows[i].label, weight, gradient);
+    if (says_label(logits, num_labels, rows[i].label)) sums[1] += 1.0;
+  };
+}
+
 StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, double learning_rate) {
   QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "a batch without a text");
   StepResult result;
   result.step = steps_taken_ + 1;
   result.learning_rate = learning_rate;
-  result.sequences = result.targets = static_cast<int64_t>(batch.size());
-  const auto num_labels = static_cast<int64_t>(model_.labels().size());
-  const double weight = 1.0 / static_cast<double>(batch.size());
-  LoraGradients& gradients = trained_.gradients();
-  gradients.zero();
-  uint64_t number = 0;
-  std::vector<double> sums = {0.0, 0.0};  // loss, inputs that are right
-  const auto cut = [&](int64_t max_tokens) { return cut_passes(batch, max_tokens); };
-  for (const InputPass& pass : cut_for_ranks(pass_options(options_), cut)) {
-    result.tokens += pass.tokens;
-    const uint64_t dropout_seed =
-        options_.seed + static_cast<uint64_t>(result.step) * 1000003 + number++;
-    if (!pass.is_own) continue;
-    gradients.set_dropout(options_.lora_dropout, dropout_seed);
-    const auto loss = [&](size_t i, const float* logits, float* gradient) {
-      const int64_t label = batch[pass.first + i].label;
-      sums[0] += weight * label_loss(logits, num_labels, label, weight, gradient);
-      if (says_label(logits, num_labels, label)) sums[1] += 1.0;
-    };
-    model_.accumulate_gradients(trained_.adapter(), pass.inputs, loss, gradients);
-  }
+  std::vector<double> sums = {0.0, 0.0};
+  learn_groups(model_, groups_of(batch), loss_of(batch, sums), options_, trained_, result);
   sum_over_ranks(options_.group, sums);
-  sum_over_ranks(options_.group, trained_.gradient_views());
   result.loss = sums[0];
-  result.rows = result.tokens;
-  result.figures = {{"accuracy", sums[1] * weight}};
-
+  result.figures = {{"accuracy", sums[1] / static_cast<double>(batch.size())}};
   finish_step(trained_, optimizer_, options_.max_grad_norm, batch.front().id, result);
   ++steps_taken_;
   return result;
@@ -99,24 +71,10 @@ StepResult ClassifierTrainer::step(const std::vector<LabelledInput>& batch, doub
 ClassifierTrainer::Evaluation ClassifierTrainer::evaluate(
     const std::vector<LabelledInput>& inputs) const {
   QUARRY_CHECK(!inputs.empty(), ErrorCode::kInvalidArgument, "no text to evaluate on");
-  const auto own = static_cast<size_t>(rank_of(options_.group));
-  const auto stride = static_cast<size_t>(num_ranks(options_.group));
-  std::vector<EncoderInput> texts;
-  for (size_t i = own; i < inputs.size(); i += stride) texts.push_back(inputs[i].input);
-  const std::vector<float> logits = model_.logits(texts, &trained_.adapter());
-  const auto num_labels = static_cast<int64_t>(model_.labels().size());
-  std::vector<double> sums = {0.0, 0.0};  // loss, inputs that are right
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const float* row = logits.data() + static_cast<int64_t>(i) * num_labels;
-    const int64_t label = inputs[own + i * stride].label;
-    sums[0] += label_loss(row, num_labels, label, 1.0, nullptr);
-    if (says_label(row, num_labels, label)) sums[1] += 1.0;
-  }
+  std::vector<double> sums = {0.0, 0.0};
+  run_groups(model_, groups_of(inputs), loss_of(inputs, sums), options_, trained_.adapter());
   sum_over_ranks(options_.group, sums);
-  Evaluation evaluation;
-  evaluation.loss = sums[0] / static_cast<double>(inputs.size());
-  evaluation.accuracy = sums[1] / static_cast<double>(inputs.size());
-  return evaluation;
+  return {sums[0], sums[1] / static_cast<double>(inputs.size())};
 }
 
 }  // namespace quarry

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "finetune/optimizer.h"
+#include "finetune/recipes/input_groups.h"
 #include "finetune/trained_adapter.h"
 #include "finetune/trainer.h"
 #include "generator/models/text_heads.h"
@@ -46,6 +47,8 @@ class ClassifierTrainer {
   std::vector<ParameterView> parameters() { return trained_.parameters(); }
 
  private:
+  GroupLoss loss_of(const std::vector<LabelledInput>& rows, std::vector<double>& sums) const;
+
   const SequenceClassifier& model_;
   TrainedAdapter trained_;
   Optimizer& optimizer_;

@@ -1,17 +1,19 @@
 // RAG-Sequence, RAG-Token (Lewis et al. 2020, arXiv:2005.11401) and REPLUG LSR (Shi et al. 2023,
-// arXiv:2301.12652): the index and the passage encoder stay as they are, the query encoder and the
-// generator learn from the likelihood of the answer over the passages that are found.
+// arXiv:2301.12652) and PDist of Atlas (Izacard et al. 2022, arXiv:2208.03299): the index and the
+// passage encoder stay as they are, the query encoder and the generator learn from the likelihood
+// of the answer over the passages that are found.
 #include <algorithm>
 #include <iterator>
 
 #include "data/core/error.h"
 #include "finetune/recipe.h"
+#include "finetune/recipes/encoder_shape.h"
+#include "finetune/recipes/query_adapter.h"
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
 #include "finetune/recipes/recipe_state.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
-#include "generator/nn/lora_save.h"
 #include "retriever/vector_sync.h"
 
 namespace quarry {
@@ -27,33 +29,10 @@ constexpr size_t kQuestionsToJudge = 4;
 MarginalLossFunction loss_of(const std::string& recipe) {
   if (recipe == "rag-sequence") return rag_sequence_loss;
   if (recipe == "rag-token") return rag_token_loss;
+  if (recipe == "distill") return pdist_loss;
   QUARRY_CHECK(recipe == "replug-lsr", ErrorCode::kInvalidArgument, "recipe is \"", recipe,
-               "\", wanted sft, rag-sequence, rag-token or replug-lsr");
+               "\", wanted sft, rag-sequence, rag-token, replug-lsr or distill");
   return replug_lsr_loss;
-}
-
-// A new adapter of the query encoder, or the one to go on from; nothing when there is neither.
-RunAdapter make_query_adapter(const FinetuneConfig& config, const LoadedEncoder& encoder) {
-  const QueryEncoderOptions& options = config.query_encoder;
-  const auto& slots = encoder.model->linear_slots();
-  RunAdapter made;
-  if (!options.start_from.empty()) {
-    const std::filesystem::path start = options.start_from;
-    check_adapter_base(start, encoder.content_hash, encoder.name);
-    made.config = std::make_unique<LoraConfig>(LoraConfig::load(start / "adapter_config.json"));
-    made.adapter = LoraAdapter::load(start, slots, {});
-  } else if (config.rag.train != "generator") {
-    LoraSettings settings;
-    settings.r = options.r;
-    settings.lora_alpha = options.lora_alpha;
-    settings.target_all_linear = true;
-    settings.exclude_modules = {"pooler.dense"};
-    settings.task_type = "FEATURE_EXTRACTION";
-    settings.base_model_name_or_path = encoder.name;
-    made.config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
-    made.adapter = create_adapter(*made.config, slots, "true", config.training.seed);
-  }
-  return made;
 }
 
 class RagRecipe final : public Recipe {
@@ -64,9 +43,7 @@ class RagRecipe final : public Recipe {
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
     LoadedEncoder encoder =
         load_text_encoder(store_->manifest().embedder_name, kernels::Precision::kFast);
-    encoder_name_ = encoder.name;
-    encoder_hash_ = encoder.content_hash;
-    query_ = make_query_adapter(config, encoder);
+    query_ = make_query_adapter(config, encoder, trains_query_encoder());
     embedder_ = std::make_shared<Embedder>(std::move(encoder), query_.adapter);
     retriever_ = Retriever::open(index, embedder_);
     if (trains_generator() || !config.adapter.start_from.empty()) {
@@ -133,12 +110,7 @@ class RagRecipe final : public Recipe {
   const DataSummary& summary() const override { return stream_->summary(); }
   TrainingShape shape() const override {
     TrainingShape shape = training_shape(inputs_.config, inputs_.base, generator_, batch_);
-    if (trained_query_ == nullptr) return shape;
-    for (const ParameterView& view : trained_query_->parameters()) {
-      shape.count.trainable += view.size;
-      if (view.size >= kMinElementsFor8bit) shape.count.in_large_tensors += view.size;
-      shape.packed_parameters += view.size;
-    }
+    if (trained_query_ != nullptr) count_adapter(*query_.adapter, shape);
     return shape;
   }
   std::vector<std::string> notices() const override {
@@ -155,7 +127,10 @@ class RagRecipe final : public Recipe {
     }
     if (trained_query_ != nullptr) {
       saved.query_encoder = folder.string() + "-query-encoder";
-      save_query_adapter(saved.query_encoder, card);
+      save_query_adapter(saved.query_encoder, inputs_.config, *embedder_, query_, card,
+                         {{"batch_size", std::to_string(inputs_.batch_size)},
+                          {"passages", std::to_string(inputs_.config.passages.top_k)},
+                          {"temperature", concat(inputs_.config.rag.temperature)}});
     }
     return saved;
   }
@@ -167,7 +142,8 @@ class RagRecipe final : public Recipe {
   }
 
  private:
-  bool trains_generator() const { return inputs_.config.rag.train != "query-encoder"; }
+  bool trains_generator() const { return inputs_.config.trains_generator(); }
+  bool trains_query_encoder() const { return inputs_.config.rag.train != "generator"; }
 
   std::unique_ptr<RagStream> make_stream(const TrainingSet& set) const {
     RagStreamOptions options;
@@ -185,12 +161,7 @@ class RagRecipe final : public Recipe {
       trained_generator_ =
           std::make_unique<TrainedAdapter>(*generator_.config, *generator_.adapter);
     }
-    if (config.rag.train != "generator") {
-      trained_query_ =
-          std::make_unique<TrainedAdapter>(*query_.config, *query_.adapter, "query_encoder.");
-      trained_query_->set_learning_rate_scale(config.query_encoder.learning_rate /
-                                              config.training.learning_rate);
-    }
+    if (trains_query_encoder()) trained_query_ = make_trained_query_adapter(config, query_);
     RagTrainerParts parts;
     parts.model = inputs_.base.model.get();
     parts.adapter = generator_.adapter.get();
@@ -202,6 +173,7 @@ class RagRecipe final : public Recipe {
     options.trainer = trainer_options(inputs_);
     options.loss = loss_of(config.recipe);
     options.temperature = config.rag.temperature;
+    options.teacher_temperature = config.distill.temperature;
     trainer_ = std::make_unique<RagTrainer>(parts, options);
   }
 
@@ -236,30 +208,7 @@ class RagRecipe final : public Recipe {
     return "";
   }
 
-  void save_query_adapter(const std::filesystem::path& folder, ModelCard card) const {
-    const QueryEncoderOptions& options = inputs_.config.query_encoder;
-    card.title = "LoRA adapter of the query encoder for " + encoder_name_;
-    card.base_model = encoder_name_;
-    card.base_model_hash = encoder_hash_;
-    card.pipeline_tag = "feature-extraction";
-    card.tags = {"lora", "feature-extraction", "rag"};
-    card.description += " For questions alone: passages are embedded without it.";
-    card.hyperparameters = {{"r", std::to_string(options.r)},
-                            {"lora_alpha", concat(options.lora_alpha)},
-                            {"learning_rate", concat(options.learning_rate)},
-                            {"batch_size", std::to_string(inputs_.batch_size)},
-                            {"passages", std::to_string(inputs_.config.passages.top_k)},
-                            {"temperature", concat(inputs_.config.rag.temperature)}};
-    SaveAdapterOptions save;
-    save.notes.base_content_hash = encoder_hash_;
-    save.notes.base_name = encoder_name_;
-    save.model_card = model_card_markdown(card);
-    save_adapter(folder, *query_.config, *query_.adapter, save);
-  }
-
   RunInputs inputs_;
-  std::string encoder_name_;
-  std::string encoder_hash_;
   RunAdapter generator_;  // without an adapter where the bare base is frozen
   RunAdapter query_;      // likewise
   std::unique_ptr<PassageStore> store_;

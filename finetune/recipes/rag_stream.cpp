@@ -1,11 +1,9 @@
 #include "finetune/recipes/rag_stream.h"
 
-#include <algorithm>
 #include <numeric>
 
 #include "data/core/error.h"
 #include "finetune/data/passage_matcher.h"
-#include "finetune/data/random_order.h"
 #include "finetune/data/text_match.h"
 
 namespace quarry {
@@ -18,58 +16,22 @@ RagStream::RagStream(const TrainingSet& set, const SequenceRenderer& renderer,
       retriever_(retriever),
       store_(store),
       embedder_(embedder),
-      options_(options) {
-  summary_.rows = static_cast<int64_t>(set.rows.size());
-  summary_.skipped = set.skipped;
-  for (size_t i = 0; i < set.rows.size(); ++i) {
-    const TrainingRow& row = set.rows[i];
-    QUARRY_CHECK(row.kind == TrainingRow::Kind::kQuestion, ErrorCode::kInvalidArgument, row.where,
-                 ": row ", row.id,
-                 " is no question with an answer, for which passages could be found");
-    if (row.answers.empty()) {
-      ++summary_.skipped["no answer to learn"];
-    } else {
-      answered_.push_back(static_cast<int32_t>(i));
-    }
-  }
-  QUARRY_CHECK(!answered_.empty(), ErrorCode::kInvalidArgument,
-               "the training data has no question with an answer");
-  state_.seed = options.seed;
-  start_epoch(0);
-}
-
-void RagStream::start_epoch(int64_t epoch) {
-  state_.epoch = epoch;
-  state_.position = 0;
-  state_.cursor = 0;
-  order_rows();
-}
-
-void RagStream::order_rows() {
-  order_ = answered_;
-  SplitMix64 random = stream_of(state_.seed, static_cast<uint64_t>(state_.epoch), 0);
-  shuffle(order_, random);
-}
-
-bool RagStream::at_end() const { return state_.cursor == num_rows(); }
+      options_(options),
+      order_(answered_questions(set, summary_), options.seed) {}
 
 std::vector<RagExample> RagStream::next(int64_t rows) {
-  const int64_t end = std::min(state_.cursor + rows, num_rows());
+  int64_t group = state().epoch * num_rows() + state().cursor;
+  const std::vector<size_t> taken = order_.take(rows);
   std::vector<std::string> questions;
-  for (int64_t at = state_.cursor; at < end; ++at) {
-    questions.push_back(set_.rows[static_cast<size_t>(order_[static_cast<size_t>(at)])].question);
-  }
+  for (const size_t row : taken) questions.push_back(set_.rows[row].question);
   const std::vector<float> vectors = embedder_.embed_queries(questions);
+  const auto dim = static_cast<size_t>(embedder_.dim());
   std::vector<RagExample> examples;
-  for (size_t i = 0; state_.cursor < end; ++i, ++state_.cursor, ++state_.position) {
-    const auto index = static_cast<size_t>(order_[static_cast<size_t>(state_.cursor)]);
+  for (size_t i = 0; i < taken.size(); ++i, ++group) {
     RagExample example;
-    if (!make_example(set_.rows[index], vectors.data() + i * static_cast<size_t>(embedder_.dim()),
-                      example)) {
-      continue;
-    }
+    if (!make_example(set_.rows[taken[i]], vectors.data() + i * dim, example)) continue;
     for (TrainingSequence& sequence : example.sequences) {
-      sequence.group = state_.epoch * num_rows() + state_.cursor;
+      sequence.group = group;
       summary_.add(sequence);
     }
     ++summary_.groups;
@@ -108,16 +70,6 @@ bool RagStream::make_example(const TrainingRow& row, const float* query_vector,
     example.scores.push_back(std::inner_product(vector, vector + dim, query_vector, 0.0));
   }
   return true;
-}
-
-void RagStream::restore(const DataState& state) {
-  QUARRY_CHECK(state.seed == state_.seed, ErrorCode::kInvalidArgument,
-               "the data state was made with seed ", state.seed, ", this run has ", state_.seed);
-  QUARRY_CHECK(state.cursor <= num_rows(), ErrorCode::kInvalidArgument,
-               "the data state stands at row ", state.cursor, " of an epoch, this set has ",
-               num_rows());
-  state_ = state;
-  order_rows();
 }
 
 }  // namespace quarry

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "data/store/passage_store.h"
-#include "finetune/data/data_state.h"
 #include "finetune/data/group_options.h"
 #include "finetune/data/render.h"
+#include "finetune/data/row_order.h"
 #include "finetune/data/summary.h"
 #include "finetune/data/training_set.h"
 #include "retriever/embedder.h"
@@ -36,27 +36,23 @@ struct RagStreamOptions {
 // it is when they are asked for, finds. Rows without an answer are left out. One thread.
 class RagStream {
  public:
-  // All are borrowed; `store` is the retriever's. Throws kInvalidArgument for a row that is no
-  // question, naming it, and when no row has an answer.
+  // All are borrowed; `store` is the retriever's. Throws as answered_questions().
   RagStream(const TrainingSet& set, const SequenceRenderer& renderer, const Retriever& retriever,
             const PassageStore& store, const Embedder& embedder, const RagStreamOptions& options);
 
   // Examples of the next `rows` rows of this epoch, at most one each; none at its end. Throws
   // kInvalidArgument naming the row when it is too long and that is an error.
   std::vector<RagExample> next(int64_t rows);
-  bool at_end() const;
-  void start_epoch(int64_t epoch);
+  bool at_end() const { return order_.at_end(); }
+  void start_epoch(int64_t epoch) { order_.start_epoch(epoch); }
 
-  // restore(state()) continues with the same rows. Throws kInvalidArgument for a state of another
-  // seed or a larger set. DataState::used is not in use.
-  const DataState& state() const { return state_; }
-  void restore(const DataState& state);
-  int64_t num_rows() const { return static_cast<int64_t>(order_.size()); }
+  const DataState& state() const { return order_.state(); }
+  void restore(const DataState& state) { order_.restore(state); }  // throws as RowOrder
+  int64_t num_rows() const { return order_.num_rows(); }
   // Since the stream was made.
   const DataSummary& summary() const { return summary_; }
 
  private:
-  void order_rows();
   bool make_example(const TrainingRow& row, const float* query_vector, RagExample& example);
 
   const TrainingSet& set_;
@@ -65,10 +61,8 @@ class RagStream {
   const PassageStore& store_;
   const Embedder& embedder_;
   RagStreamOptions options_;
-  std::vector<int32_t> answered_;  // rows with an answer
-  std::vector<int32_t> order_;     // of these in this epoch
-  DataState state_;
   DataSummary summary_;
+  RowOrder order_;  // of the rows with an answer
 };
 
 }  // namespace quarry

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "data/core/error.h"
+#include "finetune/recipes/query_adapter.h"
 #include "finetune/shared_step.h"
 
 namespace quarry {
@@ -119,6 +120,7 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
     MarginalInputs inputs;
     inputs.scores = example.scores;
     inputs.temperature = options_.temperature;
+    inputs.teacher_temperature = options_.teacher_temperature;
     for (const TrainingSequence& sequence : example.sequences) {
       const auto end = next + static_cast<std::ptrdiff_t>(count_targets(sequence));
       inputs.token_losses.emplace_back(next, end);
@@ -161,30 +163,19 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
   sum_over_ranks(options.group, parts_.generator->gradient_views());
 }
 
-// With score_z = <q, d_z> the gradient with respect to the question's vector q is
-// sum_z dloss/dscore_z d_z.
 void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const Pass& pass,
                                      double scale) const {
   const auto dim = static_cast<size_t>(parts_.embedder->dim());
-  const auto first = static_cast<size_t>(rank_of(options_.trainer.group));
-  const auto stride = static_cast<size_t>(num_ranks(options_.trainer.group));
-  std::vector<std::string> questions;
-  std::vector<float> vector_gradients;
-  for (size_t i = first; i < batch.size(); i += stride) {
-    questions.push_back(batch[i].question);
-    vector_gradients.resize(questions.size() * dim);
-    float* out = vector_gradients.data() + (questions.size() - 1) * dim;
-    for (size_t z = 0; z < batch[i].scores.size(); ++z) {
-      const auto factor = static_cast<float>(pass.losses[i].score_gradients[z] * scale);
-      const float* passage = batch[i].passage_vectors.data() + z * dim;
-      for (size_t d = 0; d < dim; ++d) out[d] += factor * passage[d];
+  std::vector<ScoredQuestion> questions(batch.size());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    questions[i].question = &batch[i].question;
+    const std::vector<double>& gradients = pass.losses[i].score_gradients;
+    for (size_t z = 0; z < gradients.size(); ++z) {
+      questions[i].passage_vectors.push_back(batch[i].passage_vectors.data() + z * dim);
+      questions[i].score_gradients.push_back(gradients[z] * scale);
     }
   }
-  if (!questions.empty()) {
-    parts_.embedder->accumulate_query_gradients(questions, vector_gradients.data(),
-                                                parts_.query_encoder->gradients());
-  }
-  sum_over_ranks(options_.trainer.group, parts_.query_encoder->gradient_views());
+  learn_from_scores(*parts_.embedder, questions, *parts_.query_encoder, options_.trainer.group);
 }
 
 StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learning_rate) {

@@ -19,6 +19,7 @@ struct RagTrainerOptions {
   TrainerOptions trainer;  // micro_batch_tokens bounds the memory, whatever the number of passages
   MarginalLossFunction loss = rag_sequence_loss;
   double temperature = 1.0;
+  double teacher_temperature = 1.0;
 };
 
 // What takes part in a step; all borrowed.

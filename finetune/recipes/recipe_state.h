@@ -7,8 +7,8 @@
 #include "finetune/optimizer.h"
 #include "finetune/run_adapter.h"
 
-// What every recipe keeps in a checkpoint, and back. Trainer is Trainer or RagTrainer, Stream a
-// GroupStream or RagStream. `adapter` is the generator's and may be null.
+// What every recipe keeps in a checkpoint, and back. Trainer is any of the trainers, Stream a
+// GroupStream or what stands on a RowOrder. `adapter` is the generator's and may be null.
 namespace quarry {
 
 template <typename Trainer, typename Stream>

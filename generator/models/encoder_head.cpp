@@ -45,7 +45,7 @@ void EncoderHead::run(const std::vector<EncoderInput>& inputs, Rows rows,
 }
 
 void EncoderHead::learn(const std::vector<EncoderInput>& inputs, const LoraAdapter& adapter,
-                        const LogitLoss& loss, LoraGradients& gradients) {
+                        const BatchLoss& loss, LoraGradients& gradients) {
   if (workspaces.empty()) workspaces.resize(1);
   nn::Workspace& workspace = workspaces.front();
   TextBatch batch;
@@ -53,10 +53,7 @@ void EncoderHead::learn(const std::vector<EncoderInput>& inputs, const LoraAdapt
   const at::AutoGradMode with_gradients(true);
   const Tensor result = logits(batch, Rows::kFirst, &adapter, &gradients, workspace);
   Tensor gradient = workspace.empty(result.size(0), result.size(1));
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const auto row = static_cast<int64_t>(i);
-    loss(i, nn::row_data(result, row), nn::mutable_row_data(gradient, row));
-  }
+  loss(nn::row_data(result, 0), nn::mutable_row_data(gradient, 0));
   if (result.requires_grad()) nn::run_backward(result, gradient);
 }
 

@@ -33,12 +33,12 @@ struct EncoderHead {
   // thread, for one input once. `adapter` may be null.
   void run(const std::vector<EncoderInput>& inputs, Rows rows, const LoraAdapter* adapter,
            const std::function<void(size_t input, const float* logits)>& on_logits);
-  // One pass over all inputs, of their first tokens: loss(i, logits, gradient) gets the logits
-  // [labels] of input i and sets the gradient [labels] of the loss with respect to them. Adds the
-  // gradients of what the adapter has to `gradients`.
-  using LogitLoss = std::function<void(size_t input, const float* logits, float* gradient)>;
+  // One pass over all inputs, of their first tokens: loss(logits, gradients) gets the logits
+  // [inputs.size(), labels] and sets the gradients [inputs.size(), labels] of the loss with respect
+  // to them. Adds the gradients of what the adapter has to `gradients`.
+  using BatchLoss = std::function<void(const float* logits, float* gradients)>;
   void learn(const std::vector<EncoderInput>& inputs, const LoraAdapter& adapter,
-             const LogitLoss& loss, LoraGradients& gradients);
+             const BatchLoss& loss, LoraGradients& gradients);
 
  private:
   // [texts or tokens of the batch, labels].

@@ -67,7 +67,7 @@ std::vector<float> SequenceClassifier::tensor_values(const std::string& name) co
 
 void SequenceClassifier::accumulate_gradients(const LoraAdapter& adapter,
                                               const std::vector<EncoderInput>& inputs,
-                                              const LogitLoss& loss,
+                                              const BatchLoss& loss,
                                               LoraGradients& gradients) const {
   if (!inputs.empty()) head_->learn(inputs, adapter, loss, gradients);
 }

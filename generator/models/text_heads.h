@@ -70,12 +70,13 @@ class SequenceClassifier : public TextHead {
   const std::vector<CausalLm::TensorSlot>& tensor_slots() const;
   std::vector<float> tensor_values(const std::string& name) const;
 
-  // loss(i, logits, gradient) sets the gradient [labels] of the loss of inputs[i] with respect to
-  // its logits [labels]. Adds the gradient of the sum of all with respect to what the adapter has
-  // to `gradients`, which were made for it. One pass: memory grows with the tokens of all inputs.
-  using LogitLoss = std::function<void(size_t input, const float* logits, float* gradient)>;
+  // loss(logits, gradients) sets the gradients [inputs.size(), labels] of a loss of all inputs with
+  // respect to their logits, of the same shape. Adds the gradient of that loss with respect to what
+  // the adapter has to `gradients`, which were made for it. One pass: memory grows with the tokens
+  // of all inputs.
+  using BatchLoss = std::function<void(const float* logits, float* gradients)>;
   void accumulate_gradients(const LoraAdapter& adapter, const std::vector<EncoderInput>& inputs,
-                            const LogitLoss& loss, LoraGradients& gradients) const;
+                            const BatchLoss& loss, LoraGradients& gradients) const;
 };
 
 // Bytes [start, end) of a text.

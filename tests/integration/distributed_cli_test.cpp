@@ -184,6 +184,25 @@ TEST_F(DistributedCli, LatentPassagesTrainTheSame) {
   }
 }
 
+TEST_F(DistributedCli, RetrieversLearnTheSame) {
+  run_alone({"index", "build", path("index"), path("docs"), "--embedder", bert_.string()});
+  const std::vector<std::pair<Words, std::string>> runs = {
+      {{"recipe=contrastive", "model.path="}, "last-query-encoder"},
+      {{"recipe=distill"}, "last-query-encoder"},
+      {{"recipe=reranker", "model.path=" + bert_.string()}, "last"}};
+  for (const auto& [recipe, adapter] : runs) {
+    Words settings = {"passages.index=" + path("index"), "query_encoder.r=4",
+                      "training.compute=f32"};
+    settings.insert(settings.end(), recipe.begin(), recipe.end());
+    const std::string name = recipe.front().substr(recipe.front().find('=') + 1);
+    SCOPED_TRACE(name);
+    run_alone(finetune(name + "-one", 6, settings));
+    run_ranks(finetune(name + "-two", 3, settings), 2);
+    expect_same_losses(name + "-one", name + "-two");
+    expect_same_adapter(name + "-one/" + adapter, name + "-two/" + adapter);
+  }
+}
+
 TEST_F(DistributedCli, AnIndexIsThatOfOneProcess) {
   const auto build = [&](const std::string& index) {
     return Words{"index", "build", path(index), path("docs"), "--embedder", bert_.string()};

@@ -77,6 +77,10 @@ TEST_F(EncoderCli, RerankOrdersByItsScores) {
   const ProgramResult wrong = run_quarry(search({"--rerank", model("bert_sequence")}));
   EXPECT_NE(wrong.exit_code, 0);
   EXPECT_THAT(wrong.errors, HasSubstr("a reranker is a sequence classifier with one"));
+
+  const ProgramResult alone = run_quarry(search({"--rerank-adapter", "some-run/last"}));
+  EXPECT_NE(alone.exit_code, 0);
+  EXPECT_THAT(alone.errors, HasSubstr("some-run/last: wanted --rerank, the model it is for"));
 }
 
 TEST_F(EncoderCli, EvaluationReranks) {

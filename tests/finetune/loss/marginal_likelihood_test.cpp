@@ -21,6 +21,7 @@ MarginalInputs some_inputs(size_t k, size_t tokens, uint32_t seed, double temper
   std::uniform_real_distribution<double> loss(0.01, 4.0);
   MarginalInputs inputs;
   inputs.temperature = temperature;
+  inputs.teacher_temperature = 0.4;
   for (size_t z = 0; z < k; ++z) {
     inputs.scores.push_back(score(random));
     inputs.token_losses.emplace_back();
@@ -83,6 +84,22 @@ long double plain_replug(const MarginalInputs& inputs) {
   return divergence;
 }
 
+long double plain_pdist(const MarginalInputs& inputs) {
+  const auto prior = plain_prior(inputs);
+  std::vector<long double> teacher;
+  long double total = 0.0L;
+  for (const std::vector<double>& losses : inputs.token_losses) {
+    const double mean = std::accumulate(losses.begin(), losses.end(), 0.0) / losses.size();
+    teacher.push_back(std::exp(-static_cast<long double>(mean) / inputs.teacher_temperature));
+    total += teacher.back();
+  }
+  long double divergence = 0.0L;
+  for (size_t z = 0; z < prior.size(); ++z) {
+    divergence += teacher[z] / total * std::log(teacher[z] / total / prior[z]);
+  }
+  return divergence;
+}
+
 struct Case {
   const char* name;
   Loss loss;
@@ -93,7 +110,8 @@ class MarginalLikelihood : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Losses, MarginalLikelihood,
                          testing::Values(Case{"RagSequence", rag_sequence_loss, plain_rag_sequence},
                                          Case{"RagToken", rag_token_loss, plain_rag_token},
-                                         Case{"ReplugLsr", replug_lsr_loss, plain_replug}),
+                                         Case{"ReplugLsr", replug_lsr_loss, plain_replug},
+                                         Case{"Pdist", pdist_loss, plain_pdist}),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(MarginalLikelihood, EqualsThePlainFormula) {
@@ -121,7 +139,8 @@ TEST_P(MarginalLikelihood, GradientsEqualFiniteDifferences) {
     return (up - down) / (2.0 * step);
   };
   // What the generator is not to learn from is no derivative.
-  const bool trains_generator = GetParam().loss != replug_lsr_loss;
+  const bool trains_generator =
+      GetParam().loss == rag_sequence_loss || GetParam().loss == rag_token_loss;
   for (size_t z = 0; z < inputs.scores.size(); ++z) {
     const double wanted = difference(inputs.scores[z]);
     EXPECT_NEAR(result.score_gradients[z], wanted, 1e-3 * std::fabs(wanted) + 1e-9);
@@ -171,6 +190,9 @@ TEST_P(MarginalLikelihood, InputsThatDoNotFitAreNamed) {
   EXPECT_THAT(error_of(inputs), testing::HasSubstr("3 tokens with one passage and 2 with another"));
   inputs = some_inputs(2, 3, 1, 0.0);
   EXPECT_THAT(error_of(inputs), testing::HasSubstr("temperature of a retriever is 0"));
+  inputs = some_inputs(2, 3, 1, 1.0);
+  inputs.teacher_temperature = 0.0;
+  EXPECT_THAT(error_of(inputs), testing::HasSubstr("temperature of a teacher is 0"));
   inputs = some_inputs(2, 0, 1, 1.0);
   EXPECT_THAT(error_of(inputs), testing::HasSubstr("without tokens"));
   EXPECT_THAT(error_of({}), testing::HasSubstr("over 0 scores"));

@@ -3,94 +3,17 @@
 
 #include <fstream>
 
-#include "data/core/error.h"
-#include "data/store/passage_store.h"
-#include "finetune/run.h"
 #include "generator/nn/lora.h"
-#include "retriever/embedder.h"
-#include "retriever/vector_sync.h"
-#include "tests/support/read_file.h"
-#include "tests/support/temporary_folder.h"
-#include "tests/support/tiny_llama_gguf.h"
+#include "tests/finetune/recipes/places.h"
 
 namespace quarry {
 namespace {
 
 using ::testing::HasSubstr;
 
-constexpr int kPlaces = 12;
+using test::kPlaces;
 
-class RagRunTest : public ::testing::Test {
- protected:
-  RagRunTest()
-      : model_(write_tiny_llama_gguf(folder_.path(), 3)),
-        bert_(write_tiny_bert_folder(folder_.path() / "bert", 4)) {
-    std::ofstream rows(folder_.path() / "rows.jsonl");
-    for (int i = 0; i < kPlaces; ++i) {
-      rows << R"({"id": "r)" << i << R"(", "question": "What is place )" << i
-           << R"( called?", "answer": "name )" << i * 7 << "\"}\n";
-    }
-    build_index();
-  }
-
-  void build_index() {
-    const auto embedder = Embedder::load(bert_.string());
-    StoreManifest manifest;
-    manifest.embedder_name = bert_.string();
-    manifest.embedder_hash = embedder->content_hash();
-    manifest.dim = embedder->dim();
-    std::filesystem::create_directories(folder_.path() / "index");
-    const auto store = PassageStore::create(folder_.path() / "index" / kStoreFileName, manifest);
-    store->begin();
-    for (int i = 0; i < kPlaces; ++i) {
-      Document document;
-      document.uri = concat("/places/", i);
-      document.title = concat("Place ", i);
-      document.text = concat("Place ", i, " is called name ", i * 7, " by all.");
-      Passage passage;
-      passage.title = document.title;
-      passage.text = document.text;
-      passage.end = static_cast<int64_t>(document.text.size());
-      store->put_document(document, {passage}, embedder->embed_passages({passage.text}).data());
-    }
-    store->commit();
-  }
-
-  FinetuneConfig config(const std::string& recipe, const std::string& out) const {
-    FinetuneConfig config;
-    config.recipe = recipe;
-    config.model.path = model_.string();
-    config.data.train = {(folder_.path() / "rows.jsonl").string()};
-    config.passages.index = (folder_.path() / "index").string();
-    config.passages.top_k = 3;
-    config.adapter.r = 4;
-    config.adapter.lora_dropout = 0.1;
-    config.query_encoder.r = 4;
-    config.training.max_seq_len = 512;
-    config.training.micro_batch_tokens = 512;
-    config.training.batch_size = 5;
-    config.training.max_steps = 6;
-    config.training.save_every = 2;
-    config.output_dir = (folder_.path() / out).string();
-    return config;
-  }
-
-  std::string weights(const std::string& adapter) const {
-    return test::read_file(folder_.path() / adapter / "adapter_model.safetensors");
-  }
-  std::string error_of(const FinetuneConfig& config, const FinetuneEvents& events = {}) const {
-    try {
-      FinetuneRun(config).train(false, events);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
-
-  test::TemporaryFolder folder_;
-  std::filesystem::path model_;
-  std::filesystem::path bert_;
-};
+class RagRunTest : public test::PlacesTest {};
 
 TEST_F(RagRunTest, BothAdaptersAreLeftAndServe) {
   for (const std::string recipe : {"rag-sequence", "rag-token"}) {
@@ -114,18 +37,10 @@ TEST_F(RagRunTest, BothAdaptersAreLeftAndServe) {
 }
 
 TEST_F(RagRunTest, AResumedRunIsBitEqual) {
-  FinetuneRun(config("rag-sequence", "whole")).train(false, {});
-  CancelFlag cancel;
-  FinetuneEvents events;
-  events.cancel = &cancel;
-  events.on_step = [&](const StepResult& result, int64_t, double) {
-    if (result.step == 3) cancel.cancel();
-  };
-  EXPECT_THAT(error_of(config("rag-sequence", "cut"), events), HasSubstr("training: cancelled"));
-  EXPECT_EQ(FinetuneRun(config("rag-sequence", "cut")).train(true, {}).steps, 6);
+  const std::string cut = train_whole_and_cut(config("rag-sequence", "whole")) + "/";
   for (const std::string adapter : {"last", "last-query-encoder"}) {
-    EXPECT_EQ(weights("cut/" + adapter), weights("whole/" + adapter)) << adapter;
-    EXPECT_NE(weights("cut/" + adapter), "");
+    EXPECT_EQ(weights(cut + adapter), weights("whole/" + adapter)) << adapter;
+    EXPECT_NE(weights(cut + adapter), "");
   }
 }
 
@@ -147,6 +62,13 @@ TEST_F(RagRunTest, OneSideLearnsAlone) {
   next.query_encoder.start_from = outcome.last_query_adapter.string();
   next.adapter.start_from = (folder_.path() / "generator/last").string();
   EXPECT_EQ(FinetuneRun(next).train(false, {}).steps, 6);
+}
+
+TEST_F(RagRunTest, DistillingTrainsTheQueryEncoderAloneAndResumes) {
+  const std::string cut = train_whole_and_cut(config("distill", "whole")) + "/";
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "whole/last"));
+  EXPECT_EQ(weights(cut + "last-query-encoder"), weights("whole/last-query-encoder"));
+  EXPECT_NE(weights(cut + "last-query-encoder"), "");
 }
 
 TEST_F(RagRunTest, EpochsEndTheRun) {
@@ -178,6 +100,9 @@ TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is rag-sequence and passages.index is empty"));
   wrong = config("replug-lsr", "wrong");
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is replug-lsr and rag.train both"));
+  wrong = config("distill", "wrong");
+  wrong.rag.train = "generator";
+  EXPECT_THAT(error_of(wrong), HasSubstr("recipe is distill and rag.train generator"));
   std::ofstream(folder_.path() / "rows.jsonl") << R"({"prompt": "Hello", "completion": "World"})"
                                                << "\n";
   EXPECT_THAT(error_of(config("rag-token", "wrong")), HasSubstr("is no question with an answer"));

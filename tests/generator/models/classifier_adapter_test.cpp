@@ -87,14 +87,17 @@ TEST_P(ClassifierAdapter, LossAndGradientsEqualPeft) {
   LoraGradients gradients(*adapter_);
   model().accumulate_gradients(
       *adapter_, model().encode(texts_),
-      [&](size_t input, const float* logits, float* gradient) {
-        double sum = 0.0;
-        for (size_t i = 0; i < width; ++i) sum += std::exp(double{logits[i]});
-        const auto label = static_cast<size_t>(labels[input]);
-        total += std::log(sum) - double{logits[label]};
-        for (size_t i = 0; i < width; ++i) {
-          gradient[i] = static_cast<float>(
-              (std::exp(double{logits[i]}) / sum - (i == label ? 1.0 : 0.0)) / count);
+      [&](const float* logits, float* gradient) {
+        for (const int64_t label : labels) {
+          double sum = 0.0;
+          for (size_t i = 0; i < width; ++i) sum += std::exp(double{logits[i]});
+          total += std::log(sum) - double{logits[label]};
+          for (size_t i = 0; i < width; ++i) {
+            const double wanted = static_cast<int64_t>(i) == label ? 1.0 : 0.0;
+            gradient[i] = static_cast<float>((std::exp(double{logits[i]}) / sum - wanted) / count);
+          }
+          logits += width;
+          gradient += width;
         }
       },
       gradients);
