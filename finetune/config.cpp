@@ -211,6 +211,9 @@ void check_rag(const FinetuneConfig& config) {
   require(config.recipe != "replug-lsr" || config.rag.train == "query-encoder",
           concat("recipe is replug-lsr and rag.train ", config.rag.train,
                  ": the generator learns nothing from it, wanted query-encoder"));
+  require(!config.rag.train_passage_encoder || config.rag.train != "generator",
+          "rag.train_passage_encoder is true and rag.train generator: no encoder learns, wanted "
+          "both or query-encoder");
 }
 
 }  // namespace

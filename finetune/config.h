@@ -88,6 +88,10 @@ struct RagOptions {
   // Of p(z|x) = softmax(cosine / temperature). Sentence encoders are trained with cosines times 20;
   // at 1 all passages would be nearly alike.
   double temperature = kPriorTemperature;
+  // The adapter of the query encoder embeds and learns the passages that were found as well
+  // (RAG-end2end: Siriwardhana et al. 2023, arXiv:2210.02627): dearer by their tokens, and the
+  // index has to be embedded anew to be searched with it.
+  bool train_passage_encoder = false;
 };
 
 struct TrainingOptions {
@@ -121,7 +125,7 @@ struct TrainingOptions {
 };
 
 // The LoRA adapter of the query encoder: every Linear but the pooler, which vectors do not pass.
-// Passages stay as the index has them.
+// Without rag.train_passage_encoder passages stay as the index has them.
 struct QueryEncoderOptions {
   int64_t r = 16;
   double lora_alpha = 32;

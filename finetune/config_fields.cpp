@@ -298,6 +298,10 @@ void add_rag(Fields& f) {
   f.push_back(real(
       "rag.temperature", "of the softmax over the passages' cosines", 1e-4, 1e4,
       [](auto& c) -> auto& { return c.rag.temperature; }));
+  f.push_back(flag(
+      "rag.train_passage_encoder",
+      "passages are embedded with the query encoder's adapter, which learns from them too",
+      [](auto& c) -> auto& { return c.rag.train_passage_encoder; }));
 }
 
 void add_query_encoder(Fields& f) {

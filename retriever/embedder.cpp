@@ -108,4 +108,17 @@ void Embedder::accumulate_query_gradients(const std::vector<std::string>& querie
                                            vector_gradients, gradients);
 }
 
+std::vector<float> Embedder::embed_passages_with(const LoraAdapter& adapter,
+                                                 const std::vector<std::string>& texts) const {
+  return encoder_.model->encode_with(adapter, with_prefix(prefixes_.passage, texts));
+}
+
+void Embedder::accumulate_passage_gradients(const LoraAdapter& adapter,
+                                            const std::vector<std::string>& texts,
+                                            const float* vector_gradients,
+                                            LoraGradients& gradients) const {
+  encoder_.model->accumulate_gradients(adapter, with_prefix(prefixes_.passage, texts),
+                                       vector_gradients, gradients);
+}
+
 }  // namespace quarry

@@ -55,6 +55,13 @@ class Embedder {
   // query adapter's matrices. vector_gradients [n, dim]. REQUIRES: there is one.
   void accumulate_query_gradients(const std::vector<std::string>& queries,
                                   const float* vector_gradients, LoraGradients& gradients) const;
+  // Passages as they are embedded with `adapter`, made for encoder().linear_slots(), and the same
+  // gradient of theirs: where an encoder is trained for passages too.
+  std::vector<float> embed_passages_with(const LoraAdapter& adapter,
+                                         const std::vector<std::string>& texts) const;
+  void accumulate_passage_gradients(const LoraAdapter& adapter,
+                                    const std::vector<std::string>& texts,
+                                    const float* vector_gradients, LoraGradients& gradients) const;
 
  private:
   const LoadedEncoder& query_side() const { return query_encoder_ ? *query_encoder_ : encoder_; }

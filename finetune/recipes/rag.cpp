@@ -1,6 +1,7 @@
 // RAG-Sequence, RAG-Token (Lewis et al. 2020, arXiv:2005.11401) and REPLUG LSR (Shi et al. 2023,
-// arXiv:2301.12652): the index and the passage encoder stay as they are, the query encoder and the
-// generator learn from the likelihood of the answer over the passages that are found.
+// arXiv:2301.12652): generator and query encoder learn from the likelihood of the answer over the
+// passages that are found. The index stays as it is; passages are what it holds, or are embedded
+// and learned as well (RAG-end2end, Siriwardhana et al. 2023, arXiv:2210.02627).
 #include <algorithm>
 #include <iterator>
 
@@ -69,6 +70,7 @@ class RagRecipe final : public Recipe {
     query_ = make_query_adapter(config, encoder);
     embedder_ = std::make_shared<Embedder>(std::move(encoder), query_.adapter);
     retriever_ = Retriever::open(index, embedder_);
+    finder_ = make_finder();
     if (trains_generator() || !config.adapter.start_from.empty()) {
       generator_ = make_adapter(config, inputs.base);
     }
@@ -168,14 +170,19 @@ class RagRecipe final : public Recipe {
 
  private:
   bool trains_generator() const { return inputs_.config.rag.train != "query-encoder"; }
+  bool trains_passages() const { return inputs_.config.rag.train_passage_encoder; }
+
+  std::unique_ptr<PassageFinder> make_finder() const {
+    if (!trains_passages()) return std::make_unique<IndexedPassages>(*retriever_, *store_);
+    return std::make_unique<LivePassages>(*retriever_, *embedder_, *query_.adapter, inputs_.group);
+  }
 
   std::unique_ptr<RagStream> make_stream(const TrainingSet& set) const {
     RagStreamOptions options;
     options.top_k = inputs_.config.passages.top_k;
     options.too_long = inputs_.config.data.too_long == "skip" ? TooLong::kSkip : TooLong::kError;
     options.seed = inputs_.config.training.seed;
-    return std::make_unique<RagStream>(set, inputs_.renderer, *retriever_, *store_, *embedder_,
-                                       options);
+    return std::make_unique<RagStream>(set, inputs_.renderer, *finder_, *embedder_, options);
   }
 
   void make_trainer() {
@@ -202,6 +209,7 @@ class RagRecipe final : public Recipe {
     options.trainer = trainer_options(inputs_);
     options.loss = loss_of(config.recipe);
     options.temperature = config.rag.temperature;
+    options.train_passages = trains_passages();
     trainer_ = std::make_unique<RagTrainer>(parts, options);
   }
 
@@ -238,12 +246,15 @@ class RagRecipe final : public Recipe {
 
   void save_query_adapter(const std::filesystem::path& folder, ModelCard card) const {
     const QueryEncoderOptions& options = inputs_.config.query_encoder;
-    card.title = "LoRA adapter of the query encoder for " + encoder_name_;
+    card.title = concat("LoRA adapter of the ", trains_passages() ? "" : "query ", "encoder for ",
+                        encoder_name_);
     card.base_model = encoder_name_;
     card.base_model_hash = encoder_hash_;
     card.pipeline_tag = "feature-extraction";
     card.tags = {"lora", "feature-extraction", "rag"};
-    card.description += " For questions alone: passages are embedded without it.";
+    card.description += trains_passages()
+                            ? " For questions and passages: an index is embedded with it."
+                            : " For questions alone: passages are embedded without it.";
     card.hyperparameters = {{"r", std::to_string(options.r)},
                             {"lora_alpha", concat(options.lora_alpha)},
                             {"learning_rate", concat(options.learning_rate)},
@@ -265,6 +276,7 @@ class RagRecipe final : public Recipe {
   std::unique_ptr<PassageStore> store_;
   std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Retriever> retriever_;
+  std::unique_ptr<PassageFinder> finder_;
   std::unique_ptr<RagStream> stream_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainedAdapter> trained_generator_;  // null: frozen

@@ -129,6 +129,28 @@ TEST_F(RagRunTest, AResumedRunIsBitEqual) {
   }
 }
 
+TEST_F(RagRunTest, APassageEncoderLearnsAndResumesBitEqual) {
+  const auto with_passages = [this](const std::string& out) {
+    FinetuneConfig made = config("rag-sequence", out);
+    made.rag.train_passage_encoder = true;
+    return made;
+  };
+  FinetuneRun(with_passages("whole")).train(false, {});
+  CancelFlag cancel;
+  FinetuneEvents events;
+  events.cancel = &cancel;
+  events.on_step = [&](const StepResult& result, int64_t, double) {
+    if (result.step == 3) cancel.cancel();
+  };
+  EXPECT_THAT(error_of(with_passages("cut"), events), HasSubstr("training: cancelled"));
+  FinetuneRun(with_passages("cut")).train(true, {});
+  EXPECT_EQ(weights("cut/last-query-encoder"), weights("whole/last-query-encoder"));
+  FinetuneRun(config("rag-sequence", "queries")).train(false, {});
+  EXPECT_NE(weights("queries/last-query-encoder"), weights("whole/last-query-encoder"));
+  EXPECT_THAT(test::read_file(folder_.path() / "whole/last-query-encoder/README.md"),
+              HasSubstr("For questions and passages"));
+}
+
 TEST_F(RagRunTest, OneSideLearnsAlone) {
   FinetuneConfig generator = config("rag-token", "generator");
   generator.rag.train = "generator";
@@ -178,6 +200,11 @@ TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is rag-sequence and passages.index is empty"));
   wrong = config("replug-lsr", "wrong");
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is replug-lsr and rag.train both"));
+  wrong = config("rag-token", "wrong");
+  wrong.rag.train = "generator";
+  wrong.rag.train_passage_encoder = true;
+  EXPECT_THAT(error_of(wrong), HasSubstr("rag.train_passage_encoder is true and rag.train "
+                                         "generator"));
   std::ofstream(folder_.path() / "rows.jsonl") << R"({"prompt": "Hello", "completion": "World"})"
                                                << "\n";
   EXPECT_THAT(error_of(config("rag-token", "wrong")), HasSubstr("is no question with an answer"));

@@ -86,11 +86,33 @@ class RagTrainerTest : public testing::Test {
     return examples;
   }
 
-  // With the query encoder as it is.
+  // Gives questions and passages texts of the model's vocabulary, one passage to two questions.
+  void set_texts(std::vector<RagExample>& examples) const {
+    const std::vector<std::string> words = {"rivers", "moon", "dog",    "quick", "open",
+                                            "keeps",  "the",  "people", "1969",  "walked"};
+    const auto word = [&](size_t number) { return words[number % words.size()]; };
+    for (size_t i = 0; i < examples.size(); ++i) {
+      examples[i].question = concat(word(i), " ", word(3 * i + 1), " you");
+      for (size_t z = 0; z < examples[i].sequences.size(); ++z) {
+        examples[i].passage_texts.push_back(
+            concat(word(i + 4 * z), " ", word(7 * i + z + 2), " in time. ", word(5 * z + i)));
+      }
+    }
+    examples[1].passage_ids[2] = examples[0].passage_ids[1];
+    examples[1].passage_texts[2] = examples[0].passage_texts[1];
+    refresh_scores(examples);
+  }
+
+  // With the encoder as it is; passages that have texts are embedded too.
   void refresh_scores(std::vector<RagExample>& examples) const {
     const auto dim = static_cast<size_t>(embedder_->dim());
     for (RagExample& example : examples) {
-      const std::vector<float> query = embedder_->embed_query(example.question);
+      example.query_vector = embedder_->embed_query(example.question);
+      const std::vector<float>& query = example.query_vector;
+      if (!example.passage_texts.empty()) {
+        example.passage_vectors =
+            embedder_->embed_passages_with(*query_adapter_, example.passage_texts);
+      }
       example.scores.clear();
       for (size_t z = 0; z < example.sequences.size(); ++z) {
         const float* passage = example.passage_vectors.data() + z * dim;
@@ -177,6 +199,23 @@ TEST_F(RagTrainerTest, GradientsEqualFiniteDifferencesOfTheMarginalLoss) {
     EXPECT_NEAR(result.loss, trainer.evaluate(examples, figures), 1e-6);
     for (const uint32_t signs : {1u, 2u}) {
       expect_gradient(trainer, *generator_, signs, examples);
+      expect_gradient(trainer, *query_encoder_, signs, examples);
+    }
+  }
+}
+
+// The same with passages that the encoder embeds as well.
+TEST_F(RagTrainerTest, GradientsThroughBothSidesEqualFiniteDifferences) {
+  NoOptimizer none;
+  options_.train_passages = true;
+  for (const MarginalLossFunction loss : {rag_sequence_loss, rag_token_loss, replug_lsr_loss}) {
+    options_.loss = loss;
+    RagTrainer trainer(parts(nullptr, query_encoder_.get(), none), options_);
+    trainer.set_steps_taken(1);
+    std::vector<RagExample> examples = some_examples(4, kPassages);
+    set_texts(examples);
+    trainer.step(examples, 1e-3);
+    for (const uint32_t signs : {1u, 2u}) {
       expect_gradient(trainer, *query_encoder_, signs, examples);
     }
   }
