@@ -214,6 +214,17 @@ void check_rag(const FinetuneConfig& config) {
   require(!config.rag.train_passage_encoder || config.rag.train != "generator",
           "rag.train_passage_encoder is true and rag.train generator: no encoder learns, wanted "
           "both or query-encoder");
+  const auto require_passages = [&config](const char* name, int64_t value) {
+    require(value == 0 || config.rag.train_passage_encoder,
+            concat(name, " is ", value,
+                   " and rag.train_passage_encoder false: the index is never out of date, wanted "
+                   "true"));
+  };
+  require_passages("rag.over_retrieve", config.rag.over_retrieve);
+  require_passages("rag.refresh_every", config.rag.refresh_every);
+  require(config.rag.over_retrieve == 0 || config.rag.over_retrieve >= config.passages.top_k,
+          concat("rag.over_retrieve is ", config.rag.over_retrieve,
+                 ", wanted at least passages.top_k, ", config.passages.top_k));
 }
 
 }  // namespace

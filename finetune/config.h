@@ -92,6 +92,14 @@ struct RagOptions {
   // (RAG-end2end: Siriwardhana et al. 2023, arXiv:2210.02627): dearer by their tokens, and the
   // index has to be embedded anew to be searched with it.
   bool train_passage_encoder = false;
+  // With it the index grows old: passages that have come nearer are not found. 0: each question has
+  // the top_k nearest by the index. More: that many are taken by the index, embedded anew, and the
+  // top_k nearest kept; costs their embedding.
+  int64_t over_retrieve = 0;
+  // With it, more than 0: all passages are embedded anew within this many steps, a share after each
+  // of them, and then found by these vectors, which are this many to twice as many steps old. In
+  // memory; the index stays. 0: never.
+  int64_t refresh_every = 0;
 };
 
 struct TrainingOptions {

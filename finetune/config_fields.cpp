@@ -302,6 +302,14 @@ void add_rag(Fields& f) {
       "rag.train_passage_encoder",
       "passages are embedded with the query encoder's adapter, which learns from them too",
       [](auto& c) -> auto& { return c.rag.train_passage_encoder; }));
+  f.push_back(integer(
+      "rag.over_retrieve",
+      "passages taken by the index's vectors, of which the top_k nearest by the encoder as it is "
+      "now are kept; 0: top_k",
+      0, 1000, [](auto& c) -> auto& { return c.rag.over_retrieve; }));
+  f.push_back(integer(
+      "rag.refresh_every", "steps within which all passages are embedded anew, in memory; 0: never",
+      0, kMany, [](auto& c) -> auto& { return c.rag.refresh_every; }));
 }
 
 void add_query_encoder(Fields& f) {

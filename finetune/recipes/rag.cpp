@@ -7,6 +7,7 @@
 
 #include "data/core/error.h"
 #include "finetune/recipe.h"
+#include "finetune/recipes/rag_refresh.h"
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
 #include "finetune/recipes/recipe_state.h"
@@ -70,6 +71,7 @@ class RagRecipe final : public Recipe {
     query_ = make_query_adapter(config, encoder);
     embedder_ = std::make_shared<Embedder>(std::move(encoder), query_.adapter);
     retriever_ = Retriever::open(index, embedder_);
+    if (config.rag.refresh_every > 0) refresh_ = make_refresh();
     finder_ = make_finder();
     if (trains_generator() || !config.adapter.start_from.empty()) {
       generator_ = make_adapter(config, inputs.base);
@@ -112,6 +114,10 @@ class RagRecipe final : public Recipe {
     } catch (const Error&) {
       stream_->restore(before_);
       throw;
+    }
+    if (refresh_ != nullptr) {
+      result.figures.emplace_back("index_age", refresh_->age(result.step));
+      refresh_->after_step(result.step);
     }
     result.warning = warn(result);
     return result;
@@ -163,9 +169,11 @@ class RagRecipe final : public Recipe {
   }
   void save(Checkpoint& checkpoint) override {
     save_state(*trainer_, generator_.adapter.get(), *optimizer_, *stream_, checkpoint);
+    if (refresh_ != nullptr) refresh_->save(checkpoint);
   }
   void restore(const Checkpoint& checkpoint, const std::string& source) override {
     restore_state(checkpoint, source, *trainer_, generator_.adapter.get(), *optimizer_, *stream_);
+    if (refresh_ != nullptr) refresh_->restore(checkpoint, source);
   }
 
  private:
@@ -174,7 +182,22 @@ class RagRecipe final : public Recipe {
 
   std::unique_ptr<PassageFinder> make_finder() const {
     if (!trains_passages()) return std::make_unique<IndexedPassages>(*retriever_, *store_);
-    return std::make_unique<LivePassages>(*retriever_, *embedder_, *query_.adapter, inputs_.group);
+    LivePassagesParts parts;
+    parts.retriever = retriever_.get();
+    parts.store = store_.get();
+    parts.embedder = embedder_.get();
+    parts.adapter = query_.adapter.get();
+    parts.refresh = refresh_.get();
+    parts.group = inputs_.group;
+    return std::make_unique<LivePassages>(parts, inputs_.config.rag.over_retrieve);
+  }
+
+  std::unique_ptr<IndexRefresh> make_refresh() const {
+    IndexRefreshOptions options;
+    options.every = inputs_.config.rag.refresh_every;
+    options.is_stale = !inputs_.config.query_encoder.start_from.empty();
+    options.group = inputs_.group;
+    return std::make_unique<IndexRefresh>(*store_, *embedder_, query_, options);
   }
 
   std::unique_ptr<RagStream> make_stream(const TrainingSet& set) const {
@@ -276,6 +299,7 @@ class RagRecipe final : public Recipe {
   std::unique_ptr<PassageStore> store_;
   std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Retriever> retriever_;
+  std::unique_ptr<IndexRefresh> refresh_;  // null: the index alone finds
   std::unique_ptr<PassageFinder> finder_;
   std::unique_ptr<RagStream> stream_;
   std::unique_ptr<Optimizer> optimizer_;

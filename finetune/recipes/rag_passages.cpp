@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "data/passage_text.h"
+#include "finetune/recipes/rag_refresh.h"
 #include "finetune/shared_step.h"
 
 namespace quarry {
@@ -26,8 +27,8 @@ void score(LatentPassages& found, const float* query_vector, size_t dim) {
   }
 }
 
-// By score, ties by id.
-void order(LatentPassages& found, size_t dim) {
+// The `count` best, best first, ties by id.
+void keep_nearest(LatentPassages& found, size_t count, size_t dim) {
   std::vector<size_t> places(found.hits.size());
   std::iota(places.begin(), places.end(), size_t{0});
   std::sort(places.begin(), places.end(), [&](size_t a, size_t b) {
@@ -35,6 +36,7 @@ void order(LatentPassages& found, size_t dim) {
     const Hit& other = found.hits[b];
     return one.score != other.score ? one.score > other.score : one.passage.id < other.passage.id;
   });
+  places.resize(std::min(places.size(), count));
   LatentPassages ordered;
   for (const size_t place : places) {
     ordered.hits.push_back(std::move(found.hits[place]));
@@ -62,28 +64,55 @@ std::vector<LatentPassages> IndexedPassages::find(const std::vector<std::string>
   return found;
 }
 
+std::vector<LatentPassages> LivePassages::find_candidates(const std::vector<std::string>& questions,
+                                                          const std::vector<float>& query_vectors,
+                                                          int64_t count) const {
+  std::vector<LatentPassages> found(questions.size());
+  const VectorIndex* vectors = parts_.refresh == nullptr ? nullptr : parts_.refresh->vectors();
+  if (vectors == nullptr) {
+    const auto dim = static_cast<size_t>(parts_.embedder->dim());
+    for (size_t i = 0; i < questions.size(); ++i) {
+      found[i].hits =
+          nearest(*parts_.retriever, questions[i], query_vectors.data() + i * dim, count);
+    }
+    return found;
+  }
+  const auto neighbors =
+      vectors->search(query_vectors.data(), static_cast<int64_t>(questions.size()), count);
+  for (size_t i = 0; i < questions.size(); ++i) {
+    std::vector<int64_t> ids;
+    for (const VectorNeighbor& neighbor : neighbors[i]) ids.push_back(neighbor.id);
+    for (Passage& passage : parts_.store->passages(ids)) {
+      found[i].hits.emplace_back();
+      found[i].hits.back().passage = std::move(passage);
+    }
+  }
+  return found;
+}
+
 std::vector<LatentPassages> LivePassages::find(const std::vector<std::string>& questions,
                                                const std::vector<float>& query_vectors,
                                                int64_t top_k) const {
-  const auto dim = static_cast<size_t>(embedder_.dim());
-  std::vector<LatentPassages> found(questions.size());
+  const auto dim = static_cast<size_t>(parts_.embedder->dim());
+  std::vector<LatentPassages> found =
+      find_candidates(questions, query_vectors, std::max(candidates_, top_k));
   std::map<int64_t, size_t> number_of;  // each passage is embedded once
   std::vector<std::string> texts;
-  for (size_t i = 0; i < questions.size(); ++i) {
-    found[i].hits = nearest(retriever_, questions[i], query_vectors.data() + i * dim, top_k);
-    for (const Hit& hit : found[i].hits) {
+  for (const LatentPassages& passages : found) {
+    for (const Hit& hit : passages.hits) {
       if (!number_of.emplace(hit.passage.id, texts.size()).second) continue;
       texts.push_back(embedding_text(hit.passage));
     }
   }
-  const std::vector<float> vectors = embed_together(embedder_, adapter_, texts, group_);
+  const std::vector<float> vectors =
+      embed_together(*parts_.embedder, *parts_.adapter, texts, parts_.group);
   for (size_t i = 0; i < questions.size(); ++i) {
     for (const Hit& hit : found[i].hits) {
       const float* vector = vectors.data() + number_of.at(hit.passage.id) * dim;
       found[i].vectors.insert(found[i].vectors.end(), vector, vector + dim);
     }
     score(found[i], query_vectors.data() + i * dim, dim);
-    order(found[i], dim);
+    keep_nearest(found[i], static_cast<size_t>(top_k), dim);
   }
   return found;
 }

@@ -44,23 +44,36 @@ class IndexedPassages final : public PassageFinder {
   const PassageStore& store_;
 };
 
-// Passages that the index finds, with the vectors that an encoder in training makes of them now.
+class IndexRefresh;
+
+// What LivePassages works with; all borrowed.
+struct LivePassagesParts {
+  const Retriever* retriever = nullptr;
+  const PassageStore* store = nullptr;  // the retriever's
+  const Embedder* embedder = nullptr;
+  const LoraAdapter* adapter = nullptr;   // what is trained
+  const IndexRefresh* refresh = nullptr;  // null: the index finds, however old it grows
+  ProcessGroup* group = nullptr;          // whose processes ask for the same and share the work
+};
+
+// Passages found by vectors of some steps ago, with those that an encoder in training makes of them
+// now: of the `candidates` nearest by the old vectors the top_k nearest by the new ones.
 class LivePassages final : public PassageFinder {
  public:
-  // All are borrowed. `adapter` is what is trained. The processes of `group`, which may be null,
-  // ask for the same and share the embedding.
-  LivePassages(const Retriever& retriever, const Embedder& embedder, const LoraAdapter& adapter,
-               ProcessGroup* group)
-      : retriever_(retriever), embedder_(embedder), adapter_(adapter), group_(group) {}
+  LivePassages(const LivePassagesParts& parts, int64_t candidates)
+      : parts_(parts), candidates_(candidates) {}
   std::vector<LatentPassages> find(const std::vector<std::string>& questions,
                                    const std::vector<float>& query_vectors,
                                    int64_t top_k) const override;
 
  private:
-  const Retriever& retriever_;
-  const Embedder& embedder_;
-  const LoraAdapter& adapter_;
-  ProcessGroup* group_;
+  // By the old vectors.
+  std::vector<LatentPassages> find_candidates(const std::vector<std::string>& questions,
+                                              const std::vector<float>& query_vectors,
+                                              int64_t count) const;
+
+  LivePassagesParts parts_;
+  int64_t candidates_;
 };
 
 // Passages' vectors [texts, dim] with `adapter`, each made by one of the processes of `group`.

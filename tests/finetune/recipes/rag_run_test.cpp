@@ -129,26 +129,31 @@ TEST_F(RagRunTest, AResumedRunIsBitEqual) {
   }
 }
 
+// Resumed in the middle of a round of rag.refresh_every.
 TEST_F(RagRunTest, APassageEncoderLearnsAndResumesBitEqual) {
   const auto with_passages = [this](const std::string& out) {
     FinetuneConfig made = config("rag-sequence", out);
     made.rag.train_passage_encoder = true;
+    made.rag.over_retrieve = 5;
+    made.rag.refresh_every = 2;
+    made.query_encoder.learning_rate = 0.01;
     return made;
   };
+  const std::string store = test::read_file(folder_.path() / "index" / kStoreFileName);
   FinetuneRun(with_passages("whole")).train(false, {});
+  EXPECT_EQ(test::read_file(folder_.path() / "index" / kStoreFileName), store);
   CancelFlag cancel;
   FinetuneEvents events;
   events.cancel = &cancel;
   events.on_step = [&](const StepResult& result, int64_t, double) {
-    if (result.step == 3) cancel.cancel();
+    if (result.step == 5) cancel.cancel();
   };
   EXPECT_THAT(error_of(with_passages("cut"), events), HasSubstr("training: cancelled"));
   FinetuneRun(with_passages("cut")).train(true, {});
   EXPECT_EQ(weights("cut/last-query-encoder"), weights("whole/last-query-encoder"));
-  FinetuneRun(config("rag-sequence", "queries")).train(false, {});
-  EXPECT_NE(weights("queries/last-query-encoder"), weights("whole/last-query-encoder"));
   EXPECT_THAT(test::read_file(folder_.path() / "whole/last-query-encoder/README.md"),
               HasSubstr("For questions and passages"));
+  EXPECT_THAT(test::read_file(folder_.path() / "whole/metrics.jsonl"), HasSubstr("\"index_age\":"));
 }
 
 TEST_F(RagRunTest, OneSideLearnsAlone) {
@@ -205,6 +210,12 @@ TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
   wrong.rag.train_passage_encoder = true;
   EXPECT_THAT(error_of(wrong), HasSubstr("rag.train_passage_encoder is true and rag.train "
                                          "generator"));
+  wrong = config("rag-token", "wrong");
+  wrong.rag.refresh_every = 5;
+  EXPECT_THAT(error_of(wrong), HasSubstr("rag.refresh_every is 5 and rag.train_passage_encoder"));
+  wrong.rag.train_passage_encoder = true;
+  wrong.rag.over_retrieve = 2;
+  EXPECT_THAT(error_of(wrong), HasSubstr("rag.over_retrieve is 2, wanted at least passages.top_k"));
   std::ofstream(folder_.path() / "rows.jsonl") << R"({"prompt": "Hello", "completion": "World"})"
                                                << "\n";
   EXPECT_THAT(error_of(config("rag-token", "wrong")), HasSubstr("is no question with an answer"));
