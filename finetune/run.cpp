@@ -401,6 +401,7 @@ void FinetuneRun::Impl::leave_adapters(FinetuneOutcome& outcome) const {
   };
   outcome.best_adapter = best_of(last.generator, "best");
   outcome.best_query_adapter = best_of(last.query_encoder, "best-query-encoder");
+  outcome.next_command = recipe->next_command({outcome.best_adapter, outcome.best_query_adapter});
 }
 
 }  // namespace quarry

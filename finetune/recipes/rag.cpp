@@ -14,6 +14,7 @@
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "generator/nn/lora_save.h"
+#include "retriever/index_embedder.h"
 #include "retriever/vector_sync.h"
 
 namespace quarry {
@@ -34,13 +35,15 @@ MarginalLossFunction loss_of(const std::string& recipe) {
   return replug_lsr_loss;
 }
 
-// A new adapter of the query encoder, or the one to go on from; nothing when there is neither.
+// A new adapter of the query encoder, or the one to go on from, which is the index's unless another
+// one is named; nothing when there is neither.
 RunAdapter make_query_adapter(const FinetuneConfig& config, const LoadedEncoder& encoder) {
   const QueryEncoderOptions& options = config.query_encoder;
   const auto& slots = encoder.model->linear_slots();
+  std::filesystem::path start = options.start_from;
+  if (start.empty()) start = index_adapter(config.passages.index);
   RunAdapter made;
-  if (!options.start_from.empty()) {
-    const std::filesystem::path start = options.start_from;
+  if (!start.empty()) {
     check_adapter_base(start, encoder.content_hash, encoder.name);
     made.config = std::make_unique<LoraConfig>(LoraConfig::load(start / "adapter_config.json"));
     made.adapter = LoraAdapter::load(start, slots, {});
@@ -58,6 +61,19 @@ RunAdapter make_query_adapter(const FinetuneConfig& config, const LoadedEncoder&
   return made;
 }
 
+// What the index was embedded with beside the encoder; null: nothing.
+std::shared_ptr<const LoraAdapter> load_index_adapter(const FinetuneConfig& config,
+                                                      const LoadedEncoder& encoder) {
+  const std::filesystem::path folder = index_adapter(config.passages.index);
+  if (folder.empty()) return nullptr;
+  return LoraAdapter::load(folder, encoder.model->linear_slots(), {});
+}
+
+std::string without_slash(std::string folder) {
+  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
+  return folder;
+}
+
 class RagRecipe final : public Recipe {
  public:
   explicit RagRecipe(const RunInputs& inputs) : inputs_(inputs) {
@@ -69,7 +85,12 @@ class RagRecipe final : public Recipe {
     encoder_name_ = encoder.name;
     encoder_hash_ = encoder.content_hash;
     query_ = make_query_adapter(config, encoder);
-    embedder_ = std::make_shared<Embedder>(std::move(encoder), query_.adapter);
+    const auto of_index = load_index_adapter(config, encoder);
+    index_is_stale_ =
+        !config.query_encoder.start_from.empty() &&
+        (of_index == nullptr || of_index->content_hash() != query_.adapter->content_hash());
+    embedder_ =
+        std::make_shared<Embedder>(std::move(encoder), query_.adapter, std::nullopt, of_index);
     retriever_ = Retriever::open(index, embedder_);
     if (config.rag.refresh_every > 0) refresh_ = make_refresh();
     finder_ = make_finder();
@@ -167,6 +188,12 @@ class RagRecipe final : public Recipe {
     }
     return saved;
   }
+  std::string next_command(const SavedAdapters& saved) const override {
+    if (!trains_passages()) return "";
+    const std::string& index = inputs_.config.passages.index;
+    return concat("quarry index reembed ", index, " ", without_slash(index), "-tuned",
+                  " --embedder-adapter ", saved.query_encoder.string());
+  }
   void save(Checkpoint& checkpoint) override {
     save_state(*trainer_, generator_.adapter.get(), *optimizer_, *stream_, checkpoint);
     if (refresh_ != nullptr) refresh_->save(checkpoint);
@@ -195,7 +222,7 @@ class RagRecipe final : public Recipe {
   std::unique_ptr<IndexRefresh> make_refresh() const {
     IndexRefreshOptions options;
     options.every = inputs_.config.rag.refresh_every;
-    options.is_stale = !inputs_.config.query_encoder.start_from.empty();
+    options.is_stale = index_is_stale_;
     options.group = inputs_.group;
     return std::make_unique<IndexRefresh>(*store_, *embedder_, query_, options);
   }
@@ -294,8 +321,9 @@ class RagRecipe final : public Recipe {
   RunInputs inputs_;
   std::string encoder_name_;
   std::string encoder_hash_;
-  RunAdapter generator_;  // without an adapter where the bare base is frozen
-  RunAdapter query_;      // likewise
+  bool index_is_stale_ = false;  // embedded with another adapter than training starts from
+  RunAdapter generator_;         // without an adapter where the bare base is frozen
+  RunAdapter query_;             // likewise
   std::unique_ptr<PassageStore> store_;
   std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Retriever> retriever_;

@@ -103,7 +103,9 @@ TEST_F(RagRunTest, BothAdaptersAreLeftAndServe) {
     EXPECT_EQ(outcome.best_query_adapter, folder_.path() / recipe / "best-query-encoder");
     const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
     EXPECT_EQ(LoraAdapter::load(outcome.best_adapter, *loaded.model)->weights().size(), 14u);
-    const auto tuned = Embedder::load(bert_.string(), outcome.best_query_adapter);
+    EmbedderOptions with_adapter;
+    with_adapter.query_adapter = outcome.best_query_adapter;
+    const auto tuned = Embedder::load(bert_.string(), with_adapter);
     EXPECT_NE(tuned->embed_query("What?"), Embedder::load(bert_.string())->embed_query("What?"));
     const std::string metrics = test::read_file(folder_.path() / recipe / "metrics.jsonl");
     for (const char* figure : {"posterior_entropy", "distinct_passages", "answer_recall",
