@@ -315,9 +315,9 @@ void check_config(const FinetuneConfig& config) {
 }
 
 std::string config_hash(const FinetuneConfig& config) {
-  static const std::set<std::string> kFree = {"output_dir", "training.eval_every",
-                                              "training.save_every", "training.save_total_limit",
-                                              "training.threads"};
+  static const std::set<std::string> kFree = {
+      "output_dir",          "rag.stop_on_collapse",      "training.eval_every",
+      "training.save_every", "training.save_total_limit", "training.threads"};
   std::string text;
   for (const ConfigField& field : config_fields()) {
     if (kFree.count(field.name) == 0) text += field.name + "=" + field.get(config) + "\n";

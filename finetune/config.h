@@ -100,6 +100,9 @@ struct RagOptions {
   // of them, and then found by these vectors, which are this many to twice as many steps old. In
   // memory; the index stays. 0: never.
   int64_t refresh_every = 0;
+  // The run ends, with a checkpoint, when for 5 steps in a row all questions found the same
+  // passages, or the passages made no difference to the generator. Else it only warns.
+  bool stop_on_collapse = false;
 };
 
 struct TrainingOptions {
@@ -211,7 +214,7 @@ std::string to_yaml(const FinetuneConfig& config);
 void check_config(const FinetuneConfig& config);
 
 // Hash of every option that a resumed run must share with its checkpoint: all but output_dir,
-// training.{eval_every, save_every, save_total_limit, threads}.
+// rag.stop_on_collapse, training.{eval_every, save_every, save_total_limit, threads}.
 std::string config_hash(const FinetuneConfig& config);
 
 }  // namespace quarry

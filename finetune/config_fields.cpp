@@ -310,6 +310,9 @@ void add_rag(Fields& f) {
   f.push_back(integer(
       "rag.refresh_every", "steps within which all passages are embedded anew, in memory; 0: never",
       0, kMany, [](auto& c) -> auto& { return c.rag.refresh_every; }));
+  f.push_back(flag(
+      "rag.stop_on_collapse", "the run ends when retrieval has collapsed for 5 steps",
+      [](auto& c) -> auto& { return c.rag.stop_on_collapse; }));
 }
 
 void add_query_encoder(Fields& f) {

@@ -7,6 +7,7 @@
 
 #include "data/core/error.h"
 #include "finetune/recipe.h"
+#include "finetune/recipes/rag_alarm.h"
 #include "finetune/recipes/rag_refresh.h"
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
@@ -19,13 +20,6 @@
 
 namespace quarry {
 namespace {
-
-// Retrieval collapse (appendix H of Lewis et al.): the same passages for every question.
-constexpr double kCollapsedShare = 0.25;
-// Total variation below which passages make no difference to the generator.
-constexpr double kIgnoredShift = 0.01;
-// Questions from which such shares say something.
-constexpr size_t kQuestionsToJudge = 4;
 
 MarginalLossFunction loss_of(const std::string& recipe) {
   if (recipe == "rag-sequence") return rag_sequence_loss;
@@ -140,7 +134,10 @@ class RagRecipe final : public Recipe {
       result.figures.emplace_back("index_age", refresh_->age(result.step));
       refresh_->after_step(result.step);
     }
-    result.warning = warn(result);
+    const CollapseAlarm::Verdict verdict =
+        alarm_.judge(result, static_cast<int64_t>(examples_.size()), retriever_->stats().passages);
+    result.warning = verdict.warning;
+    if (inputs_.config.rag.stop_on_collapse) result.stop = verdict.stop;
     return result;
   }
   std::vector<std::string> examples(size_t most) const override {
@@ -196,10 +193,12 @@ class RagRecipe final : public Recipe {
   }
   void save(Checkpoint& checkpoint) override {
     save_state(*trainer_, generator_.adapter.get(), *optimizer_, *stream_, checkpoint);
+    checkpoint.extra["alarm"] = alarm_.save();
     if (refresh_ != nullptr) refresh_->save(checkpoint);
   }
   void restore(const Checkpoint& checkpoint, const std::string& source) override {
     restore_state(checkpoint, source, *trainer_, generator_.adapter.get(), *optimizer_, *stream_);
+    if (checkpoint.extra.contains("alarm")) alarm_.restore(checkpoint.extra["alarm"], source);
     if (refresh_ != nullptr) refresh_->restore(checkpoint, source);
   }
 
@@ -263,37 +262,6 @@ class RagRecipe final : public Recipe {
     trainer_ = std::make_unique<RagTrainer>(parts, options);
   }
 
-  // Each kind once.
-  std::string warn(const StepResult& result) {
-    if (examples_.size() < kQuestionsToJudge) return "";
-    const auto figure = [&](const char* name) {
-      return std::find_if(result.figures.begin(), result.figures.end(),
-                          [&](const auto& item) { return item.first == name; })
-          ->second;
-    };
-    // Of as many different passages as the step could have had.
-    const auto taken = static_cast<double>(result.sequences);
-    const double possible =
-        std::min(taken, static_cast<double>(retriever_->stats().passages)) / taken;
-    const double distinct = figure("distinct_passages");
-    if (distinct < kCollapsedShare * possible && !warned_of_collapse_) {
-      warned_of_collapse_ = true;
-      return concat("step ", result.step, ": retrieval collapses: only ", distinct * taken,
-                    " different passages among the ", taken,
-                    " that were found; lower query_encoder.learning_rate");
-    }
-    const double shift = figure("posterior_shift");
-    if (result.sequences > static_cast<int64_t>(examples_.size()) && shift < kIgnoredShift &&
-        !warned_of_ignored_) {
-      warned_of_ignored_ = true;
-      return concat("step ", result.step,
-                    ": the generator's answers do not depend on the passages (posterior and prior "
-                    "differ by ",
-                    shift, "): there is nothing for the query encoder to learn from");
-    }
-    return "";
-  }
-
   void save_query_adapter(const std::filesystem::path& folder, ModelCard card) const {
     const QueryEncoderOptions& options = inputs_.config.query_encoder;
     card.title = concat("LoRA adapter of the ", trains_passages() ? "" : "query ", "encoder for ",
@@ -338,8 +306,7 @@ class RagRecipe final : public Recipe {
   std::vector<RagExample> examples_;
   std::vector<TrainingSequence> batch_;
   std::optional<TrainingSet> eval_set_;  // once it has been read
-  bool warned_of_collapse_ = false;
-  bool warned_of_ignored_ = false;
+  CollapseAlarm alarm_;
 };
 
 }  // namespace

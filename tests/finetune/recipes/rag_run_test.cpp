@@ -201,6 +201,26 @@ TEST_F(RagRunTest, CollapsedRetrievalIsReported) {
                                "among the 5"));
 }
 
+// Where each question finds the same one passage.
+TEST_F(RagRunTest, ACollapsedRunEndsAndGoesOnWhenTold) {
+  std::ofstream rows(folder_.path() / "rows.jsonl");
+  for (int i = 0; i < kPlaces; ++i) {
+    rows << R"({"id": "r)" << i << R"(", "question": "What?", "answer": "name )" << i << "\"}\n";
+  }
+  rows.close();
+  FinetuneConfig same = config("rag-sequence", "same");
+  same.passages.top_k = 1;
+  same.training.save_every = 4;
+  same.rag.stop_on_collapse = true;
+  const std::string error = error_of(same);
+  EXPECT_THAT(error, HasSubstr("step 5: retrieval collapses: only 1 different passages"));
+  EXPECT_THAT(error, HasSubstr("it has been so for 5 steps in a row"));
+  EXPECT_THAT(error, HasSubstr("checkpoint-5 is there"));
+  EXPECT_TRUE(std::filesystem::exists(folder_.path() / "same/checkpoint-5"));
+  same.rag.stop_on_collapse = false;
+  EXPECT_EQ(FinetuneRun(same).train(true, {}).steps, 6);
+}
+
 TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
   FinetuneConfig wrong = config("rag-sequence", "wrong");
   wrong.passages.index = "";
