@@ -190,13 +190,12 @@ TEST_F(DistributedCli, APassageEncoderTrainsTheSameAndMakesAnIndex) {
   const Words rag = {"recipe=rag-sequence", "passages.index=" + path("index"),
                      "passages.top_k=3",    "rag.train_passage_encoder=true",
                      "rag.over_retrieve=6", "rag.refresh_every=2",
-                     "query_encoder.r=4",   "query_encoder.learning_rate=0.01",
-                     "training.compute=f32"};
+                     "query_encoder.r=4",   "training.compute=f32"};
   const ProgramResult alone = run_quarry(finetune("one", 6, rag), {"OMP_NUM_THREADS=1"});
   EXPECT_EQ(alone.exit_code, 0) << alone.errors;
   EXPECT_THAT(alone.output,
               HasSubstr("quarry index reembed " + path("index") + " " + path("index-tuned") +
-                        " --embedder-adapter " + path("one/last-query-encoder")));
+                        " --embedder-adapter " + path("one/best-query-encoder")));
   run_ranks(finetune("two", 3, rag), 2);
   expect_same_losses("one", "two");
   expect_same_adapter("one/last-query-encoder", "two/last-query-encoder");

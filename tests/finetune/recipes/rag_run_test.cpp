@@ -178,6 +178,30 @@ TEST_F(RagRunTest, OneSideLearnsAlone) {
   EXPECT_EQ(FinetuneRun(next).train(false, {}).steps, 6);
 }
 
+TEST_F(RagRunTest, AnEncoderDecoderLearns) {
+  for (const std::string recipe : {"rag-sequence", "rag-token"}) {
+    FinetuneConfig pairs = config(recipe, recipe);
+    pairs.model.path = QUARRY_SOURCE_DIR "/tests/golden/encoder_decoders/t5_gated";
+    pairs.adapter.target_all_linear = false;
+    pairs.adapter.target_modules = {"q", "v"};
+    pairs.training.max_steps = 20;
+    pairs.training.save_every = 0;
+    pairs.training.learning_rate = 0.03;
+    pairs.training.batch_size = kPlaces;
+    std::vector<double> losses;
+    FinetuneEvents events;
+    events.on_step = [&](const StepResult& result, int64_t, double) {
+      losses.push_back(result.loss);
+    };
+    const FinetuneOutcome outcome = FinetuneRun(pairs).train(false, events);
+    ASSERT_EQ(losses.size(), 20u);
+    EXPECT_LT(losses.back(), 0.8 * losses.front()) << recipe;
+    EXPECT_THAT(test::read_file(outcome.last_adapter / "adapter_config.json"),
+                HasSubstr("SEQ_2_SEQ_LM"));
+    EXPECT_FALSE(outcome.last_query_adapter.empty());
+  }
+}
+
 TEST_F(RagRunTest, EpochsEndTheRun) {
   FinetuneConfig by_epochs = config("rag-sequence", "epochs");
   by_epochs.training.max_steps = 0;
