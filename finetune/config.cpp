@@ -235,6 +235,20 @@ void check_rag(const FinetuneConfig& config) {
                  ": the generator learns nothing from it, wanted query-encoder"));
   require(config.recipe != "distill" || config.rag.train != "generator",
           "recipe is distill and rag.train generator: that is the teacher, wanted query-encoder");
+  require(!config.rag.train_passage_encoder || config.rag.train != "generator",
+          "rag.train_passage_encoder is true and rag.train generator: no encoder learns, wanted "
+          "both or query-encoder");
+  const auto require_passages = [&config](const char* name, int64_t value) {
+    require(value == 0 || config.rag.train_passage_encoder,
+            concat(name, " is ", value,
+                   " and rag.train_passage_encoder false: the index is never out of date, wanted "
+                   "true"));
+  };
+  require_passages("rag.over_retrieve", config.rag.over_retrieve);
+  require_passages("rag.refresh_every", config.rag.refresh_every);
+  require(config.rag.over_retrieve == 0 || config.rag.over_retrieve >= config.passages.top_k,
+          concat("rag.over_retrieve is ", config.rag.over_retrieve,
+                 ", wanted at least passages.top_k, ", config.passages.top_k));
 }
 
 }  // namespace
@@ -335,9 +349,9 @@ void check_config(const FinetuneConfig& config) {
 }
 
 std::string config_hash(const FinetuneConfig& config) {
-  static const std::set<std::string> kFree = {"output_dir", "training.eval_every",
-                                              "training.save_every", "training.save_total_limit",
-                                              "training.threads"};
+  static const std::set<std::string> kFree = {
+      "output_dir",          "rag.stop_on_collapse",      "training.eval_every",
+      "training.save_every", "training.save_total_limit", "training.threads"};
   std::string text;
   for (const ConfigField& field : config_fields()) {
     if (kFree.count(field.name) == 0) text += field.name + "=" + field.get(config) + "\n";

@@ -89,6 +89,21 @@ struct RagOptions {
   // Of p(z|x) = softmax(cosine / temperature). Sentence encoders are trained with cosines times 20;
   // at 1 all passages would be nearly alike.
   double temperature = kPriorTemperature;
+  // The adapter of the query encoder embeds and learns the passages that were found as well
+  // (RAG-end2end: Siriwardhana et al. 2023, arXiv:2210.02627): dearer by their tokens, and the
+  // index has to be embedded anew to be searched with it.
+  bool train_passage_encoder = false;
+  // With it the index grows old: passages that have come nearer are not found. 0: each question has
+  // the top_k nearest by the index. More: that many are taken by the index, embedded anew, and the
+  // top_k nearest kept; costs their embedding.
+  int64_t over_retrieve = 0;
+  // With it, more than 0: all passages are embedded anew within this many steps, a share after each
+  // of them, and then found by these vectors, which are this many to twice as many steps old. In
+  // memory; the index stays. 0: never.
+  int64_t refresh_every = 0;
+  // The run ends, with a checkpoint, when for 5 steps in a row all questions found the same
+  // passages, or the passages made no difference to the generator. Else it only warns.
+  bool stop_on_collapse = false;
 };
 
 // Of the recipe "distill": the frozen generator, with the adapter of adapter.start_from if that is
@@ -144,7 +159,7 @@ struct TrainingOptions {
 };
 
 // The LoRA adapter of the query encoder: every Linear but the pooler, which vectors do not pass.
-// Passages stay as the index has them.
+// Without rag.train_passage_encoder passages stay as the index has them.
 struct QueryEncoderOptions {
   int64_t r = 16;
   double lora_alpha = 32;
@@ -230,7 +245,7 @@ std::string to_yaml(const FinetuneConfig& config);
 void check_config(const FinetuneConfig& config);
 
 // Hash of every option that a resumed run must share with its checkpoint: all but output_dir,
-// training.{eval_every, save_every, save_total_limit, threads}.
+// rag.stop_on_collapse, training.{eval_every, save_every, save_total_limit, threads}.
 std::string config_hash(const FinetuneConfig& config);
 
 }  // namespace quarry

@@ -300,6 +300,21 @@ void add_rag(Fields& f) {
   f.push_back(real(
       "rag.temperature", "of the softmax over the passages' cosines", 1e-4, 1e4,
       [](auto& c) -> auto& { return c.rag.temperature; }));
+  f.push_back(flag(
+      "rag.train_passage_encoder",
+      "passages are embedded with the query encoder's adapter, which learns from them too",
+      [](auto& c) -> auto& { return c.rag.train_passage_encoder; }));
+  f.push_back(integer(
+      "rag.over_retrieve",
+      "passages taken by the index's vectors, of which the top_k nearest by the encoder as it is "
+      "now are kept; 0: top_k",
+      0, 1000, [](auto& c) -> auto& { return c.rag.over_retrieve; }));
+  f.push_back(integer(
+      "rag.refresh_every", "steps within which all passages are embedded anew, in memory; 0: never",
+      0, kMany, [](auto& c) -> auto& { return c.rag.refresh_every; }));
+  f.push_back(flag(
+      "rag.stop_on_collapse", "the run ends when retrieval has collapsed for 5 steps",
+      [](auto& c) -> auto& { return c.rag.stop_on_collapse; }));
 }
 
 void add_retrieval(Fields& f) {

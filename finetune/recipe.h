@@ -78,6 +78,8 @@ class Recipe {
   // lacks what is the adapter's own: title and base.
   virtual SavedAdapters save_adapters(const std::filesystem::path& folder,
                                       const ModelCard& card) const = 0;
+  // What makes the adapters usable when something has to be done first: a command; else empty.
+  virtual std::string next_command(const SavedAdapters&) const { return ""; }
   // Parameters, optimizer and place in the data, and back. restore() throws kCorruptData naming
   // `source`.
   virtual void save(Checkpoint& checkpoint) = 0;

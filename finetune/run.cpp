@@ -261,12 +261,14 @@ struct FinetuneRun::Impl {
     outcome.steps = result.step;
     if (events.on_step) events.on_step(result, num_steps, tokens_per_second);
     if (!result.warning.empty() && events.note) events.note("warning: " + result.warning);
+    stop_reason = result.stop;
     return true;
   }
 
   FinetuneOutcome train(bool resume, const FinetuneEvents& events);
   void take_steps(const FinetuneEvents& events, FinetuneOutcome& outcome);
   void leave_adapters(FinetuneOutcome& outcome) const;
+  [[noreturn]] void throw_stopped() const;
 
   bool is_due(int64_t every) const { return every > 0 && recipe->steps_taken() % every == 0; }
 
@@ -281,6 +283,7 @@ struct FinetuneRun::Impl {
   std::unique_ptr<RunLog> log;  // null where another rank writes
   std::vector<DataFileRecord> data_files;
   std::deque<double> recent_losses;
+  std::string stop_reason;                                   // of the last step; empty: go on
   double best_eval_loss = 0.0;                               // 0: none yet
   std::vector<std::pair<std::string, double>> eval_figures;  // of the last evaluation
   int64_t evaluated_at = -1;                                 // step of the last evaluation
@@ -383,9 +386,18 @@ void FinetuneRun::Impl::take_steps(const FinetuneEvents& events, FinetuneOutcome
       evaluate(events);
     }
     const bool cancelled = on_any_rank(events.cancel != nullptr && events.cancel->cancelled());
-    if (cancelled || is_due(config.training.save_every)) save(events);
+    const bool ends = cancelled || !stop_reason.empty();
+    if (ends || is_due(config.training.save_every)) save(events);
     QUARRY_CHECK(!cancelled, ErrorCode::kUnavailable, "training: cancelled");
+    if (!stop_reason.empty()) throw_stopped();
   }
+}
+
+void FinetuneRun::Impl::throw_stopped() const {
+  const auto checkpoint = latest_checkpoint(config.output_dir);
+  throw_error(ErrorCode::kInternal, stop_reason, "; ",
+              checkpoint ? checkpoint->string() : "no checkpoint",
+              " is there: --resume with --set rag.stop_on_collapse=false goes on all the same");
 }
 
 void FinetuneRun::Impl::leave_adapters(FinetuneOutcome& outcome) const {
@@ -399,6 +411,7 @@ void FinetuneRun::Impl::leave_adapters(FinetuneOutcome& outcome) const {
   };
   outcome.best_adapter = best_of(last.generator, "best");
   outcome.best_query_adapter = best_of(last.query_encoder, "best-query-encoder");
+  outcome.next_command = recipe->next_command({outcome.best_adapter, outcome.best_query_adapter});
 }
 
 }  // namespace quarry

@@ -38,6 +38,7 @@ struct FinetuneOutcome {
   std::filesystem::path best_adapter;
   std::filesystem::path last_query_adapter;
   std::filesystem::path best_query_adapter;
+  std::string next_command;  // that has to be run before the best adapters serve; empty: none
 };
 
 // One fine-tuning run in its folder:

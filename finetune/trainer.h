@@ -38,6 +38,7 @@ struct StepResult {
   int64_t targets = 0;  // tokens that count in the loss
   std::vector<std::pair<std::string, double>> figures;  // what else the recipe measured
   std::string warning;                                  // something is going wrong; else empty
+  std::string stop;                                     // why the run must not go on; else empty
 };
 
 // Makes the allocator keep what is freed: a pass asks for as much memory as the one before, and

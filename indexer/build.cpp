@@ -54,7 +54,7 @@ void check_manifest(const StoreManifest& manifest, const IndexOptions& options,
                ErrorCode::kInvalidArgument, index, ": made with the embedder ",
                manifest.embedder_name, " (", manifest.embedder_hash.substr(0, 12), "), not with ",
                embedder.name(), " (", embedder.content_hash().substr(0, 12),
-               "): use that one or build a new index");
+               "): use that one, with its adapter if any, or build a new index");
   QUARRY_CHECK(options.chunk_tokens <= 0 || options.chunk_tokens == manifest.chunk_tokens,
                ErrorCode::kInvalidArgument, index, ": made with chunks of ", manifest.chunk_tokens,
                " tokens, asked for ", options.chunk_tokens, ": build a new index for that");

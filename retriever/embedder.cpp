@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "data/core/error.h"
+#include "data/core/hash.h"
 #include "data/core/json.h"
 #include "generator/nn/lora.h"
 #include "generator/nn/lora_save.h"
@@ -38,6 +39,13 @@ std::vector<std::string> with_prefix(const std::string& prefix, std::vector<std:
   return texts;
 }
 
+std::shared_ptr<const LoraAdapter> load_adapter(const fs::path& folder,
+                                                const LoadedEncoder& encoder) {
+  if (folder.empty()) return nullptr;
+  check_adapter_base(folder, encoder.content_hash, encoder.name);
+  return LoraAdapter::load(folder, encoder.model->linear_slots(), {});
+}
+
 }  // namespace
 
 EmbedderPrefixes embedder_prefixes(const std::string& name, const std::string& path) {
@@ -58,31 +66,40 @@ EmbedderPrefixes embedder_prefixes(const std::string& name, const std::string& p
 }
 
 Embedder::Embedder(LoadedEncoder encoder, std::shared_ptr<const LoraAdapter> query_adapter,
-                   std::optional<LoadedEncoder> query_encoder)
+                   std::optional<LoadedEncoder> query_encoder,
+                   std::shared_ptr<const LoraAdapter> adapter)
     : encoder_(std::move(encoder)),
       query_encoder_(std::move(query_encoder)),
       query_adapter_(std::move(query_adapter)),
+      adapter_(std::move(adapter)),
+      content_hash_(adapter_ == nullptr
+                        ? encoder_.content_hash
+                        : sha256_hex(encoder_.content_hash + "\n" + adapter_->content_hash())),
       prefixes_(embedder_prefixes(encoder_.name, encoder_.path)) {
-  if (!query_encoder_) return;
+  if (!query_encoder_) {
+    if (query_adapter_ == nullptr) query_adapter_ = adapter_;
+    return;
+  }
   QUARRY_CHECK(query_encoder_->model->dim() == dim(), ErrorCode::kInvalidArgument,
                "the query encoder ", query_encoder_->name, " makes ", query_encoder_->model->dim(),
                "-d vectors, the embedder ", name(), " ", dim(), "-d ones");
   prefixes_.query = embedder_prefixes(query_encoder_->name, query_encoder_->path).query;
 }
 
-std::unique_ptr<Embedder> Embedder::load(const std::string& model, const fs::path& query_adapter,
-                                         const std::string& query_encoder,
-                                         kernels::Precision precision) {
-  LoadedEncoder encoder = load_text_encoder(model, precision);
+std::unique_ptr<Embedder> Embedder::load(const std::string& model, const EmbedderOptions& options) {
+  LoadedEncoder encoder = load_text_encoder(model, options.precision);
   std::optional<LoadedEncoder> queries;
-  if (!query_encoder.empty()) queries = load_text_encoder(query_encoder, precision);
-  std::shared_ptr<const LoraAdapter> adapter;
-  if (!query_adapter.empty()) {
-    const LoadedEncoder& side = queries ? *queries : encoder;
-    check_adapter_base(query_adapter, side.content_hash, side.name);
-    adapter = LoraAdapter::load(query_adapter, side.model->linear_slots(), {});
+  if (!options.query_encoder.empty()) {
+    queries = load_text_encoder(options.query_encoder, options.precision);
   }
-  return std::make_unique<Embedder>(std::move(encoder), std::move(adapter), std::move(queries));
+  auto adapter = load_adapter(options.adapter, encoder);
+  auto query_adapter = load_adapter(options.query_adapter, queries ? *queries : encoder);
+  return std::make_unique<Embedder>(std::move(encoder), std::move(query_adapter),
+                                    std::move(queries), std::move(adapter));
+}
+
+std::string Embedder::description() const {
+  return adapter_ == nullptr ? name() : name() + " with an adapter";
 }
 
 std::vector<float> Embedder::embed_query(const std::string& query) const {
@@ -97,6 +114,7 @@ std::vector<float> Embedder::embed_queries(const std::vector<std::string>& queri
 }
 
 std::vector<float> Embedder::embed_passages(const std::vector<std::string>& texts) const {
+  if (adapter_ != nullptr) return embed_passages_with(*adapter_, texts);
   return encoder_.model->encode(with_prefix(prefixes_.passage, texts));
 }
 
@@ -106,6 +124,19 @@ void Embedder::accumulate_query_gradients(const std::vector<std::string>& querie
   QUARRY_DCHECK(query_adapter_ != nullptr);
   query_side().model->accumulate_gradients(*query_adapter_, with_prefix(prefixes_.query, queries),
                                            vector_gradients, gradients);
+}
+
+std::vector<float> Embedder::embed_passages_with(const LoraAdapter& adapter,
+                                                 const std::vector<std::string>& texts) const {
+  return encoder_.model->encode_with(adapter, with_prefix(prefixes_.passage, texts));
+}
+
+void Embedder::accumulate_passage_gradients(const LoraAdapter& adapter,
+                                            const std::vector<std::string>& texts,
+                                            const float* vector_gradients,
+                                            LoraGradients& gradients) const {
+  encoder_.model->accumulate_gradients(adapter, with_prefix(prefixes_.passage, texts),
+                                       vector_gradients, gradients);
 }
 
 }  // namespace quarry

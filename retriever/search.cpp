@@ -26,7 +26,7 @@ void check_embedder(const std::filesystem::path& index, const StoreManifest& man
                     const Embedder& embedder) {
   QUARRY_CHECK(manifest.embedder_hash == embedder.content_hash(), ErrorCode::kInvalidArgument,
                index.string(), ": made with the embedder ", manifest.embedder_name, " (",
-               short_hash(manifest.embedder_hash), "), not with ", embedder.name(), " (",
+               short_hash(manifest.embedder_hash), "), not with ", embedder.description(), " (",
                short_hash(embedder.content_hash()),
                "): search with the first, or build the index anew");
   QUARRY_CHECK(manifest.dim == embedder.dim(), ErrorCode::kCorruptData, index.string(), ": holds ",

@@ -116,6 +116,7 @@ void report(const FinetuneOutcome& outcome, bool as_json) {
     add_path("best_adapter", outcome.best_adapter);
     add_path("last_query_adapter", outcome.last_query_adapter);
     add_path("best_query_adapter", outcome.best_query_adapter);
+    if (!outcome.next_command.empty()) json["next_command"] = outcome.next_command;
     print_json(json);
     return;
   }
@@ -129,6 +130,10 @@ void report(const FinetuneOutcome& outcome, bool as_json) {
   }
   if (!outcome.best_query_adapter.empty()) {
     std::cout << "query adapter: " << outcome.best_query_adapter.string() << "\n";
+  }
+  if (!outcome.next_command.empty()) {
+    std::cout << "the encoder changed for passages too; an index that fits is made by\n  "
+              << outcome.next_command << "\n";
   }
 }
 

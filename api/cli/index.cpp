@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <functional>
 #include <iostream>
 #include <memory>
 
@@ -8,11 +9,14 @@
 #include "api/cli/options.h"
 #include "data/core/error.h"
 #include "data/core/progress.h"
+#include "data/core/staged_folder.h"
 #include "data/distributed/process_group.h"
 #include "data/store/passage_store.h"
 #include "indexer/build.h"
 #include "indexer/embedder_adapter.h"
+#include "indexer/reembed.h"
 #include "indexer/shared_embedder.h"
+#include "retriever/index_embedder.h"
 #include "retriever/vector_index.h"
 #include "retriever/vector_sync.h"
 
@@ -23,7 +27,9 @@ struct IndexArguments {
   IndexOptions options;
   std::string index;
   std::vector<std::string> paths;
+  std::string new_index;  // of reembed
   std::string embedder;
+  std::string embedder_adapter;  // folder; empty: none, or the index's
   std::string embed_precision = "fast";
   std::string vectors = "auto";
   bool as_json = false;
@@ -109,52 +115,104 @@ std::string embedder_of(const IndexArguments& arguments) {
 }
 
 std::unique_ptr<Embedder> load_embedder(const std::string& name, const IndexArguments& arguments) {
-  return Embedder::load(name, {}, "", parse_precision(arguments.embed_precision));
+  EmbedderOptions options;
+  options.adapter = arguments.embedder_adapter;
+  options.precision = parse_precision(arguments.embed_precision);
+  return Embedder::load(name, options);
 }
 
-void build_with(const PassageEmbedder& embedder, const IndexArguments& arguments,
-                CommandContext& context) {
-  const auto progress = progress_for(context);
-  const IndexReport report = build_store(arguments.options, embedder, *progress, *context.cancel);
-  sync_vector_index(arguments.index, sync_options(arguments.vectors));
-  finish(report, arguments, context);
-}
+using EmbeddingWork = std::function<void(const PassageEmbedder&, IndexArguments&)>;
 
 // Rank 0 reads and writes, all embed.
-void build_together(ProcessGroup& group, IndexArguments& arguments, CommandContext& context) {
+void work_together(ProcessGroup& group, IndexArguments& arguments, const EmbeddingWork& work) {
   const std::string name =
       broadcast_text(group, group.rank() == 0 ? embedder_of(arguments) : std::string());
-  arguments.embed_precision =
-      broadcast_text(group, group.rank() == 0 ? arguments.embed_precision : std::string());
+  for (std::string* of_rank_0 : {&arguments.embed_precision, &arguments.embedder_adapter}) {
+    *of_rank_0 = broadcast_text(group, group.rank() == 0 ? *of_rank_0 : std::string());
+  }
   const auto embedder = load_embedder(name, arguments);
   const EmbedderAdapter adapter(*embedder);
   if (group.rank() == 0) {
     arguments.options.embed_batch *= group.world_size();
-    build_with(SharedEmbedder(adapter, group), arguments, context);
+    work(SharedEmbedder(adapter, group), arguments);
   } else {
     embed_for_rank_0(adapter, group);
   }
   group.barrier();  // nobody ends well before the index is whole
 }
 
-void build(IndexArguments arguments, Missing missing, CommandContext& context) {
-  arguments.options.index = arguments.index;
-  arguments.options.paths.assign(arguments.paths.begin(), arguments.paths.end());
-  arguments.options.missing = missing;
+// Calls `work` with the embedder, shared by the processes of a launcher.
+void with_embedder(IndexArguments arguments, const std::string& after_a_loss,
+                   const EmbeddingWork& work) {
   const auto group = join_process_group();
   if (group == nullptr) {
     const auto embedder = load_embedder(embedder_of(arguments), arguments);
-    return build_with(EmbedderAdapter(*embedder), arguments, context);
+    return work(EmbedderAdapter(*embedder), arguments);
   }
   try {
-    build_together(*group, arguments, context);
+    work_together(*group, arguments, work);
   } catch (const LostRankError& lost) {
-    throw LostRankError(
-        concat(lost.what(), "; what is committed stays, the same command goes on from there"));
+    throw LostRankError(concat(lost.what(), "; ", after_a_loss));
   } catch (const std::exception& error) {
     group->leave(error.what());
     throw;
   }
+}
+
+// A new index keeps the adapter that is named; one that is there has its own.
+void settle_adapter(IndexArguments& arguments) {
+  const std::string of_index = index_adapter(arguments.index).string();
+  const bool is_new = !std::filesystem::exists(store_path(arguments.index));
+  QUARRY_CHECK(!is_new || of_index.empty() || !arguments.embedder_adapter.empty(),
+               ErrorCode::kInvalidArgument, of_index,
+               ": an adapter without an index; name one with --embedder-adapter or remove it");
+  if (arguments.embedder_adapter.empty()) arguments.embedder_adapter = of_index;
+}
+
+void build(IndexArguments arguments, Missing missing, CommandContext& context) {
+  arguments.options.index = arguments.index;
+  arguments.options.paths.assign(arguments.paths.begin(), arguments.paths.end());
+  arguments.options.missing = missing;
+  settle_adapter(arguments);
+  with_embedder(arguments, "what is committed stays, the same command goes on from there",
+                [&context](const PassageEmbedder& embedder, IndexArguments& settled) {
+                  const auto progress = progress_for(context);
+                  const bool is_new = !std::filesystem::exists(store_path(settled.index));
+                  if (is_new && !settled.embedder_adapter.empty()) {
+                    keep_index_adapter(settled.embedder_adapter, settled.index);
+                  }
+                  const IndexReport report =
+                      build_store(settled.options, embedder, *progress, *context.cancel);
+                  sync_vector_index(settled.index, sync_options(settled.vectors));
+                  finish(report, settled, context);
+                });
+}
+
+void reembed(const IndexArguments& arguments, CommandContext& context) {
+  QUARRY_CHECK(!std::filesystem::exists(arguments.new_index), ErrorCode::kInvalidArgument,
+               arguments.new_index, ": is there already, wanted the name of a new index");
+  with_embedder(arguments, "the same command begins anew",
+                [&context](const PassageEmbedder& embedder, IndexArguments& settled) {
+                  const auto progress = progress_for(context);
+                  StagedFolder folder(settled.new_index);
+                  if (!settled.embedder_adapter.empty()) {
+                    keep_index_adapter(settled.embedder_adapter, folder.path());
+                  }
+                  ReembedOptions options;
+                  options.from = settled.index;
+                  options.to = folder.path();
+                  options.embed_batch = settled.options.embed_batch;
+                  const IndexReport report =
+                      reembed_store(options, embedder, *progress, *context.cancel);
+                  if (report.cancelled) {
+                    std::cerr << "interrupted: no index was made\n";
+                    context.exit_code = kExitInterrupted;
+                    return;
+                  }
+                  sync_vector_index(folder.path(), sync_options(settled.vectors));
+                  folder.commit();
+                  finish(report, settled, context);
+                });
 }
 
 void remove(const IndexArguments& arguments, CommandContext& context) {
@@ -179,6 +237,7 @@ void info(const IndexArguments& arguments) {
   json["generation"] = stats.generation;
   json["embedder"] = manifest.embedder_name;
   json["embedder_hash"] = manifest.embedder_hash;
+  json["embedder_adapter"] = !index_adapter(arguments.index).empty();
   json["dim"] = manifest.dim;
   json["chunk_tokens"] = manifest.chunk_tokens;
   json["chunk_overlap_tokens"] = manifest.chunk_overlap_tokens;
@@ -220,17 +279,7 @@ void verify(const IndexArguments& arguments, CommandContext& context) {
   if (!problems.empty()) context.exit_code = kExitCorrupt;
 }
 
-void add_build_flags(CLI::App& command, IndexArguments& arguments) {
-  command
-      .add_option("--include", arguments.options.include,
-                  "Only files that match this glob, e.g. '*.md' (repeatable)")
-      ->take_all()
-      ->expected(1);
-  command
-      .add_option("--exclude", arguments.options.exclude,
-                  "No files or folders that match this glob (repeatable)")
-      ->take_all()
-      ->expected(1);
+void add_embedding_flags(CLI::App& command, IndexArguments& arguments) {
   command.add_option(
       "--embedder", arguments.embedder,
       "Embedder: short name or Hugging Face folder (default: all-MiniLM-L6-v2, or the "
@@ -242,6 +291,29 @@ void add_build_flags(CLI::App& command, IndexArguments& arguments) {
           "cosine of 0.999; exact: float32. Indexes are searched alike")
       ->check(CLI::IsMember({"fast", "fast8", "exact"}))
       ->capture_default_str();
+  command.add_option(
+      "--embedder-adapter", arguments.embedder_adapter,
+      "LoRA adapter of the embedder, a PEFT folder, for passages and questions: a new "
+      "index keeps a copy and is searched with it");
+  command
+      .add_option("--vectors", arguments.vectors,
+                  "Vector index: flat (exact), hnsw (graph), auto (graph from 50,000 passages)")
+      ->check(CLI::IsMember({"auto", "flat", "hnsw"}))
+      ->capture_default_str();
+}
+
+void add_build_flags(CLI::App& command, IndexArguments& arguments) {
+  command
+      .add_option("--include", arguments.options.include,
+                  "Only files that match this glob, e.g. '*.md' (repeatable)")
+      ->take_all()
+      ->expected(1);
+  command
+      .add_option("--exclude", arguments.options.exclude,
+                  "No files or folders that match this glob (repeatable)")
+      ->take_all()
+      ->expected(1);
+  add_embedding_flags(command, arguments);
   command
       .add_option("--chunk-tokens", arguments.options.chunk_tokens,
                   "Longest passage in the embedder's tokens; 0: as long as it reads, at most 250")
@@ -256,11 +328,6 @@ void add_build_flags(CLI::App& command, IndexArguments& arguments) {
                      "Text field of JSONL records and CSV columns");
   command.add_option("--id-field", arguments.options.reader.id_field,
                      "Id field of JSONL records and CSV columns");
-  command
-      .add_option("--vectors", arguments.vectors,
-                  "Vector index: flat (exact), hnsw (graph), auto (graph from 50,000 passages)")
-      ->check(CLI::IsMember({"auto", "flat", "hnsw"}))
-      ->capture_default_str();
 }
 
 CLI::App* add_verb(CLI::App& index, const std::string& name, const std::string& help,
@@ -276,7 +343,7 @@ CLI::App* add_verb(CLI::App& index, const std::string& name, const std::string& 
 void add_index_command(CLI::App& app, CommandContext& context) {
   auto arguments = std::make_shared<IndexArguments>();
   CLI::App* index =
-      app.add_subcommand("index", "Make and keep indexes: build, add, rm, info, verify");
+      app.add_subcommand("index", "Make and keep indexes: build, add, reembed, rm, info, verify");
   index->require_subcommand(1);
   index->footer(
       "Examples\n"
@@ -304,6 +371,16 @@ void add_index_command(CLI::App& app, CommandContext& context) {
   add->add_option("PATH", arguments->paths, "Files and folders")->required();
   add_build_flags(*add, *arguments);
   add->callback([arguments, &context] { build(*arguments, Missing::kKeep, context); });
+
+  CLI::App* reembed_verb = add_verb(
+      *index, "reembed", "Make a new index of another one's documents, embedded anew", *arguments);
+  reembed_verb->add_option("NEW", arguments->new_index, "Folder of the new index")->required();
+  add_embedding_flags(*reembed_verb, *arguments);
+  reembed_verb->footer(
+      "The sources need not be there. INDEX stays as it is.\n"
+      "Example\n  quarry index reembed notes.idx tuned.idx --embedder-adapter "
+      "my-rag/last-query-encoder");
+  reembed_verb->callback([arguments, &context] { reembed(*arguments, context); });
 
   CLI::App* rm = add_verb(*index, "rm", "Remove documents by path or uri", *arguments);
   rm->add_option("TARGET", arguments->paths, "Path (with all below it) or document uri")

@@ -7,7 +7,7 @@
 #include "data/store/passage_store.h"
 #include "generator/adapters/adapter_catalog.h"
 #include "generator/decode/constraint/constraints.h"
-#include "retriever/vector_sync.h"
+#include "retriever/index_embedder.h"
 
 namespace quarry::cli {
 
@@ -280,13 +280,10 @@ void add_embedder_flags(CLI::App& command, EmbedderFlags& flags) {
 OpenedIndex open_index(const std::string& index, bool needs_embedder, const EmbedderFlags& flags) {
   OpenedIndex opened;
   if (needs_embedder) {
-    std::string model = flags.model;
-    if (model.empty()) {
-      const auto store = PassageStore::open(std::filesystem::path(index) / kStoreFileName,
-                                            PassageStore::Mode::kReadOnly);
-      model = store->manifest().embedder_name;
-    }
-    opened.embedder = Embedder::load(model, flags.query_adapter, flags.query_encoder);
+    EmbedderOptions options;
+    options.query_adapter = flags.query_adapter;
+    options.query_encoder = flags.query_encoder;
+    opened.embedder = load_index_embedder(index, options, flags.model);
   }
   opened.retriever = Retriever::open(index, opened.embedder);
   return opened;

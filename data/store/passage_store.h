@@ -74,6 +74,9 @@ class PassageStore {
   // Passages by id, in the order asked; ids that are gone are left out.
   virtual std::vector<Passage> passages(const std::vector<int64_t>& ids) const = 0;
 
+  // Ids of a document's passages, in their order in it; none when the store does not hold it.
+  virtual std::vector<int64_t> passages_of(const std::string& uri) const = 0;
+
   // BM25 over title, heading and text (SQLite FTS5, porter stemmer). `query` is plain text: no
   // operator has a meaning; very common English words count only when there is nothing else. Higher
   // is better, > 0; best first.

@@ -285,6 +285,16 @@ std::vector<Passage> SqlitePassageStore::passages(const std::vector<int64_t>& id
   return found;
 }
 
+std::vector<int64_t> SqlitePassageStore::passages_of(const std::string& uri) const {
+  SqliteStatement select = database_.prepare(
+      "SELECT p.id FROM documents d JOIN passages p ON p.document_id = d.id WHERE d.uri = ?1"
+      " ORDER BY p.ordinal");
+  select.bind(1, uri);
+  std::vector<int64_t> ids;
+  while (select.step()) ids.push_back(select.column_int(0));
+  return ids;
+}
+
 std::vector<PassageStore::Scored> SqlitePassageStore::search_text(const std::string& query,
                                                                   int64_t limit) const {
   const std::string match = lexical_query(query);

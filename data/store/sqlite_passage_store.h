@@ -30,6 +30,7 @@ class SqlitePassageStore : public PassageStore {
       const std::string& prefix) const override;
   std::optional<Document> document(const std::string& uri) const override;
   std::vector<Passage> passages(const std::vector<int64_t>& ids) const override;
+  std::vector<int64_t> passages_of(const std::string& uri) const override;
   std::vector<Scored> search_text(const std::string& query, int64_t limit) const override;
   std::vector<int64_t> passages_where(const Metadata& filter) const override;
   void for_each_vector(

@@ -51,17 +51,14 @@ class ContrastiveRecipe final : public Recipe {
     const FinetuneConfig& config = inputs.config;
     const std::filesystem::path index = config.passages.index;
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    LoadedEncoder encoder = load_text_encoder(
-        store_->manifest().embedder_name,
+    query_ = load_query_encoder(
+        config, store_->manifest().embedder_name, true,
         config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast);
-    encoder_path_ = encoder.path;
-    adapter_ = make_query_adapter(config, encoder, true);
-    embedder_ = std::make_shared<Embedder>(std::move(encoder), adapter_.adapter);
-    retriever_ = Retriever::open(index, embedder_);
+    retriever_ = Retriever::open(index, query_.embedder);
     stream_ = make_stream(inputs.train_set);
     optimizer_ = make_optimizer(config.training.optimizer, config.adamw_options());
-    trained_ = make_trained_query_adapter(config, adapter_);
-    trainer_ = std::make_unique<ContrastiveTrainer>(*embedder_, *trained_, *optimizer_,
+    trained_ = make_trained_query_adapter(config, query_.adapter);
+    trainer_ = std::make_unique<ContrastiveTrainer>(*query_.embedder, *trained_, *optimizer_,
                                                     trainer_options(inputs),
                                                     config.contrastive.temperature);
   }
@@ -75,7 +72,7 @@ class ContrastiveRecipe final : public Recipe {
   bool take_batch(const std::function<bool()>& may_take) override {
     before_ = stream_->state();
     questions_ = take_mined(*stream_, inputs_.batch_size, may_take);
-    batch_ = contrast(questions_, 0, questions_.size(), *embedder_);
+    batch_ = contrast(questions_, 0, questions_.size(), *query_.embedder);
     for (const ContrastiveExample& example : batch_) {
       stream_->count_tokens(example.id, example.num_tokens);
     }
@@ -98,7 +95,7 @@ class ContrastiveRecipe final : public Recipe {
     }
     return texts;
   }
-  const std::string& base_name() const override { return embedder_->name(); }
+  const std::string& base_name() const override { return query_.embedder->name(); }
 
   std::optional<double> evaluate(std::vector<std::pair<std::string, double>>& figures) override {
     if (!eval_set_) eval_set_ = evaluation_set(inputs_);
@@ -110,7 +107,7 @@ class ContrastiveRecipe final : public Recipe {
     for (size_t begin = 0; begin < questions.size();) {
       const size_t end =
           std::min(questions.size(), begin + static_cast<size_t>(inputs_.batch_size));
-      for (ContrastiveExample& example : contrast(questions, begin, end, *embedder_)) {
+      for (ContrastiveExample& example : contrast(questions, begin, end, *query_.embedder)) {
         examples.push_back(std::move(example));
       }
       begin = end;
@@ -126,7 +123,7 @@ class ContrastiveRecipe final : public Recipe {
   TrainingShape shape() const override {
     std::vector<int64_t> tokens;
     for (const ContrastiveExample& example : batch_) tokens.push_back(example.num_tokens);
-    return encoder_shape(inputs_.config, encoder_path_, *adapter_.adapter, tokens);
+    return encoder_shape(inputs_.config, query_.path, *query_.adapter.adapter, tokens);
   }
   std::vector<std::string> notices() const override { return {}; }
 
@@ -135,17 +132,18 @@ class ContrastiveRecipe final : public Recipe {
     SavedAdapters saved;
     saved.query_encoder = folder.string() + "-query-encoder";
     const ContrastiveOptions& options = inputs_.config.contrastive;
-    save_query_adapter(saved.query_encoder, inputs_.config, *embedder_, adapter_, card,
+    save_query_adapter(saved.query_encoder, inputs_.config, *query_.embedder, query_.adapter, card,
                        {{"batch_size", std::to_string(inputs_.batch_size)},
                         {"hard_negatives", std::to_string(options.hard_negatives)},
                         {"temperature", concat(options.temperature)}});
     return saved;
   }
   void save(Checkpoint& checkpoint) override {
-    save_state(*trainer_, adapter_.adapter.get(), *optimizer_, *stream_, checkpoint);
+    save_state(*trainer_, query_.adapter.adapter.get(), *optimizer_, *stream_, checkpoint);
   }
   void restore(const Checkpoint& checkpoint, const std::string& source) override {
-    restore_state(checkpoint, source, *trainer_, adapter_.adapter.get(), *optimizer_, *stream_);
+    restore_state(checkpoint, source, *trainer_, query_.adapter.adapter.get(), *optimizer_,
+                  *stream_);
   }
 
  private:
@@ -154,14 +152,12 @@ class ContrastiveRecipe final : public Recipe {
     options.hard_negatives = inputs_.config.contrastive.hard_negatives;
     options.candidates = inputs_.config.contrastive.candidates;
     options.seed = inputs_.config.training.seed;
-    return std::make_unique<MinedStream>(set, *retriever_, *store_, *embedder_, options);
+    return std::make_unique<MinedStream>(set, *retriever_, *store_, *query_.embedder, options);
   }
 
   DataInputs inputs_;
-  std::string encoder_path_;
-  RunAdapter adapter_;
+  QueryEncoder query_;
   std::unique_ptr<PassageStore> store_;
-  std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Retriever> retriever_;
   std::unique_ptr<MinedStream> stream_;
   std::unique_ptr<Optimizer> optimizer_;

@@ -67,6 +67,7 @@ StepResult ContrastiveTrainer::step(const std::vector<ContrastiveExample>& batch
   result.figures = pass.measure.figures();
   query_encoder_.gradients().zero();
   learn_from_scores(embedder_, pass.questions, query_encoder_, options_.group);
+  sum_over_ranks(options_.group, query_encoder_.gradient_views());
   finish_step(query_encoder_, optimizer_, options_.max_grad_norm, batch.front().id, result);
   ++steps_taken_;
   return result;

@@ -3,31 +3,58 @@
 #include "data/core/error.h"
 #include "finetune/shared_step.h"
 #include "generator/nn/lora_save.h"
+#include "retriever/index_embedder.h"
 
 namespace quarry {
 
-RunAdapter make_query_adapter(const FinetuneConfig& config, const LoadedEncoder& encoder,
-                              bool trains) {
-  const QueryEncoderOptions& options = config.query_encoder;
-  const auto& slots = encoder.model->linear_slots();
+namespace {
+
+RunAdapter load_adapter(const std::filesystem::path& folder, const LoadedEncoder& encoder) {
+  check_adapter_base(folder, encoder.content_hash, encoder.name);
+  RunAdapter loaded;
+  loaded.config = std::make_unique<LoraConfig>(LoraConfig::load(folder / "adapter_config.json"));
+  loaded.adapter = LoraAdapter::load(folder, encoder.model->linear_slots(), {});
+  return loaded;
+}
+
+RunAdapter fresh_adapter(const FinetuneConfig& config, const LoadedEncoder& encoder) {
+  LoraSettings settings;
+  settings.r = config.query_encoder.r;
+  settings.lora_alpha = config.query_encoder.lora_alpha;
+  settings.target_all_linear = true;
+  settings.exclude_modules = {"pooler.dense"};
+  settings.task_type = "FEATURE_EXTRACTION";
+  settings.base_model_name_or_path = encoder.name;
   RunAdapter made;
-  if (!options.start_from.empty()) {
-    const std::filesystem::path start = options.start_from;
-    check_adapter_base(start, encoder.content_hash, encoder.name);
-    made.config = std::make_unique<LoraConfig>(LoraConfig::load(start / "adapter_config.json"));
-    made.adapter = LoraAdapter::load(start, slots, {});
-  } else if (trains) {
-    LoraSettings settings;
-    settings.r = options.r;
-    settings.lora_alpha = options.lora_alpha;
-    settings.target_all_linear = true;
-    settings.exclude_modules = {"pooler.dense"};
-    settings.task_type = "FEATURE_EXTRACTION";
-    settings.base_model_name_or_path = encoder.name;
-    made.config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
-    made.adapter = create_adapter(*made.config, slots, "true", config.training.seed);
-  }
+  made.config = std::make_unique<LoraConfig>(LoraConfig::from_settings(settings));
+  made.adapter =
+      create_adapter(*made.config, encoder.model->linear_slots(), "true", config.training.seed);
   return made;
+}
+
+}  // namespace
+
+QueryEncoder load_query_encoder(const FinetuneConfig& config, const std::string& model, bool trains,
+                                kernels::Precision precision) {
+  LoadedEncoder encoder = load_text_encoder(model, precision);
+  const std::filesystem::path start = config.query_encoder.start_from;
+  const std::filesystem::path index = index_adapter(config.passages.index);
+  std::shared_ptr<const LoraAdapter> of_index;
+  if (!index.empty()) of_index = LoraAdapter::load(index, encoder.model->linear_slots(), {});
+  QueryEncoder loaded;
+  loaded.path = encoder.path;
+  if (!start.empty()) {
+    loaded.adapter = load_adapter(start, encoder);
+    loaded.index_is_stale =
+        of_index == nullptr || of_index->content_hash() != loaded.adapter.adapter->content_hash();
+  } else if (!index.empty()) {
+    loaded.adapter = load_adapter(index, encoder);
+  } else if (trains) {
+    loaded.adapter = fresh_adapter(config, encoder);
+  }
+  loaded.embedder = std::make_shared<Embedder>(std::move(encoder), loaded.adapter.adapter,
+                                               std::nullopt, of_index);
+  return loaded;
 }
 
 std::unique_ptr<TrainedAdapter> make_trained_query_adapter(const FinetuneConfig& config,
@@ -43,18 +70,21 @@ void save_query_adapter(const std::filesystem::path& folder, const FinetuneConfi
                         const Embedder& embedder, const RunAdapter& adapter, ModelCard card,
                         const Hyperparameters& more) {
   const QueryEncoderOptions& options = config.query_encoder;
-  card.title = "LoRA adapter of the query encoder for " + embedder.name();
+  const bool embeds_passages = config.rag.train_passage_encoder;
+  card.title = concat("LoRA adapter of the ", embeds_passages ? "" : "query ", "encoder for ",
+                      embedder.name());
   card.base_model = embedder.name();
-  card.base_model_hash = embedder.content_hash();
+  card.base_model_hash = embedder.base_hash();
   card.pipeline_tag = "feature-extraction";
   card.tags = {"lora", "feature-extraction", "rag"};
-  card.description += " For questions alone: passages are embedded without it.";
+  card.description += embeds_passages ? " For questions and passages: an index is embedded with it."
+                                      : " For questions alone: passages are embedded without it.";
   card.hyperparameters = {{"r", std::to_string(options.r)},
                           {"lora_alpha", concat(options.lora_alpha)},
                           {"learning_rate", concat(options.learning_rate)}};
   card.hyperparameters.insert(card.hyperparameters.end(), more.begin(), more.end());
   SaveAdapterOptions save;
-  save.notes.base_content_hash = embedder.content_hash();
+  save.notes.base_content_hash = embedder.base_hash();
   save.notes.base_name = embedder.name();
   save.model_card = model_card_markdown(card);
   save_adapter(folder, *adapter.config, *adapter.adapter, save);
@@ -77,10 +107,8 @@ void learn_from_scores(const Embedder& embedder, const std::vector<ScoredQuestio
       for (size_t d = 0; d < dim; ++d) out[d] += factor * passage[d];
     }
   }
-  if (!texts.empty()) {
-    embedder.accumulate_query_gradients(texts, vector_gradients.data(), query_encoder.gradients());
-  }
-  sum_over_ranks(group, query_encoder.gradient_views());
+  if (texts.empty()) return;
+  embedder.accumulate_query_gradients(texts, vector_gradients.data(), query_encoder.gradients());
 }
 
 }  // namespace quarry

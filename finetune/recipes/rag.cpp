@@ -1,14 +1,16 @@
 // RAG-Sequence, RAG-Token (Lewis et al. 2020, arXiv:2005.11401) and REPLUG LSR (Shi et al. 2023,
-// arXiv:2301.12652) and PDist of Atlas (Izacard et al. 2022, arXiv:2208.03299): the index and the
-// passage encoder stay as they are, the query encoder and the generator learn from the likelihood
-// of the answer over the passages that are found.
-#include <algorithm>
+// arXiv:2301.12652) and PDist of Atlas (Izacard et al. 2022, arXiv:2208.03299): generator and query
+// encoder learn from the likelihood of the answer over the passages that are found. The index stays
+// as it is; passages are what it holds, or are embedded and learned as well (RAG-end2end,
+// Siriwardhana et al. 2023, arXiv:2210.02627).
 #include <iterator>
 
 #include "data/core/error.h"
 #include "finetune/recipe.h"
 #include "finetune/recipes/encoder_shape.h"
 #include "finetune/recipes/query_adapter.h"
+#include "finetune/recipes/rag_alarm.h"
+#include "finetune/recipes/rag_refresh.h"
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
 #include "finetune/recipes/recipe_state.h"
@@ -19,13 +21,6 @@
 namespace quarry {
 namespace {
 
-// Retrieval collapse (appendix H of Lewis et al.): the same passages for every question.
-constexpr double kCollapsedShare = 0.25;
-// Total variation below which passages make no difference to the generator.
-constexpr double kIgnoredShift = 0.01;
-// Questions from which such shares say something.
-constexpr size_t kQuestionsToJudge = 4;
-
 MarginalLossFunction loss_of(const std::string& recipe) {
   if (recipe == "rag-sequence") return rag_sequence_loss;
   if (recipe == "rag-token") return rag_token_loss;
@@ -35,17 +30,21 @@ MarginalLossFunction loss_of(const std::string& recipe) {
   return replug_lsr_loss;
 }
 
+std::string without_slash(std::string folder) {
+  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
+  return folder;
+}
+
 class RagRecipe final : public Recipe {
  public:
   explicit RagRecipe(const RunInputs& inputs) : inputs_(inputs) {
     const FinetuneConfig& config = inputs.config;
     const std::filesystem::path index = config.passages.index;
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    LoadedEncoder encoder =
-        load_text_encoder(store_->manifest().embedder_name, kernels::Precision::kFast);
-    query_ = make_query_adapter(config, encoder, trains_query_encoder());
-    embedder_ = std::make_shared<Embedder>(std::move(encoder), query_.adapter);
-    retriever_ = Retriever::open(index, embedder_);
+    query_ = load_query_encoder(config, store_->manifest().embedder_name, trains_query_encoder());
+    retriever_ = Retriever::open(index, query_.embedder);
+    if (config.rag.refresh_every > 0) refresh_ = make_refresh();
+    finder_ = make_finder();
     if (trains_generator() || !config.adapter.start_from.empty()) {
       generator_ = make_adapter(config, inputs.base);
     }
@@ -88,7 +87,14 @@ class RagRecipe final : public Recipe {
       stream_->restore(before_);
       throw;
     }
-    result.warning = warn(result);
+    if (refresh_ != nullptr) {
+      result.figures.emplace_back("index_age", refresh_->age(result.step));
+      refresh_->after_step(result.step);
+    }
+    const CollapseAlarm::Verdict verdict =
+        alarm_.judge(result, static_cast<int64_t>(examples_.size()), retriever_->stats().passages);
+    result.warning = verdict.warning;
+    if (inputs_.config.rag.stop_on_collapse) result.stop = verdict.stop;
     return result;
   }
   std::vector<std::string> examples(size_t most) const override {
@@ -110,7 +116,7 @@ class RagRecipe final : public Recipe {
   const DataSummary& summary() const override { return stream_->summary(); }
   TrainingShape shape() const override {
     TrainingShape shape = training_shape(inputs_.config, inputs_.base, generator_, batch_);
-    if (trained_query_ != nullptr) count_adapter(*query_.adapter, shape);
+    if (trained_query_ != nullptr) count_adapter(*query_.adapter.adapter, shape);
     return shape;
   }
   std::vector<std::string> notices() const override {
@@ -127,31 +133,62 @@ class RagRecipe final : public Recipe {
     }
     if (trained_query_ != nullptr) {
       saved.query_encoder = folder.string() + "-query-encoder";
-      save_query_adapter(saved.query_encoder, inputs_.config, *embedder_, query_, card,
+      save_query_adapter(saved.query_encoder, inputs_.config, *query_.embedder, query_.adapter,
+                         card,
                          {{"batch_size", std::to_string(inputs_.batch_size)},
                           {"passages", std::to_string(inputs_.config.passages.top_k)},
                           {"temperature", concat(inputs_.config.rag.temperature)}});
     }
     return saved;
   }
+  std::string next_command(const SavedAdapters& saved) const override {
+    if (!trains_passages()) return "";
+    const std::string& index = inputs_.config.passages.index;
+    return concat("quarry index reembed ", index, " ", without_slash(index), "-tuned",
+                  " --embedder-adapter ", saved.query_encoder.string());
+  }
   void save(Checkpoint& checkpoint) override {
     save_state(*trainer_, generator_.adapter.get(), *optimizer_, *stream_, checkpoint);
+    checkpoint.extra["alarm"] = alarm_.save();
+    if (refresh_ != nullptr) refresh_->save(checkpoint);
   }
   void restore(const Checkpoint& checkpoint, const std::string& source) override {
     restore_state(checkpoint, source, *trainer_, generator_.adapter.get(), *optimizer_, *stream_);
+    if (checkpoint.extra.contains("alarm")) alarm_.restore(checkpoint.extra["alarm"], source);
+    if (refresh_ != nullptr) refresh_->restore(checkpoint, source);
   }
 
  private:
   bool trains_generator() const { return inputs_.config.trains_generator(); }
   bool trains_query_encoder() const { return inputs_.config.rag.train != "generator"; }
+  bool trains_passages() const { return inputs_.config.rag.train_passage_encoder; }
+
+  std::unique_ptr<PassageFinder> make_finder() const {
+    if (!trains_passages()) return std::make_unique<IndexedPassages>(*retriever_, *store_);
+    LivePassagesParts parts;
+    parts.retriever = retriever_.get();
+    parts.store = store_.get();
+    parts.embedder = query_.embedder.get();
+    parts.adapter = query_.adapter.adapter.get();
+    parts.refresh = refresh_.get();
+    parts.group = inputs_.group;
+    return std::make_unique<LivePassages>(parts, inputs_.config.rag.over_retrieve);
+  }
+
+  std::unique_ptr<IndexRefresh> make_refresh() const {
+    IndexRefreshOptions options;
+    options.every = inputs_.config.rag.refresh_every;
+    options.is_stale = query_.index_is_stale;
+    options.group = inputs_.group;
+    return std::make_unique<IndexRefresh>(*store_, *query_.embedder, query_.adapter, options);
+  }
 
   std::unique_ptr<RagStream> make_stream(const TrainingSet& set) const {
     RagStreamOptions options;
     options.top_k = inputs_.config.passages.top_k;
     options.too_long = inputs_.config.data.too_long == "skip" ? TooLong::kSkip : TooLong::kError;
     options.seed = inputs_.config.training.seed;
-    return std::make_unique<RagStream>(set, inputs_.renderer, *retriever_, *store_, *embedder_,
-                                       options);
+    return std::make_unique<RagStream>(set, inputs_.renderer, *finder_, *query_.embedder, options);
   }
 
   void make_trainer() {
@@ -161,12 +198,12 @@ class RagRecipe final : public Recipe {
       trained_generator_ =
           std::make_unique<TrainedAdapter>(*generator_.config, *generator_.adapter);
     }
-    if (trains_query_encoder()) trained_query_ = make_trained_query_adapter(config, query_);
+    if (trains_query_encoder()) trained_query_ = make_trained_query_adapter(config, query_.adapter);
     RagTrainerParts parts;
     parts.model = inputs_.base.model.get();
     parts.adapter = generator_.adapter.get();
     parts.generator = trained_generator_.get();
-    parts.embedder = embedder_.get();
+    parts.embedder = query_.embedder.get();
     parts.query_encoder = trained_query_.get();
     parts.optimizer = optimizer_.get();
     RagTrainerOptions options;
@@ -174,46 +211,17 @@ class RagRecipe final : public Recipe {
     options.loss = loss_of(config.recipe);
     options.temperature = config.rag.temperature;
     options.teacher_temperature = config.distill.temperature;
+    options.train_passages = trains_passages();
     trainer_ = std::make_unique<RagTrainer>(parts, options);
-  }
-
-  // Each kind once.
-  std::string warn(const StepResult& result) {
-    if (examples_.size() < kQuestionsToJudge) return "";
-    const auto figure = [&](const char* name) {
-      return std::find_if(result.figures.begin(), result.figures.end(),
-                          [&](const auto& item) { return item.first == name; })
-          ->second;
-    };
-    // Of as many different passages as the step could have had.
-    const auto taken = static_cast<double>(result.sequences);
-    const double possible =
-        std::min(taken, static_cast<double>(retriever_->stats().passages)) / taken;
-    const double distinct = figure("distinct_passages");
-    if (distinct < kCollapsedShare * possible && !warned_of_collapse_) {
-      warned_of_collapse_ = true;
-      return concat("step ", result.step, ": retrieval collapses: only ", distinct * taken,
-                    " different passages among the ", taken,
-                    " that were found; lower query_encoder.learning_rate");
-    }
-    const double shift = figure("posterior_shift");
-    if (result.sequences > static_cast<int64_t>(examples_.size()) && shift < kIgnoredShift &&
-        !warned_of_ignored_) {
-      warned_of_ignored_ = true;
-      return concat("step ", result.step,
-                    ": the generator's answers do not depend on the passages (posterior and prior "
-                    "differ by ",
-                    shift, "): there is nothing for the query encoder to learn from");
-    }
-    return "";
   }
 
   RunInputs inputs_;
   RunAdapter generator_;  // without an adapter where the bare base is frozen
-  RunAdapter query_;      // likewise
+  QueryEncoder query_;    // likewise
   std::unique_ptr<PassageStore> store_;
-  std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Retriever> retriever_;
+  std::unique_ptr<IndexRefresh> refresh_;  // null: the index alone finds
+  std::unique_ptr<PassageFinder> finder_;
   std::unique_ptr<RagStream> stream_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainedAdapter> trained_generator_;  // null: frozen
@@ -223,8 +231,7 @@ class RagRecipe final : public Recipe {
   std::vector<RagExample> examples_;
   std::vector<TrainingSequence> batch_;
   std::optional<TrainingSet> eval_set_;  // once it has been read
-  bool warned_of_collapse_ = false;
-  bool warned_of_ignored_ = false;
+  CollapseAlarm alarm_;
 };
 
 }  // namespace

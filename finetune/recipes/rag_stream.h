@@ -5,14 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "data/store/passage_store.h"
 #include "finetune/data/group_options.h"
 #include "finetune/data/render.h"
 #include "finetune/data/row_order.h"
 #include "finetune/data/summary.h"
 #include "finetune/data/training_set.h"
+#include "finetune/recipes/rag_passages.h"
 #include "retriever/embedder.h"
-#include "retriever/search.h"
 
 namespace quarry {
 
@@ -21,7 +20,9 @@ struct RagExample {
   std::string question;
   std::vector<int64_t> passage_ids;         // [k]
   std::vector<double> scores;               // [k]: inner product of question and passage
-  std::vector<float> passage_vectors;       // [k, dim], as the index has them
+  std::vector<float> query_vector;          // [dim]
+  std::vector<float> passage_vectors;       // [k, dim]
+  std::vector<std::string> passage_texts;   // [k]: what these vectors are made of
   std::vector<TrainingSequence> sequences;  // [k]: the question with that passage alone
   bool holds_answer = false;                // one of the passages spells it out
 };
@@ -36,9 +37,9 @@ struct RagStreamOptions {
 // it is when they are asked for, finds. Rows without an answer are left out. One thread.
 class RagStream {
  public:
-  // All are borrowed; `store` is the retriever's. Throws as answered_questions().
-  RagStream(const TrainingSet& set, const SequenceRenderer& renderer, const Retriever& retriever,
-            const PassageStore& store, const Embedder& embedder, const RagStreamOptions& options);
+  // All are borrowed. Throws as answered_questions().
+  RagStream(const TrainingSet& set, const SequenceRenderer& renderer, const PassageFinder& finder,
+            const Embedder& embedder, const RagStreamOptions& options);
 
   // Examples of the next `rows` rows of this epoch, at most one each; none at its end. Throws
   // kInvalidArgument naming the row when it is too long and that is an error.
@@ -53,12 +54,11 @@ class RagStream {
   const DataSummary& summary() const { return summary_; }
 
  private:
-  bool make_example(const TrainingRow& row, const float* query_vector, RagExample& example);
+  bool make_example(const TrainingRow& row, LatentPassages found, RagExample& example);
 
   const TrainingSet& set_;
   const SequenceRenderer& renderer_;
-  const Retriever& retriever_;
-  const PassageStore& store_;
+  const PassageFinder& finder_;
   const Embedder& embedder_;
   RagStreamOptions options_;
   DataSummary summary_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "data/core/error.h"
@@ -72,6 +73,7 @@ std::vector<std::pair<std::string, double>> make_figures(const std::vector<RagEx
 RagTrainer::RagTrainer(const RagTrainerParts& parts, const RagTrainerOptions& options)
     : parts_(parts), options_(options) {
   QUARRY_DCHECK(parts.generator != nullptr || parts.query_encoder != nullptr);
+  QUARRY_DCHECK(!options.train_passages || parts.query_encoder != nullptr);
   keep_freed_pages();
   if (parts_.generator != nullptr) parts_.adapter = &parts_.generator->adapter();
   take_from_rank_0(options_.trainer.group, parameters());
@@ -163,8 +165,8 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
   sum_over_ranks(options.group, parts_.generator->gradient_views());
 }
 
-void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const Pass& pass,
-                                     double scale) const {
+void RagTrainer::learn_queries(const std::vector<RagExample>& batch, const Pass& pass,
+                               double scale) const {
   const auto dim = static_cast<size_t>(parts_.embedder->dim());
   std::vector<ScoredQuestion> questions(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
@@ -176,6 +178,42 @@ void RagTrainer::learn_query_encoder(const std::vector<RagExample>& batch, const
     }
   }
   learn_from_scores(*parts_.embedder, questions, *parts_.query_encoder, options_.trainer.group);
+}
+
+// Likewise sum_z dloss/dscore_z q is that with respect to a passage's vector, over all questions
+// that found it: each passage of the batch passes the encoder once.
+void RagTrainer::learn_passages(const std::vector<RagExample>& batch, const Pass& pass,
+                                double scale) const {
+  const auto dim = static_cast<size_t>(parts_.embedder->dim());
+  const auto rank = static_cast<size_t>(rank_of(options_.trainer.group));
+  const auto stride = static_cast<size_t>(num_ranks(options_.trainer.group));
+  std::map<int64_t, size_t> number_of;  // every passage's; this rank learns those that are its own
+  std::vector<std::string> texts;
+  std::vector<float> vector_gradients;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    for (size_t z = 0; z < batch[i].passage_ids.size(); ++z) {
+      const auto [found, is_new] = number_of.emplace(batch[i].passage_ids[z], number_of.size());
+      if (found->second % stride != rank) continue;
+      if (is_new) {
+        texts.push_back(batch[i].passage_texts[z]);
+        vector_gradients.resize(texts.size() * dim);
+      }
+      float* out = vector_gradients.data() + found->second / stride * dim;
+      const auto factor = static_cast<float>(pass.losses[i].score_gradients[z] * scale);
+      for (size_t d = 0; d < dim; ++d) out[d] += factor * batch[i].query_vector[d];
+    }
+  }
+  if (texts.empty()) return;
+  parts_.embedder->accumulate_passage_gradients(parts_.query_encoder->adapter(), texts,
+                                                vector_gradients.data(),
+                                                parts_.query_encoder->gradients());
+}
+
+void RagTrainer::learn_encoder(const std::vector<RagExample>& batch, const Pass& pass,
+                               double scale) const {
+  learn_queries(batch, pass, scale);
+  if (options_.train_passages) learn_passages(batch, pass, scale);
+  sum_over_ranks(options_.trainer.group, parts_.query_encoder->gradient_views());
 }
 
 StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learning_rate) {
@@ -196,7 +234,7 @@ StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learnin
   result.figures = make_figures(batch, pass.losses);
   zero_gradients();
   if (parts_.generator != nullptr) learn_generator(batch, pass, scale, result);
-  if (parts_.query_encoder != nullptr) learn_query_encoder(batch, pass, scale);
+  if (parts_.query_encoder != nullptr) learn_encoder(batch, pass, scale);
   update(result);
   return result;
 }

@@ -20,6 +20,9 @@ struct RagTrainerOptions {
   MarginalLossFunction loss = rag_sequence_loss;
   double temperature = 1.0;
   double teacher_temperature = 1.0;
+  // Examples hold passages as the query encoder's adapter embeds them, and that learns from them as
+  // well. REQUIRES: it learns.
+  bool train_passages = false;
 };
 
 // What takes part in a step; all borrowed.
@@ -32,12 +35,13 @@ struct RagTrainerParts {
   Optimizer* optimizer = nullptr;
 };
 
-// Trains a generator and a query encoder through the marginal likelihood of answers over retrieved
-// passages. The gradient of sum_j loss_j / (number of target tokens, each counted once for all of
-// its passages) is found in two passes: losses of all sequences without gradients, which give each
-// passage's posterior, and then one ordinary backward pass whose targets weigh as much as that.
-// Nothing of one sequence is kept for another, so the memory is that of micro_batch_tokens rows.
-// With one passage a step is Trainer::step()'s. Dropout is in the second pass alone. One thread.
+// Trains a generator and an encoder of queries, or of both sides, through the marginal likelihood
+// of answers over retrieved passages. The gradient of sum_j loss_j / (number of target tokens, each
+// counted once for all of its passages) is found in two passes: losses of all sequences without
+// gradients, which give each passage's posterior, and then one ordinary backward pass whose targets
+// weigh as much as that. Nothing of one sequence is kept for another, so the memory is that of
+// micro_batch_tokens rows. With one passage a step is Trainer::step()'s. Dropout is in the second
+// pass alone. One thread.
 class RagTrainer {
  public:
   RagTrainer(const RagTrainerParts& parts, const RagTrainerOptions& options);
@@ -63,8 +67,9 @@ class RagTrainer {
   Pass run_first_pass(const std::vector<RagExample>& batch) const;
   void learn_generator(const std::vector<RagExample>& batch, const Pass& pass, double scale,
                        StepResult& result) const;
-  void learn_query_encoder(const std::vector<RagExample>& batch, const Pass& pass,
-                           double scale) const;
+  void learn_encoder(const std::vector<RagExample>& batch, const Pass& pass, double scale) const;
+  void learn_queries(const std::vector<RagExample>& batch, const Pass& pass, double scale) const;
+  void learn_passages(const std::vector<RagExample>& batch, const Pass& pass, double scale) const;
   void zero_gradients() const;
   void update(StepResult& result);
 

@@ -39,10 +39,7 @@ class RerankerRecipe final : public Recipe {
     const FinetuneConfig& config = inputs.config;
     const std::filesystem::path index = config.passages.index;
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    LoadedEncoder encoder =
-        load_text_encoder(store_->manifest().embedder_name, kernels::Precision::kFast);
-    const RunAdapter query = make_query_adapter(config, encoder, false);
-    embedder_ = std::make_shared<Embedder>(std::move(encoder), query.adapter);
+    embedder_ = load_query_encoder(config, store_->manifest().embedder_name, false).embedder;
     retriever_ = Retriever::open(index, embedder_);
     stream_ = make_stream(inputs.train_set);
     optimizer_ = make_optimizer(config.training.optimizer, config.adamw_options());

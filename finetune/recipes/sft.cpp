@@ -10,8 +10,8 @@
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "retriever/embedder.h"
+#include "retriever/index_embedder.h"
 #include "retriever/search.h"
-#include "retriever/vector_sync.h"
 
 namespace quarry {
 namespace {
@@ -110,8 +110,7 @@ class SftRecipe final : public Recipe {
     if (source != PassageSource::kRetrieved && source != PassageSource::kMixed) return;
     const std::filesystem::path index = passages.index;
     if (parse_search_mode(passages.retrieval_mode) != SearchMode::kLexical) {
-      const auto store = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-      embedder_ = Embedder::load(store->manifest().embedder_name);
+      embedder_ = load_index_embedder(index);
     }
     retriever_ = Retriever::open(index, embedder_);
   }

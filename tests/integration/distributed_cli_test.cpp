@@ -203,6 +203,57 @@ TEST_F(DistributedCli, RetrieversLearnTheSame) {
   }
 }
 
+// An encoder that learns both sides, and what is done with it afterwards.
+TEST_F(DistributedCli, APassageEncoderTrainsTheSameAndMakesAnIndex) {
+  run_alone({"index", "build", path("index"), path("docs"), "--embedder", bert_.string()});
+  const Words rag = {"recipe=rag-sequence", "passages.index=" + path("index"),
+                     "passages.top_k=3",    "rag.train_passage_encoder=true",
+                     "rag.over_retrieve=6", "rag.refresh_every=2",
+                     "query_encoder.r=4",   "training.compute=f32"};
+  const ProgramResult alone = run_quarry(finetune("one", 6, rag), {"OMP_NUM_THREADS=1"});
+  EXPECT_EQ(alone.exit_code, 0) << alone.errors;
+  EXPECT_THAT(alone.output,
+              HasSubstr("quarry index reembed " + path("index") + " " + path("index-tuned") +
+                        " --embedder-adapter " + path("one/best-query-encoder")));
+  run_ranks(finetune("two", 3, rag), 2);
+  expect_same_losses("one", "two");
+  expect_same_adapter("one/last-query-encoder", "two/last-query-encoder");
+
+  const auto reembed = [&](const std::string& index) {
+    return Words{"index",
+                 "reembed",
+                 path("index"),
+                 path(index),
+                 "--embedder-adapter",
+                 path("one/last-query-encoder")};
+  };
+  run_alone(reembed("tuned"));
+  run_ranks(reembed("together"), 2);
+  const auto tuned = [&](const char* name) {
+    return PassageStore::open(folder_.path() / name / kStoreFileName,
+                              PassageStore::Mode::kReadOnly);
+  };
+  const std::vector<int64_t> ids = tuned("tuned")->passages_where({});
+  EXPECT_EQ(ids.size(), 24u);
+  EXPECT_EQ(tuned("tuned")->vectors(ids), tuned("together")->vectors(ids));
+  EXPECT_NE(tuned("tuned")->vectors({1}), tuned("index")->vectors({1}));
+  EXPECT_EQ(run_quarry(reembed("tuned")).exit_code, 2);
+
+  // The index searches, grows and trains with the adapter that it keeps.
+  std::filesystem::remove_all(folder_.path() / "one/last-query-encoder");
+  run_alone({"search", path("tuned"), "place 3", "--mode", "dense"});
+  folder_.write("more.txt", "Place 99 is called far away.\n");
+  run_alone({"index", "add", path("tuned"), path("more.txt")});
+  Words further = rag;
+  further[1] = "passages.index=" + path("tuned");
+  run_alone(finetune("further", 6, further));
+  const ProgramResult other =
+      run_quarry({"index", "add", path("tuned"), path("more.txt"), "--embedder-adapter",
+                  path("further/last-query-encoder")});
+  EXPECT_NE(other.exit_code, 0);
+  EXPECT_THAT(other.errors, HasSubstr("with its adapter if any"));
+}
+
 TEST_F(DistributedCli, AnIndexIsThatOfOneProcess) {
   const auto build = [&](const std::string& index) {
     return Words{"index", "build", path(index), path("docs"), "--embedder", bert_.string()};

@@ -6,6 +6,9 @@
 #include "generator/nn/lora_config.h"
 #include "generator/nn/lora_save.h"
 #include "generator/nn/lora_training.h"
+#include "retriever/index_embedder.h"
+#include "retriever/search.h"
+#include "retriever/vector_sync.h"
 #include "tests/retriever/index_fixture.h"
 #include "tests/support/tiny_llama_gguf.h"
 
@@ -80,20 +83,70 @@ TEST(Embedder, AQueryAdapterChangesQueriesAlone) {
   const TemporaryFolder folder;
   const auto model = write_tiny_bert_folder(folder.path() / "bert", 3);
   save_some_adapter(folder.path() / "adapter", model, "");
+  EmbedderOptions options;
+  options.query_adapter = folder.path() / "adapter";
   const auto plain = Embedder::load(model.string());
-  const auto tuned = Embedder::load(model.string(), folder.path() / "adapter");
+  const auto tuned = Embedder::load(model.string(), options);
   EXPECT_EQ(tuned->content_hash(), plain->content_hash());
   EXPECT_EQ(tuned->embed_passages({"the sea"}), plain->embed_passages({"the sea"}));
   EXPECT_NE(tuned->embed_query("the sea"), plain->embed_query("the sea"));
   EXPECT_EQ(tuned->embed_queries({"the sea"}), tuned->embed_query("the sea"));
 }
 
+TEST(Embedder, AnAdapterOfBothSidesBindsTheIndexToIt) {
+  const TemporaryFolder folder;
+  const auto model = write_tiny_bert_folder(folder.path() / "bert", 3);
+  save_some_adapter(folder.path() / "adapter", model, "");
+  EmbedderOptions options;
+  options.adapter = folder.path() / "adapter";
+  const auto plain = Embedder::load(model.string());
+  const std::shared_ptr<const Embedder> tuned = Embedder::load(model.string(), options);
+  EXPECT_NE(tuned->content_hash(), plain->content_hash());
+  EXPECT_NE(tuned->embed_passages({"the sea"}), plain->embed_passages({"the sea"}));
+  EXPECT_EQ(tuned->embed_query("the sea"), tuned->embed_passages({"the sea"}));
+
+  StoreManifest manifest;
+  manifest.embedder_name = model.string();
+  manifest.embedder_hash = tuned->content_hash();
+  manifest.dim = tuned->dim();
+  const auto index = folder.path() / "index";
+  keep_index_adapter(options.adapter, index);
+  PassageStore::create(index / kStoreFileName, manifest);
+  std::filesystem::remove_all(folder.path() / "adapter");
+  EXPECT_EQ(load_index_embedder(index)->content_hash(), tuned->content_hash());
+  Retriever::open(index, tuned);
+  std::filesystem::remove_all(index / kIndexAdapterFolder);
+  try {
+    Retriever::open(index, load_index_embedder(index));
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("made with the embedder"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Embedder, WhatIsNoAdapterIsNotKept) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder.path() / "empty");
+  try {
+    keep_index_adapter(folder.path() / "empty", folder.path() / "index");
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("no adapter, it lacks adapter_config.json"),
+              std::string::npos)
+        << error.what();
+  }
+  EXPECT_TRUE(index_adapter(folder.path() / "index").empty());
+}
+
 TEST(Embedder, AQueryAdapterOfAnotherModelIsRefused) {
   const TemporaryFolder folder;
   const auto model = write_tiny_bert_folder(folder.path() / "bert", 3);
   save_some_adapter(folder.path() / "adapter", model, std::string(64, 'a'));
+  EmbedderOptions options;
+  options.query_adapter = folder.path() / "adapter";
   try {
-    Embedder::load(model.string(), folder.path() / "adapter");
+    Embedder::load(model.string(), options);
     FAIL() << "expected an error";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("was trained on 'some-bert'"), std::string::npos)

@@ -69,7 +69,9 @@ class Contrastive : public test::PlacesTest {
   }
   // Of the passage that answers each question, the mean of 1 / its rank.
   double mrr(const std::filesystem::path& adapter) const {
-    const auto embedder = Embedder::load(bert_.string(), adapter);
+    EmbedderOptions options;
+    options.query_adapter = adapter;
+    const auto embedder = Embedder::load(bert_.string(), options);
     const auto store = PassageStore::open(folder_.path() / "index" / kStoreFileName,
                                           PassageStore::Mode::kReadOnly);
     const auto dim = static_cast<size_t>(embedder->dim());

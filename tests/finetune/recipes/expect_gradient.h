@@ -22,11 +22,11 @@ class NoOptimizer final : public Optimizer {
   void load(const std::vector<StateTensor>&) override {}
 };
 
-// Moves an adapter by h times its gradient, whose elements change their sign as `signs` says, and
-// compares how the loss moves with what the gradient promises.
+// Moves an adapter by `distance` along its gradient, whose elements change their sign as `signs`
+// says, and compares how the loss moves with what the gradient promises.
 inline void expect_gradient(const std::vector<ParameterView>& parameters,
                             const std::function<void()>& pack, const std::function<double()>& loss,
-                            uint32_t signs) {
+                            uint32_t signs, double distance = 0.005) {
   std::vector<std::vector<float>> start;
   std::vector<std::vector<float>> direction;
   double promised = 0.0;
@@ -56,7 +56,7 @@ inline void expect_gradient(const std::vector<ParameterView>& parameters,
     pack();
     return loss();
   };
-  const double step = 0.005 / std::sqrt(squares);
+  const double step = distance / std::sqrt(squares);
   const double moved = (loss_at(step) - loss_at(-step)) / (2.0 * step);
   loss_at(0.0);
   EXPECT_NEAR(moved, promised, 1e-3 * squares);

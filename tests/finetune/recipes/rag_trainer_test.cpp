@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -79,11 +80,52 @@ class RagTrainerTest : public testing::Test {
     return examples;
   }
 
-  // With the query encoder as it is.
+  // The same for a model whose encoder reads what comes before the answer.
+  static void give_to_encoder(const CausalLmConfig& config, std::vector<RagExample>& examples) {
+    const auto known = [&config](int32_t token) {
+      return static_cast<int32_t>(3 + token % (config.vocab_size - 3));
+    };
+    for (RagExample& example : examples) {
+      for (TrainingSequence& sequence : example.sequences) {
+        for (int32_t& token : sequence.tokens) token = known(token);
+        const auto answer = std::find(sequence.is_target.begin(), sequence.is_target.end(), 1) -
+                            sequence.is_target.begin();
+        sequence.source.assign(sequence.tokens.begin(), sequence.tokens.begin() + answer);
+        sequence.tokens.erase(sequence.tokens.begin(), sequence.tokens.begin() + answer);
+        sequence.tokens.insert(sequence.tokens.begin(), config.decoder_prompt.front());
+        sequence.is_target.assign(sequence.tokens.size(), 1);
+        sequence.is_target[0] = 0;
+      }
+    }
+  }
+
+  // Gives questions and passages texts of the model's vocabulary, one passage to two questions.
+  void set_texts(std::vector<RagExample>& examples) const {
+    const std::vector<std::string> words = {"rivers", "moon", "dog",    "quick", "open",
+                                            "keeps",  "the",  "people", "1969",  "walked"};
+    const auto word = [&](size_t number) { return words[number % words.size()]; };
+    for (size_t i = 0; i < examples.size(); ++i) {
+      examples[i].question = concat(word(i), " ", word(3 * i + 1), " you");
+      for (size_t z = 0; z < examples[i].sequences.size(); ++z) {
+        examples[i].passage_texts.push_back(
+            concat(word(i + 4 * z), " ", word(7 * i + z + 2), " in time. ", word(5 * z + i)));
+      }
+    }
+    examples[1].passage_ids[2] = examples[0].passage_ids[1];
+    examples[1].passage_texts[2] = examples[0].passage_texts[1];
+    refresh_scores(examples);
+  }
+
+  // With the encoder as it is; passages that have texts are embedded too.
   void refresh_scores(std::vector<RagExample>& examples) const {
     const auto dim = static_cast<size_t>(embedder_->dim());
     for (RagExample& example : examples) {
-      const std::vector<float> query = embedder_->embed_query(example.question);
+      example.query_vector = embedder_->embed_query(example.question);
+      const std::vector<float>& query = example.query_vector;
+      if (!example.passage_texts.empty()) {
+        example.passage_vectors =
+            embedder_->embed_passages_with(*query_adapter_, example.passage_texts);
+      }
       example.scores.clear();
       for (size_t z = 0; z < example.sequences.size(); ++z) {
         const float* passage = example.passage_vectors.data() + z * dim;
@@ -112,7 +154,7 @@ class RagTrainerTest : public testing::Test {
       return trainer.evaluate(examples, figures);
     };
     test::expect_gradient(
-        trained.parameters(), [&] { trained.pack(); }, loss, signs);
+        trained.parameters(), [&] { trained.pack(); }, loss, signs, distance_);
   }
 
   LoadedGenerator loaded_;
@@ -124,6 +166,7 @@ class RagTrainerTest : public testing::Test {
   std::unique_ptr<TrainedAdapter> generator_;
   std::unique_ptr<TrainedAdapter> query_encoder_;
   RagTrainerOptions options_;
+  double distance_ = 0.005;  // of a finite difference
 };
 
 // The whole way: passages' losses, posterior, the weighted backward pass through the generator, and
@@ -141,6 +184,49 @@ TEST_F(RagTrainerTest, GradientsEqualFiniteDifferencesOfTheMarginalLoss) {
     for (const uint32_t signs : {1u, 2u}) {
       expect_gradient(trainer, *generator_, signs, examples);
       expect_gradient(trainer, *query_encoder_, signs, examples);
+    }
+  }
+}
+
+// The same with passages that the encoder embeds as well.
+TEST_F(RagTrainerTest, GradientsThroughBothSidesEqualFiniteDifferences) {
+  NoOptimizer none;
+  options_.train_passages = true;
+  for (const MarginalLossFunction loss : {rag_sequence_loss, rag_token_loss, replug_lsr_loss}) {
+    options_.loss = loss;
+    RagTrainer trainer(parts(nullptr, query_encoder_.get(), none), options_);
+    trainer.set_steps_taken(1);
+    std::vector<RagExample> examples = some_examples(4, kPassages);
+    set_texts(examples);
+    trainer.step(examples, 1e-3);
+    for (const uint32_t signs : {1u, 2u}) {
+      expect_gradient(trainer, *query_encoder_, signs, examples);
+    }
+  }
+}
+
+TEST_F(RagTrainerTest, GradientsThroughEncoderDecodersEqualFiniteDifferences) {
+  NoOptimizer none;
+  const LoraConfig config = some_config("SEQ_2_SEQ_LM");
+  distance_ = 0.001;  // T5 does not scale its attention's logits: the loss bends more
+  for (const std::string name : {"t5_gated", "bart"}) {
+    SCOPED_TRACE(name);
+    const LoadedGenerator loaded =
+        load_generator(golden("encoder_decoders/" + name), kernels::Precision::kExact);
+    const auto adapter = create_adapter(config, loaded.model->linear_slots(), "false", 3);
+    TrainedAdapter generator(config, *adapter);
+    std::vector<RagExample> examples = some_examples(4, kPassages);
+    give_to_encoder(loaded.model->config(), examples);
+    for (const MarginalLossFunction loss : {rag_sequence_loss, rag_token_loss}) {
+      options_.loss = loss;
+      RagTrainerParts of_pair = parts(&generator, query_encoder_.get(), none);
+      of_pair.model = loaded.model.get();
+      RagTrainer trainer(of_pair, options_);
+      trainer.set_steps_taken(1);
+      refresh_scores(examples);
+      trainer.step(examples, 1e-3);
+      expect_gradient(trainer, generator, 1, examples);
+      expect_gradient(trainer, *query_encoder_, 2, examples);
     }
   }
 }
