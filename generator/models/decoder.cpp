@@ -107,16 +107,19 @@ std::vector<float> Decoder::run_head(const Tensor& x,
   return logits;
 }
 
-kernels::ActivationBits Decoder::activation_bits(GradientOptions::Compute compute) const {
-  const bool rounds = compute == GradientOptions::Compute::kBFloat16 &&
-                      modules_->precision != kernels::Precision::kExact;
-  return rounds ? kernels::ActivationBits::k8 : kernels::ActivationBits::k16;
+nn::ActivationBitsScope Decoder::rounding_of(GradientOptions::Compute compute) const {
+  const bool exact = compute == GradientOptions::Compute::kFloat32;
+  workspace_.set_saved_precision(exact ? nn::SavedPrecision::kFloat32
+                                       : nn::SavedPrecision::kBFloat16);
+  const bool rounds = !exact && modules_->precision != kernels::Precision::kExact;
+  return nn::ActivationBitsScope(
+      workspace_, rounds ? kernels::ActivationBits::k8 : kernels::ActivationBits::k16);
 }
 
 std::vector<float> Decoder::target_losses(const TokenTree& tree, const LoraAdapter* adapter,
                                           GradientOptions::Compute compute) const {
   const at::NoGradGuard no_grad;
-  const nn::ActivationBitsScope bits(workspace_, activation_bits(compute));
+  const nn::ActivationBitsScope rounding = rounding_of(compute);
   const DecoderPass pass = plan_tree(tree, adapter, nullptr, config_);
   workspace_.begin_pass(
       static_cast<int64_t>(std::max(pass.tokens.size(), pass.source.tokens.size())));
@@ -128,10 +131,7 @@ std::vector<float> Decoder::target_losses(const TokenTree& tree, const LoraAdapt
 std::vector<float> Decoder::accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
                                                  const GradientOptions& options,
                                                  LoraGradients& gradients) const {
-  const bool exact = options.compute == GradientOptions::Compute::kFloat32;
-  workspace_.set_saved_precision(exact ? nn::SavedPrecision::kFloat32
-                                       : nn::SavedPrecision::kBFloat16);
-  const nn::ActivationBitsScope bits(workspace_, activation_bits(options.compute));
+  const nn::ActivationBitsScope rounding = rounding_of(options.compute);
   const DecoderPass pass = plan_tree(tree, &adapter, &gradients, config_);
   workspace_.begin_pass(
       static_cast<int64_t>(std::max(pass.tokens.size(), pass.source.tokens.size())));

@@ -61,7 +61,8 @@ class Decoder : public CausalLm {
   mutable nn::Workspace workspace_;  // scratch of the one thread that runs forward()
 
  private:
-  kernels::ActivationBits activation_bits(GradientOptions::Compute compute) const;
+  // Has passes over trees, with gradients or without, round alike while it lives.
+  nn::ActivationBitsScope rounding_of(GradientOptions::Compute compute) const;
   // Logits of x [R, width], whose rows run with `adapters` or null.
   std::vector<float> run_head(const Tensor& x,
                               const std::vector<const LoraAdapter*>& adapters) const;

@@ -213,6 +213,19 @@ TEST_F(LlamaTraining, WeightsScaleTheGradientAndStepsAddUp) {
   }
 }
 
+// Whatever the model ran before.
+TEST_F(LlamaTraining, LossesRoundAsAGradientStepDoes) {
+  const LoadedGenerator fast = load_generator(golden("llama"), kernels::Precision::kFast);
+  const SharedPair pair;
+  constexpr auto kRounded = GradientOptions::Compute::kBFloat16;
+  const std::vector<float> first = fast.model->target_losses(pair.tree, adapter_.get(), kRounded);
+  GradientOptions options;
+  options.compute = kRounded;
+  EXPECT_EQ(first, fast.model->accumulate_gradients(pair.tree, *adapter_, options, gradients_));
+  fast.model->target_losses(pair.tree, adapter_.get());
+  EXPECT_EQ(first, fast.model->target_losses(pair.tree, adapter_.get(), kRounded));
+}
+
 TEST_F(LlamaTraining, AFreshAdapterIsTheBaseAndLearnsOnlyB) {
   LoraSettings settings;
   settings.r = 4;
