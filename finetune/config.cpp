@@ -207,6 +207,13 @@ void check_contrastive(const FinetuneConfig& config) {
   require(!is_reranker || !config.model.path.empty(),
           "recipe is reranker and model.path empty, wanted a cross-encoder or an encoder of the "
           "BERT family");
+  require(is_reranker || config.adapter.start_from.empty(),
+          concat("recipe is contrastive and adapter.start_from ", config.adapter.start_from,
+                 ": what learns is query_encoder.start_from, wanted none"));
+  require(
+      config.contrastive.candidates >= config.contrastive.hard_negatives,
+      concat("contrastive.candidates is ", config.contrastive.candidates,
+             ", wanted at least contrastive.hard_negatives, ", config.contrastive.hard_negatives));
   const bool has_others = !is_reranker && config.training.batch_size != 1;
   require(config.contrastive.hard_negatives > 0 || has_others,
           concat("contrastive.hard_negatives is 0", is_reranker ? "" : " and training.batch_size 1",
@@ -226,6 +233,9 @@ void check_recipe(const FinetuneConfig& config) {
 }
 
 void check_rag(const FinetuneConfig& config) {
+  require(config.is_rag() || !config.rag.train_passage_encoder,
+          concat("recipe is ", config.recipe,
+                 " and rag.train_passage_encoder true: it does not train one, wanted false"));
   if (!config.is_rag()) return;
   require(
       !config.passages.index.empty(),

@@ -101,8 +101,9 @@ struct RagOptions {
   // of them, and then found by these vectors, which are this many to twice as many steps old. In
   // memory; the index stays. 0: never.
   int64_t refresh_every = 0;
-  // The run ends, with a checkpoint, when for 5 steps in a row all questions found the same
-  // passages, or the passages made no difference to the generator. Else it only warns.
+  // The run ends, with a checkpoint, when in 5 steps in a row the questions found fewer than a
+  // quarter of the different passages that they could, or the passages made no difference to the
+  // generator. Else it only warns. Steps of fewer than 4 questions are not judged.
   bool stop_on_collapse = false;
 };
 

@@ -389,7 +389,7 @@ void FinetuneRun::Impl::take_steps(const FinetuneEvents& events, FinetuneOutcome
     const bool ends = cancelled || !stop_reason.empty();
     if (ends || is_due(config.training.save_every)) save(events);
     QUARRY_CHECK(!cancelled, ErrorCode::kUnavailable, "training: cancelled");
-    if (!stop_reason.empty()) throw_stopped();
+    if (!stop_reason.empty() && more()) throw_stopped();
   }
 }
 

@@ -66,7 +66,10 @@ class Reembedding {
 
  private:
   void take(const std::string& uri) {
-    documents_.push_back(*from_->document(uri));
+    std::optional<Document> document = from_->document(uri);
+    QUARRY_CHECK(document.has_value(), ErrorCode::kUnavailable, uri,
+                 ": was removed from the index while that was read; begin anew");
+    documents_.push_back(std::move(*document));
     std::vector<Passage> passages = from_->passages(from_->passages_of(uri));
     ends_.push_back(waiting_.size() + passages.size());
     std::move(passages.begin(), passages.end(), std::back_inserter(waiting_));

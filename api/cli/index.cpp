@@ -174,18 +174,26 @@ void build(IndexArguments arguments, Missing missing, CommandContext& context) {
   arguments.options.paths.assign(arguments.paths.begin(), arguments.paths.end());
   arguments.options.missing = missing;
   settle_adapter(arguments);
-  with_embedder(arguments, "what is committed stays, the same command goes on from there",
-                [&context](const PassageEmbedder& embedder, IndexArguments& settled) {
-                  const auto progress = progress_for(context);
-                  const bool is_new = !std::filesystem::exists(store_path(settled.index));
-                  if (is_new && !settled.embedder_adapter.empty()) {
-                    keep_index_adapter(settled.embedder_adapter, settled.index);
-                  }
-                  const IndexReport report =
-                      build_store(settled.options, embedder, *progress, *context.cancel);
-                  sync_vector_index(settled.index, sync_options(settled.vectors));
-                  finish(report, settled, context);
-                });
+  with_embedder(
+      arguments, "what is committed stays, the same command goes on from there",
+      [&context](const PassageEmbedder& embedder, IndexArguments& settled) {
+        const auto progress = progress_for(context);
+        const bool is_new = !std::filesystem::exists(store_path(settled.index));
+        if (is_new && !settled.embedder_adapter.empty()) {
+          keep_index_adapter(settled.embedder_adapter, settled.index);
+        }
+        IndexReport report;
+        try {
+          report = build_store(settled.options, embedder, *progress, *context.cancel);
+        } catch (const Error&) {  // an adapter without an index would refuse the next one
+          if (is_new && !std::filesystem::exists(store_path(settled.index))) {
+            std::filesystem::remove_all(std::filesystem::path(settled.index) / kIndexAdapterFolder);
+          }
+          throw;
+        }
+        sync_vector_index(settled.index, sync_options(settled.vectors));
+        finish(report, settled, context);
+      });
 }
 
 void reembed(const IndexArguments& arguments, CommandContext& context) {

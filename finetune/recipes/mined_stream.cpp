@@ -8,6 +8,7 @@
 #include "data/text/utf8.h"
 #include "finetune/data/passage_matcher.h"
 #include "finetune/data/text_match.h"
+#include "finetune/recipes/take_rows.h"
 
 namespace quarry {
 namespace {
@@ -130,19 +131,8 @@ std::string describe(const MinedQuestion& question) {
 
 std::vector<MinedQuestion> take_mined(MinedStream& stream, int64_t count,
                                       const std::function<bool()>& may_take) {
-  const bool has_begun = stream.state().cursor > 0;
-  std::vector<MinedQuestion> taken;
-  while (static_cast<int64_t>(taken.size()) < count && may_take()) {
-    if (stream.at_end()) {
-      QUARRY_CHECK(has_begun || stream.summary().groups > 0, ErrorCode::kInvalidArgument,
-                   "for no question of the training data a passage holds an answer:\n",
-                   to_text(stream.summary()));
-      stream.start_epoch(stream.state().epoch + 1);
-    }
-    std::vector<MinedQuestion> more = stream.next(count - static_cast<int64_t>(taken.size()));
-    std::move(more.begin(), more.end(), std::back_inserter(taken));
-  }
-  return taken;
+  return take_rows<MinedQuestion>(stream, count, may_take,
+                                  "for no question of the training data a passage holds an answer");
 }
 
 }  // namespace quarry

@@ -40,16 +40,17 @@ QueryEncoder load_query_encoder(const FinetuneConfig& config, const std::string&
   const std::filesystem::path start = config.query_encoder.start_from;
   const std::filesystem::path index = index_adapter(config.passages.index);
   std::shared_ptr<const LoraAdapter> of_index;
-  if (!index.empty()) of_index = LoraAdapter::load(index, encoder.model->linear_slots(), {});
   QueryEncoder loaded;
+  if (!index.empty()) {
+    loaded.adapter = load_adapter(index, encoder);
+    of_index = std::make_shared<const LoraAdapter>(*loaded.adapter.adapter);
+  }
   loaded.path = encoder.path;
   if (!start.empty()) {
     loaded.adapter = load_adapter(start, encoder);
     loaded.index_is_stale =
         of_index == nullptr || of_index->content_hash() != loaded.adapter.adapter->content_hash();
-  } else if (!index.empty()) {
-    loaded.adapter = load_adapter(index, encoder);
-  } else if (trains) {
+  } else if (trains && of_index == nullptr) {
     loaded.adapter = fresh_adapter(config, encoder);
   }
   loaded.embedder = std::make_shared<Embedder>(std::move(encoder), loaded.adapter.adapter,
@@ -69,7 +70,7 @@ std::unique_ptr<TrainedAdapter> make_trained_query_adapter(const FinetuneConfig&
 void save_query_adapter(const std::filesystem::path& folder, const FinetuneConfig& config,
                         const Embedder& embedder, const RunAdapter& adapter, ModelCard card,
                         const Hyperparameters& more) {
-  const QueryEncoderOptions& options = config.query_encoder;
+  const OrderedJson& settings = adapter.config->json();
   const bool embeds_passages = config.rag.train_passage_encoder;
   card.title = concat("LoRA adapter of the ", embeds_passages ? "" : "query ", "encoder for ",
                       embedder.name());
@@ -79,9 +80,9 @@ void save_query_adapter(const std::filesystem::path& folder, const FinetuneConfi
   card.tags = {"lora", "feature-extraction", "rag"};
   card.description += embeds_passages ? " For questions and passages: an index is embedded with it."
                                       : " For questions alone: passages are embedded without it.";
-  card.hyperparameters = {{"r", std::to_string(options.r)},
-                          {"lora_alpha", concat(options.lora_alpha)},
-                          {"learning_rate", concat(options.learning_rate)}};
+  card.hyperparameters = {{"r", dump_json(settings["r"])},
+                          {"lora_alpha", dump_json(settings["lora_alpha"])},
+                          {"learning_rate", concat(config.query_encoder.learning_rate)}};
   card.hyperparameters.insert(card.hyperparameters.end(), more.begin(), more.end());
   SaveAdapterOptions save;
   save.notes.base_content_hash = embedder.base_hash();

@@ -1,10 +1,8 @@
-// RAG-Sequence, RAG-Token (Lewis et al. 2020, arXiv:2005.11401) and REPLUG LSR (Shi et al. 2023,
+// RAG-Sequence, RAG-Token (Lewis et al. 2020, arXiv:2005.11401), REPLUG LSR (Shi et al. 2023,
 // arXiv:2301.12652) and PDist of Atlas (Izacard et al. 2022, arXiv:2208.03299): generator and query
 // encoder learn from the likelihood of the answer over the passages that are found. The index stays
 // as it is; passages are what it holds, or are embedded and learned as well (RAG-end2end,
 // Siriwardhana et al. 2023, arXiv:2210.02627).
-#include <iterator>
-
 #include "data/core/error.h"
 #include "finetune/recipe.h"
 #include "finetune/recipes/encoder_shape.h"
@@ -14,6 +12,7 @@
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
 #include "finetune/recipes/recipe_state.h"
+#include "finetune/recipes/take_rows.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "retriever/vector_sync.h"
@@ -60,19 +59,9 @@ class RagRecipe final : public Recipe {
 
   bool take_batch(const std::function<bool()>& may_take) override {
     before_ = stream_->state();
-    examples_.clear();
     batch_.clear();
-    const auto wanted = static_cast<size_t>(inputs_.batch_size);
-    while (examples_.size() < wanted && may_take()) {
-      if (stream_->at_end()) {
-        QUARRY_CHECK(before_.cursor > 0 || stream_->summary().sequences > 0,
-                     ErrorCode::kInvalidArgument, "the training data gave no sequence:\n",
-                     to_text(stream_->summary()));
-        stream_->start_epoch(stream_->state().epoch + 1);
-      }
-      std::vector<RagExample> more = stream_->next(static_cast<int64_t>(wanted - examples_.size()));
-      std::move(more.begin(), more.end(), std::back_inserter(examples_));
-    }
+    examples_ = take_rows<RagExample>(*stream_, inputs_.batch_size, may_take,
+                                      "the training data gave no sequence");
     if (examples_.empty()) return false;
     for (const RagExample& example : examples_) {
       batch_.insert(batch_.end(), example.sequences.begin(), example.sequences.end());
@@ -87,14 +76,14 @@ class RagRecipe final : public Recipe {
       stream_->restore(before_);
       throw;
     }
-    if (refresh_ != nullptr) {
-      result.figures.emplace_back("index_age", refresh_->age(result.step));
-      refresh_->after_step(result.step);
-    }
     const CollapseAlarm::Verdict verdict =
         alarm_.judge(result, static_cast<int64_t>(examples_.size()), retriever_->stats().passages);
     result.warning = verdict.warning;
     if (inputs_.config.rag.stop_on_collapse) result.stop = verdict.stop;
+    if (refresh_ != nullptr) {
+      result.figures.emplace_back("index_age", refresh_->age(result.step));
+      refresh_->after_step(result.step);
+    }
     return result;
   }
   std::vector<std::string> examples(size_t most) const override {

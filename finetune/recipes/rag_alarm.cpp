@@ -8,8 +8,8 @@ namespace quarry {
 namespace {
 
 constexpr double kCollapsedShare = 0.25;
-// Total variation below which passages make no difference to the generator.
-constexpr double kIgnoredShift = 0.01;
+// Of passage_effect; below it passages make no difference to the generator.
+constexpr double kIgnoredEffect = 0.01;
 // Questions from which such shares say something.
 constexpr int64_t kQuestionsToJudge = 4;
 
@@ -50,12 +50,11 @@ CollapseAlarm::Verdict CollapseAlarm::judge(const StepResult& result, int64_t qu
                   taken, " that were found; lower query_encoder.learning_rate");
   }
   hold(same_passages_, same, result.step, verdict);
-  const double shift = figure(result, "posterior_shift");
+  const double effect = figure(result, "passage_effect");
   std::string ignored;
-  if (result.sequences > questions && shift < kIgnoredShift) {
-    ignored = concat(
-        "the generator's answers do not depend on the passages (posterior and prior differ by ",
-        shift, "): there is nothing for the query encoder to learn from");
+  if (result.sequences > questions && effect < kIgnoredEffect) {
+    ignored = concat("the generator's answers do not depend on the passages (passage_effect ",
+                     effect, "): there is nothing for a retriever to learn from");
   }
   hold(ignored_, ignored, result.step, verdict);
   return verdict;

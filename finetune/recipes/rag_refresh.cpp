@@ -95,7 +95,12 @@ void IndexRefresh::restore(const Checkpoint& checkpoint, const std::string& sour
   restore(checkpoint, source, kWhole, whole_);
   restore(checkpoint, source, kGrowing, growing_);
   if (whole_.adapter != nullptr) embed(whole_, ids_.size());
-  if (growing_.adapter != nullptr) embed(growing_, share(checkpoint.step % options_.every));
+  if (growing_.adapter == nullptr) return;
+  if (growing_.begun_at + options_.every <= checkpoint.step) {  // cut before it could be finished
+    embed(growing_, ids_.size());
+    whole_ = std::exchange(growing_, begin(checkpoint.step));
+  }
+  embed(growing_, share(checkpoint.step % options_.every));
 }
 
 }  // namespace quarry

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "data/core/error.h"
@@ -41,6 +42,7 @@ double total_variation(const std::vector<double>& p, const std::vector<double>& 
 
 struct RagTrainer::Pass {
   std::vector<MarginalLoss> losses;  // of each example
+  double passage_effect = 0.0;       // mean
   double total = 0.0;                // of the losses
   int64_t targets = 0;               // tokens, each counted once for all passages
   int64_t rows = 0;                  // computed
@@ -48,8 +50,24 @@ struct RagTrainer::Pass {
 
 namespace {
 
+// How unlike the answer's likelihoods with each passage are: the total variation between them, made
+// to sum to 1, and equal ones.
+double effect_of_passages(const std::vector<std::vector<double>>& token_losses) {
+  std::vector<double> shares;
+  for (const std::vector<double>& losses : token_losses) {
+    shares.push_back(-std::accumulate(losses.begin(), losses.end(), 0.0));
+  }
+  const double largest = *std::max_element(shares.begin(), shares.end());
+  double total = 0.0;
+  for (double& share : shares) total += share = std::exp(share - largest);
+  for (double& share : shares) share /= total;
+  return total_variation(
+      shares, std::vector<double>(shares.size(), 1.0 / static_cast<double>(shares.size())));
+}
+
 std::vector<std::pair<std::string, double>> make_figures(const std::vector<RagExample>& batch,
-                                                         const std::vector<MarginalLoss>& losses) {
+                                                         const std::vector<MarginalLoss>& losses,
+                                                         double passage_effect) {
   const auto count = static_cast<double>(batch.size());
   double prior = 0.0, posterior = 0.0, shift = 0.0, recall = 0.0, passages = 0.0;
   std::set<int64_t> distinct;
@@ -64,6 +82,7 @@ std::vector<std::pair<std::string, double>> make_figures(const std::vector<RagEx
   return {{"prior_entropy", prior},
           {"posterior_entropy", posterior},
           {"posterior_shift", shift},
+          {"passage_effect", passage_effect},
           {"answer_recall", recall},
           {"distinct_passages", static_cast<double>(distinct.size()) / passages}};
 }
@@ -102,7 +121,8 @@ void RagTrainer::zero_gradients() const {
   }
 }
 
-RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch) const {
+RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch,
+                                            GradientOptions::Compute compute) const {
   QUARRY_CHECK(!batch.empty(), ErrorCode::kInvalidArgument, "a batch without a question");
   Pass pass;
   std::vector<double> flat;  // losses of the targets, sequence after sequence
@@ -113,7 +133,7 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
     flat.resize(before + part.tree.targets.size());
     if (!part.is_own) continue;
     const std::vector<float> losses =
-        parts_.model->target_losses(part.tree, parts_.adapter, options_.trainer.gradient.compute);
+        parts_.model->target_losses(part.tree, parts_.adapter, compute);
     std::copy(losses.begin(), losses.end(), flat.begin() + static_cast<std::ptrdiff_t>(before));
   }
   sum_over_ranks(options_.trainer.group, flat);
@@ -129,6 +149,8 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
       next = end;
     }
     pass.losses.push_back(options_.loss(inputs));
+    pass.passage_effect +=
+        effect_of_passages(inputs.token_losses) / static_cast<double>(batch.size());
     pass.total += pass.losses.back().loss;
     pass.targets += static_cast<int64_t>(inputs.token_losses.front().size());
   }
@@ -217,7 +239,7 @@ void RagTrainer::learn_encoder(const std::vector<RagExample>& batch, const Pass&
 }
 
 StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learning_rate) {
-  const Pass pass = run_first_pass(batch);
+  const Pass pass = run_first_pass(batch, options_.trainer.gradient.compute);
   StepResult result;
   result.step = steps_taken_ + 1;
   result.learning_rate = learning_rate;
@@ -231,7 +253,7 @@ StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learnin
   }
   const double scale = 1.0 / static_cast<double>(pass.targets);
   result.loss = pass.total * scale;
-  result.figures = make_figures(batch, pass.losses);
+  result.figures = make_figures(batch, pass.losses, pass.passage_effect);
   zero_gradients();
   if (parts_.generator != nullptr) learn_generator(batch, pass, scale, result);
   if (parts_.query_encoder != nullptr) learn_encoder(batch, pass, scale);
@@ -267,8 +289,8 @@ void RagTrainer::update(StepResult& result) {
 
 double RagTrainer::evaluate(const std::vector<RagExample>& examples,
                             std::vector<std::pair<std::string, double>>& figures) const {
-  const Pass pass = run_first_pass(examples);
-  figures = make_figures(examples, pass.losses);
+  const Pass pass = run_first_pass(examples, GradientOptions::Compute::kFloat32);
+  figures = make_figures(examples, pass.losses, pass.passage_effect);
   return pass.total / static_cast<double>(pass.targets);
 }
 

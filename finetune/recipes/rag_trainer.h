@@ -48,11 +48,12 @@ class RagTrainer {
 
   // One optimizer step. Throws as Trainer::step(). Gradients are clipped for each adapter by
   // itself. figures: prior_entropy and posterior_entropy (mean, nats), posterior_shift (mean total
-  // variation between p(z|x) and p(z|x,y)), answer_recall (share of questions with the answer among
-  // their passages), distinct_passages (share of the passages of the step), and
+  // variation between p(z|x) and p(z|x,y)), passage_effect (likewise between equal likelihoods of
+  // the answer and those with each passage), answer_recall (share of questions with the answer
+  // among their passages), distinct_passages (share of the passages of the step), and
   // query_gradient_norm where that learns.
   StepResult step(const std::vector<RagExample>& batch, double learning_rate);
-  // Mean loss of a target token, and figures, without learning.
+  // Mean loss of a target token, and figures, without learning, as the generator answers.
   double evaluate(const std::vector<RagExample>& examples,
                   std::vector<std::pair<std::string, double>>& figures) const;
 
@@ -64,7 +65,7 @@ class RagTrainer {
  private:
   struct Pass;  // what a step knows after its first pass
 
-  Pass run_first_pass(const std::vector<RagExample>& batch) const;
+  Pass run_first_pass(const std::vector<RagExample>& batch, GradientOptions::Compute compute) const;
   void learn_generator(const std::vector<RagExample>& batch, const Pass& pass, double scale,
                        StepResult& result) const;
   void learn_encoder(const std::vector<RagExample>& batch, const Pass& pass, double scale) const;

@@ -8,6 +8,8 @@
 namespace quarry::kernels {
 namespace {
 
+// Scales of a small matrix and the matrices of adapters too: a token reads them once, and each
+// small page costs it a walk through page tables that are as cold.
 constexpr int64_t kOwnPages = int64_t{2} << 10;
 constexpr size_t kPageBytes = size_t{4} << 10;
 constexpr size_t kHugePageBytes = size_t{2} << 20;

