@@ -13,7 +13,8 @@ is faster in a first run of each. It computes the logits of the targets alone; -
 RagSequenceForGeneration of transformers does, which takes more time and memory.
 
 Exits 1 when Quarry is not --wanted times as fast, the losses of the first steps are more than 3 % apart in the mean or 10 %
-in a batch (some 13 target tokens, which both sides round in their own way: 8-bit products, bfloat16), memory with 5 passages is more than 1.3 times that with one (batches of 16 questions, so that passes are full), or more than 1,536 MB.
+in a batch (some 13 target tokens, which both sides round in their own way: 8-bit products, bfloat16), memory with 5
+passages is more than 1.3 times that with one (batches of 16 questions, so that passes are full), or more than 1,536 MB.
 Made with torch 2.15, transformers 5.23, peft 0.21.
 """
 import argparse
