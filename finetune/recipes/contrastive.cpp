@@ -18,7 +18,7 @@ namespace quarry {
 namespace {
 
 // Each of questions[begin, end) against its own passages and the right ones of the others, but for
-// those that answer it too. Borrows their vectors.
+// those that answer it too or are of its own context. Borrows their vectors.
 std::vector<ContrastiveExample> contrast(const std::vector<MinedQuestion>& questions, size_t begin,
                                          size_t end, const Embedder& embedder) {
   const auto dim = static_cast<size_t>(embedder.dim());
@@ -37,7 +37,10 @@ std::vector<ContrastiveExample> contrast(const std::vector<MinedQuestion>& quest
     }
     for (size_t other = begin; other < end; ++other) {
       const MinedPassage& right = questions[other].passages.front();
-      if (holds_any(right.key, own.answers) || !seen.insert(right.id).second) continue;
+      if (holds_any(right.key, own.answers) || is_of_context(right, own) ||
+          !seen.insert(right.id).second) {
+        continue;
+      }
       example.passages.push_back(questions[other].vectors.data());
     }
     examples.push_back(std::move(example));

@@ -14,15 +14,11 @@ namespace quarry {
 namespace {
 
 MinedPassage mined_passage(int64_t id, const Passage& passage) {
-  return {id, embedding_text(passage), passage_match_key(passage)};
+  return {id, embedding_text(passage), passage_match_key(passage), match_key(passage.text)};
 }
 
 int64_t id_of_context(int32_t passage) { return -1 - int64_t{passage}; }
 int32_t context_of_id(int64_t id) { return static_cast<int32_t>(-1 - id); }
-
-bool holds_one_another(const std::string& a, const std::string& b) {
-  return a.find(b) != std::string::npos || b.find(a) != std::string::npos;
-}
 
 }  // namespace
 
@@ -74,13 +70,12 @@ bool MinedStream::mine(const TrainingRow& row, const float* query_vector, MinedQ
   QUARRY_CHECK(!hits.empty(), ErrorCode::kInvalidArgument,
                "the index holds no passage to learn from");
   const Passage* context = row.gold < 0 ? nullptr : &set_.passages[static_cast<size_t>(row.gold)];
-  const std::string context_key = context == nullptr ? "" : match_key(context->text);
+  if (context != nullptr) mined.context = match_key(context->text);
   std::optional<MinedPassage> right;
   std::vector<MinedPassage> negatives;
   for (const Hit& hit : hits) {
     MinedPassage passage = mined_passage(hit.passage.id, hit.passage);
-    const bool of_context =
-        context != nullptr && holds_one_another(match_key(hit.passage.text), context_key);
+    const bool of_context = is_of_context(passage, mined);
     if (holds_any(passage.key, row.answers)) {
       if (!right && (context == nullptr || of_context)) right = std::move(passage);
     } else if (!of_context && static_cast<int64_t>(negatives.size()) < options_.hard_negatives) {
@@ -116,6 +111,12 @@ const std::vector<float>& MinedStream::vector_of_context(int32_t passage) {
     vector = embedder_.embed_passages({embedding_text(context)});
   }
   return vector;
+}
+
+bool is_of_context(const MinedPassage& passage, const MinedQuestion& question) {
+  const std::string& context = question.context;
+  return !context.empty() && (passage.body.find(context) != std::string::npos ||
+                              context.find(passage.body) != std::string::npos);
 }
 
 std::string describe(const MinedQuestion& question) {

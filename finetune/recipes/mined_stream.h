@@ -20,6 +20,7 @@ struct MinedPassage {
   int64_t id = 0;    // of the index; below 0: of the training set
   std::string text;  // embedding_text()
   std::string key;   // passage_match_key()
+  std::string body;  // match_key() of its text alone
 };
 
 // A question with the passage that answers it and some that do not.
@@ -27,6 +28,7 @@ struct MinedQuestion {
   std::string id;
   std::string question;
   std::vector<std::string> answers;
+  std::string context;                 // match_key() of the row's own; empty: it has none
   std::vector<MinedPassage> passages;  // the right one, then hard negatives, nearest first
   std::vector<float> vectors;          // [passages.size(), dim]; empty where they are not wanted
 };
@@ -77,6 +79,9 @@ class MinedStream {
   RowOrder order_;                                                   // of the rows with an answer
   std::unordered_map<int32_t, std::vector<float>> context_vectors_;  // by passage of the set
 };
+
+// Whether a passage is a part of the question's own context, or the other way round.
+bool is_of_context(const MinedPassage& passage, const MinedQuestion& question);
 
 // For people: the question, its right passage and how the others begin.
 std::string describe(const MinedQuestion& question);
