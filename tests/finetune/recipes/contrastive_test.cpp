@@ -195,6 +195,15 @@ TEST_F(Contrastive, WhatDoesNotFitIsNamed) {
   wrong.contrastive.hard_negatives = 0;
   wrong.training.batch_size = 1;
   EXPECT_THAT(error_of(wrong), HasSubstr("there is no passage to tell the right one from"));
+  wrong = config("wrong");
+  wrong.contrastive.candidates = 1;
+  EXPECT_THAT(error_of(wrong), HasSubstr("contrastive.candidates is 1, wanted at least "));
+  wrong = config("wrong");
+  wrong.adapter.start_from = "some-adapter";
+  EXPECT_THAT(error_of(wrong), HasSubstr("recipe is contrastive and adapter.start_from some-ad"));
+  wrong = config("wrong");
+  wrong.rag.train_passage_encoder = true;
+  EXPECT_THAT(error_of(wrong), HasSubstr("and rag.train_passage_encoder true"));
   std::ofstream(folder_.path() / "rows.jsonl")
       << R"({"question": "Nobody knows?", "answer": "unheard of"})"
       << "\n";
