@@ -73,5 +73,7 @@ function(quarry_test name)
   target_link_libraries(${name} PRIVATE quarry_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE QUARRY_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} SKIP_REGULAR_EXPRESSION "every test in this program was skipped")
+  # Tests run side by side: threads that spin while they wait would take the cores from the others.
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} SKIP_REGULAR_EXPRESSION "every test in this program was skipped"
+    ENVIRONMENT "OMP_WAIT_POLICY=passive")
 endfunction()
