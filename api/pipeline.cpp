@@ -7,6 +7,7 @@
 
 #include "api/relevance.h"
 #include "data/core/error.h"
+#include "data/core/stopwatch.h"
 #include "data/text/unicode.h"
 #include "data/text/utf8.h"
 #include "generator/decode/marginal_decode.h"
@@ -114,10 +115,6 @@ void check_latent(const AskOptions& options) {
       "decoding over latent passages has neither beams nor log-probabilities of tokens: "
       "num_beams is ",
       options.beams.num_beams, " and top_logprobs ", options.top_logprobs, ", wanted 1 and none");
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace

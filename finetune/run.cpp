@@ -12,6 +12,7 @@
 #include "data/core/parallel_for.h"
 #include "data/core/paths.h"
 #include "data/core/progress.h"
+#include "data/core/stopwatch.h"
 #include "finetune/checkpoint.h"
 #include "finetune/recipe.h"
 #include "finetune/run_inputs.h"
@@ -22,10 +23,6 @@ namespace quarry {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Calls `body`; the other processes of the group are told of an error that ends this one.
 template <typename Body>

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "data/core/error.h"
+#include "data/core/stopwatch.h"
 #include "data/passage_text.h"
 #include "indexer/corpus_reader.h"
 #include "indexer/sources.h"
@@ -24,10 +25,6 @@ constexpr std::chrono::milliseconds kWait(100);
 constexpr int64_t kDefaultChunkTokens = 250;
 constexpr int64_t kSpecialTokens = 2;  // [CLS] and [SEP], or what stands for them
 constexpr int64_t kMinChunkTokens = 16;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 StoreManifest new_manifest(const IndexOptions& options, const PassageEmbedder& embedder) {
   StoreManifest manifest;

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "data/core/error.h"
+#include "data/core/stopwatch.h"
 #include "data/passage_text.h"
 
 namespace quarry {
@@ -12,10 +13,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kSpecialTokens = 2;  // [CLS] and [SEP], or what stands for them
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 StoreManifest manifest_for(const StoreManifest& before, const PassageEmbedder& embedder) {
   QUARRY_CHECK(before.chunk_tokens + kSpecialTokens <= embedder.max_tokens(),

@@ -10,6 +10,7 @@
 
 #include "data/core/error.h"
 #include "data/core/log_sum_exp.h"
+#include "data/core/stopwatch.h"
 #include "generator/decode/constraint/constraint.h"
 #include "generator/decode/stop_matcher.h"
 #include "generator/nn/kv_cache.h"
@@ -20,10 +21,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kPromptChunkTokens = 256;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 struct Beam {
   std::vector<int32_t> tokens;  // generated

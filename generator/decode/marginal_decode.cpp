@@ -8,6 +8,7 @@
 
 #include "data/core/error.h"
 #include "data/core/log_sum_exp.h"
+#include "data/core/stopwatch.h"
 #include "generator/kernels/elementwise.h"
 #include "generator/kernels/elementwise_backward.h"
 #include "generator/nn/kv_cache.h"
@@ -16,10 +17,6 @@ namespace quarry {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // A distribution over the vocabulary.
 class TokenDistribution {
