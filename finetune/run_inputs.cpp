@@ -15,8 +15,7 @@ namespace {
 
 GeneratorOptions generator_options(const FinetuneConfig& config) {
   GeneratorOptions options;
-  options.precision =
-      config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast;
+  options.precision = compute_precision(config);
   options.weights.load_in = parse_load_in(config.model.load_in);
   return options;
 }
@@ -44,6 +43,10 @@ CsvColumns csv_columns(const std::map<std::string, std::string>& columns) {
 }
 
 }  // namespace
+
+kernels::Precision compute_precision(const FinetuneConfig& config) {
+  return config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast;
+}
 
 LoadedGenerator load_base(const FinetuneConfig& config) {
   if (config.training.threads > 0) set_num_threads(static_cast<int>(config.training.threads));

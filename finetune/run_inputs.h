@@ -20,6 +20,8 @@ namespace quarry {
 
 // The base model, packed as model.load_in and training.compute say. Sets the number of threads.
 LoadedGenerator load_base(const FinetuneConfig& config);
+// As training.compute says: exact for "f32".
+kernels::Precision compute_precision(const FinetuneConfig& config);
 RenderOptions render_options(const FinetuneConfig& config, const CausalLm& model);
 GroupOptions group_options(const FinetuneConfig& config);
 TrainerOptions trainer_options(const DataInputs& inputs);

@@ -10,6 +10,7 @@
 #include "finetune/recipes/classifier_adapter.h"
 #include "finetune/recipes/classifier_trainer.h"
 #include "finetune/recipes/recipe_state.h"
+#include "finetune/recipes/row_recipe.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "generator/nn/lora_save.h"
@@ -88,10 +89,7 @@ LoadedHead<SequenceClassifier> load_classifier(const FinetuneConfig& config,
     const auto notes = read_adapter_notes(config.adapter.start_from);
     if (notes && !notes->labels.empty()) head.labels = notes->labels;
   }
-  auto loaded = load_sequence_classifier(
-      config.model.path,
-      config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast,
-      head);
+  auto loaded = load_sequence_classifier(config.model.path, compute_precision(config), head);
   QUARRY_CHECK(loaded.model->labels().size() >= 2, ErrorCode::kInvalidArgument, loaded.name,
                loaded.head_is_new ? ": the rows have " : ": the head has ",
                loaded.model->labels().size(), " label, wanted two or more");
@@ -131,12 +129,7 @@ class ClassificationRecipe final : public Recipe {
     return !batch_.empty();
   }
   StepResult learn_batch(double learning_rate) override {
-    try {
-      return trainer_->step(batch_, learning_rate);
-    } catch (const Error&) {
-      stream_.restore(before_);
-      throw;
-    }
+    return step_or_put_back(*trainer_, batch_, learning_rate, stream_, before_);
   }
 
   std::vector<std::string> examples(size_t most) const override {

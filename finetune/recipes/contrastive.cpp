@@ -11,6 +11,7 @@
 #include "finetune/recipes/mined_stream.h"
 #include "finetune/recipes/query_adapter.h"
 #include "finetune/recipes/recipe_state.h"
+#include "finetune/recipes/row_recipe.h"
 #include "finetune/run_inputs.h"
 #include "retriever/vector_sync.h"
 
@@ -48,15 +49,14 @@ std::vector<ContrastiveExample> contrast(const std::vector<MinedQuestion>& quest
   return examples;
 }
 
-class ContrastiveRecipe final : public Recipe {
+class ContrastiveRecipe final : public RowRecipe<MinedStream> {
  public:
   explicit ContrastiveRecipe(const DataInputs& inputs) : inputs_(inputs) {
     const FinetuneConfig& config = inputs.config;
     const std::filesystem::path index = config.passages.index;
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    query_ = load_query_encoder(
-        config, store_->manifest().embedder_name, true,
-        config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast);
+    query_ = load_query_encoder(config, store_->manifest().embedder_name, true,
+                                compute_precision(config));
     retriever_ = Retriever::open(index, query_.embedder);
     stream_ = make_stream(inputs.train_set);
     optimizer_ = make_optimizer(config.training.optimizer, config.adamw_options());
@@ -64,12 +64,6 @@ class ContrastiveRecipe final : public Recipe {
     trainer_ = std::make_unique<ContrastiveTrainer>(*query_.embedder, *trained_, *optimizer_,
                                                     trainer_options(inputs),
                                                     config.contrastive.temperature);
-  }
-
-  double sequences_per_epoch() const override { return static_cast<double>(stream_->num_rows()); }
-  int64_t epoch() const override { return stream_->state().epoch; }
-  double epoch_progress() const override {
-    return static_cast<double>(stream_->state().cursor) / static_cast<double>(stream_->num_rows());
   }
 
   bool take_batch(const std::function<bool()>& may_take) override {
@@ -82,12 +76,7 @@ class ContrastiveRecipe final : public Recipe {
     return !batch_.empty();
   }
   StepResult learn_batch(double learning_rate) override {
-    try {
-      return trainer_->step(batch_, learning_rate);
-    } catch (const Error&) {
-      stream_->restore(before_);
-      throw;
-    }
+    return step_or_put_back(*trainer_, batch_, learning_rate, *stream_, before_);
   }
   std::vector<std::string> examples(size_t most) const override {
     std::vector<std::string> texts;
@@ -122,7 +111,6 @@ class ContrastiveRecipe final : public Recipe {
   }
 
   int64_t steps_taken() const override { return trainer_->steps_taken(); }
-  const DataSummary& summary() const override { return stream_->summary(); }
   TrainingShape shape() const override {
     std::vector<int64_t> tokens;
     for (const ContrastiveExample& example : batch_) tokens.push_back(example.num_tokens);
@@ -151,22 +139,17 @@ class ContrastiveRecipe final : public Recipe {
 
  private:
   std::unique_ptr<MinedStream> make_stream(const TrainingSet& set) const {
-    MinedStreamOptions options;
-    options.hard_negatives = inputs_.config.contrastive.hard_negatives;
-    options.candidates = inputs_.config.contrastive.candidates;
-    options.seed = inputs_.config.training.seed;
-    return std::make_unique<MinedStream>(set, *retriever_, *store_, *query_.embedder, options);
+    return std::make_unique<MinedStream>(set, *retriever_, *store_, *query_.embedder,
+                                         mined_stream_options(inputs_.config));
   }
 
   DataInputs inputs_;
   QueryEncoder query_;
   std::unique_ptr<PassageStore> store_;
   std::shared_ptr<Retriever> retriever_;
-  std::unique_ptr<MinedStream> stream_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainedAdapter> trained_;
   std::unique_ptr<ContrastiveTrainer> trainer_;
-  DataState before_;                       // of the batch that was taken
   std::vector<MinedQuestion> questions_;   // of it
   std::vector<ContrastiveExample> batch_;  // borrows the vectors of these
   std::optional<TrainingSet> eval_set_;    // once it has been read

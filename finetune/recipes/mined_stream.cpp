@@ -22,6 +22,14 @@ int32_t context_of_id(int64_t id) { return static_cast<int32_t>(-1 - id); }
 
 }  // namespace
 
+MinedStreamOptions mined_stream_options(const FinetuneConfig& config) {
+  MinedStreamOptions options;
+  options.hard_negatives = config.contrastive.hard_negatives;
+  options.candidates = config.contrastive.candidates;
+  options.seed = config.training.seed;
+  return options;
+}
+
 MinedStream::MinedStream(const TrainingSet& set, const Retriever& retriever,
                          const PassageStore& store, const Embedder& embedder,
                          const MinedStreamOptions& options)

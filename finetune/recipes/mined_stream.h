@@ -8,6 +8,7 @@
 
 #include "data/store/passage_store.h"
 #include "data/types.h"
+#include "finetune/config.h"
 #include "finetune/data/row_order.h"
 #include "finetune/data/summary.h"
 #include "finetune/data/training_set.h"
@@ -39,6 +40,9 @@ struct MinedStreamOptions {
   bool wants_vectors = true;
   uint64_t seed = 0;
 };
+
+// What the configuration says of contrastive.* and the seed.
+MinedStreamOptions mined_stream_options(const FinetuneConfig& config);
 
 // Questions of a set in the order that seed and epoch give, with passages mined from an index by
 // the embedder as it is when they are asked for. Hard negatives are the nearest passages that hold

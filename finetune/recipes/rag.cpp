@@ -12,6 +12,7 @@
 #include "finetune/recipes/rag_stream.h"
 #include "finetune/recipes/rag_trainer.h"
 #include "finetune/recipes/recipe_state.h"
+#include "finetune/recipes/row_recipe.h"
 #include "finetune/recipes/take_rows.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
@@ -34,7 +35,7 @@ std::string without_slash(std::string folder) {
   return folder;
 }
 
-class RagRecipe final : public Recipe {
+class RagRecipe final : public RowRecipe<RagStream> {
  public:
   explicit RagRecipe(const RunInputs& inputs) : inputs_(inputs) {
     const FinetuneConfig& config = inputs.config;
@@ -51,12 +52,6 @@ class RagRecipe final : public Recipe {
     make_trainer();
   }
 
-  double sequences_per_epoch() const override { return static_cast<double>(stream_->num_rows()); }
-  int64_t epoch() const override { return stream_->state().epoch; }
-  double epoch_progress() const override {
-    return static_cast<double>(stream_->state().cursor) / static_cast<double>(stream_->num_rows());
-  }
-
   bool take_batch(const std::function<bool()>& may_take) override {
     before_ = stream_->state();
     batch_.clear();
@@ -69,13 +64,7 @@ class RagRecipe final : public Recipe {
     return true;
   }
   StepResult learn_batch(double learning_rate) override {
-    StepResult result;
-    try {
-      result = trainer_->step(examples_, learning_rate);
-    } catch (const Error&) {
-      stream_->restore(before_);
-      throw;
-    }
+    StepResult result = step_or_put_back(*trainer_, examples_, learning_rate, *stream_, before_);
     const CollapseAlarm::Verdict verdict =
         alarm_.judge(result, static_cast<int64_t>(examples_.size()), retriever_->stats().passages);
     result.warning = verdict.warning;
@@ -102,7 +91,6 @@ class RagRecipe final : public Recipe {
   }
 
   int64_t steps_taken() const override { return trainer_->steps_taken(); }
-  const DataSummary& summary() const override { return stream_->summary(); }
   TrainingShape shape() const override {
     TrainingShape shape = training_shape(inputs_.config, inputs_.base, generator_, batch_);
     if (trained_query_ != nullptr) count_adapter(*query_.adapter.adapter, shape);
@@ -211,12 +199,10 @@ class RagRecipe final : public Recipe {
   std::shared_ptr<Retriever> retriever_;
   std::unique_ptr<IndexRefresh> refresh_;  // null: the index alone finds
   std::unique_ptr<PassageFinder> finder_;
-  std::unique_ptr<RagStream> stream_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainedAdapter> trained_generator_;  // null: frozen
   std::unique_ptr<TrainedAdapter> trained_query_;      // null: frozen
   std::unique_ptr<RagTrainer> trainer_;
-  DataState before_;  // of the batch that was taken
   std::vector<RagExample> examples_;
   std::vector<TrainingSequence> batch_;
   std::optional<TrainingSet> eval_set_;  // once it has been read

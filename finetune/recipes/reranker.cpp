@@ -12,6 +12,7 @@
 #include "finetune/recipes/query_adapter.h"
 #include "finetune/recipes/recipe_state.h"
 #include "finetune/recipes/reranker_trainer.h"
+#include "finetune/recipes/row_recipe.h"
 #include "finetune/run_inputs.h"
 #include "retriever/vector_sync.h"
 
@@ -22,15 +23,12 @@ LoadedHead<SequenceClassifier> load_cross_encoder(const FinetuneConfig& config) 
   NewHeadOptions head;
   head.labels = {"LABEL_0"};
   head.seed = config.training.seed;
-  auto loaded = load_sequence_classifier(
-      config.model.path,
-      config.training.compute == "f32" ? kernels::Precision::kExact : kernels::Precision::kFast,
-      head);
+  auto loaded = load_sequence_classifier(config.model.path, compute_precision(config), head);
   check_is_reranker(loaded);
   return loaded;
 }
 
-class RerankerRecipe final : public Recipe {
+class RerankerRecipe final : public RowRecipe<MinedStream> {
  public:
   explicit RerankerRecipe(const DataInputs& inputs)
       : inputs_(inputs),
@@ -47,12 +45,6 @@ class RerankerRecipe final : public Recipe {
                                                  *optimizer_, trainer_options(inputs));
   }
 
-  double sequences_per_epoch() const override { return static_cast<double>(stream_->num_rows()); }
-  int64_t epoch() const override { return stream_->state().epoch; }
-  double epoch_progress() const override {
-    return static_cast<double>(stream_->state().cursor) / static_cast<double>(stream_->num_rows());
-  }
-
   bool take_batch(const std::function<bool()>& may_take) override {
     before_ = stream_->state();
     questions_ = take_mined(*stream_, inputs_.batch_size, may_take);
@@ -63,12 +55,7 @@ class RerankerRecipe final : public Recipe {
     return !batch_.empty();
   }
   StepResult learn_batch(double learning_rate) override {
-    try {
-      return trainer_->step(batch_, learning_rate);
-    } catch (const Error&) {
-      stream_->restore(before_);
-      throw;
-    }
+    return step_or_put_back(*trainer_, batch_, learning_rate, *stream_, before_);
   }
   std::vector<std::string> examples(size_t most) const override {
     std::vector<std::string> texts;
@@ -95,7 +82,6 @@ class RerankerRecipe final : public Recipe {
   }
 
   int64_t steps_taken() const override { return trainer_->steps_taken(); }
-  const DataSummary& summary() const override { return stream_->summary(); }
   TrainingShape shape() const override {
     std::vector<int64_t> tokens;
     for (const InputGroup& question : batch_) tokens.push_back(question.num_tokens());
@@ -128,11 +114,8 @@ class RerankerRecipe final : public Recipe {
 
  private:
   std::unique_ptr<MinedStream> make_stream(const TrainingSet& set) const {
-    MinedStreamOptions options;
-    options.hard_negatives = inputs_.config.contrastive.hard_negatives;
-    options.candidates = inputs_.config.contrastive.candidates;
+    MinedStreamOptions options = mined_stream_options(inputs_.config);
     options.wants_vectors = false;
-    options.seed = inputs_.config.training.seed;
     return std::make_unique<MinedStream>(set, *retriever_, *store_, *embedder_, options);
   }
 
@@ -155,10 +138,8 @@ class RerankerRecipe final : public Recipe {
   std::unique_ptr<PassageStore> store_;
   std::shared_ptr<const Embedder> embedder_;
   std::shared_ptr<Retriever> retriever_;
-  std::unique_ptr<MinedStream> stream_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<RerankerTrainer> trainer_;
-  DataState before_;  // of the batch that was taken
   std::vector<MinedQuestion> questions_;
   std::vector<InputGroup> batch_;                          // of these
   std::optional<std::vector<InputGroup>> eval_questions_;  // once they have been read

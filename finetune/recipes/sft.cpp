@@ -7,6 +7,7 @@
 #include "finetune/data/group_stream.h"
 #include "finetune/recipe.h"
 #include "finetune/recipes/recipe_state.h"
+#include "finetune/recipes/row_recipe.h"
 #include "finetune/run_adapter.h"
 #include "finetune/run_inputs.h"
 #include "retriever/embedder.h"
@@ -56,12 +57,7 @@ class SftRecipe final : public Recipe {
     return !batch_.empty();
   }
   StepResult learn_batch(double learning_rate) override {
-    try {
-      return trainer_->step(batch_, learning_rate);
-    } catch (const Error&) {
-      stream_->restore(before_);
-      throw;
-    }
+    return step_or_put_back(*trainer_, batch_, learning_rate, *stream_, before_);
   }
   std::vector<std::string> examples(size_t most) const override {
     return describe_first(batch_, most, *inputs_.base.tokenizer);
