@@ -5,7 +5,7 @@
 
 TOOL is the built model_tool; SQUAD_PASSAGES a JSONL of {"text": ...}. Prints one line a check and
 exits 1 when a limit is missed. Made with torch 2.15, transformers 5.23, peft 0.21,
-sentence-transformers 6.2 and, for fast8, llama-cpp-python 0.3.36. Models come from ${QUARRY_HOME:-~/.local/share/quarry}/models.
+sentence-transformers 6.2 and, for fast8 and MODEL.gguf, llama-cpp-python 0.3.36 and gguf. Models come from ${QUARRY_HOME:-~/.local/share/quarry}/models.
 """
 import glob
 import json
@@ -228,11 +228,61 @@ def check_encoder(tool, report, passages_path):
                     f"{cosines.min():.6f}", limit, cosines.min() >= limit)
 
 
+def write_decoded(path, out):
+    """A GGUF file with the same weights as float32."""
+    import gguf
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
+            continue
+        kind = field.types[0]
+        element = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=element)
+    writer.add_file_type(0)  # all float32
+    for tensor in reader.tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, np.ascontiguousarray(values, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class Continuation:
+    """64 tokens, and how far ahead each was of the second best, in logits."""
+
+    def __init__(self, peer, row):
+        import llama_cpp
+        self.tokens, self.margins = [], []
+        peer.reset()
+        peer.eval(row)
+        for _ in range(64):
+            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(peer.ctx, -1), (peer.n_vocab(),))
+            second, first = np.sort(np.partition(logits, -2)[-2:])
+            self.margins.append(first - second)
+            self.tokens.append(int(logits.argmax()))
+            peer.eval(self.tokens[-1:])
+
+    def parts_at(self, tokens, ends):
+        """The first place where the text that a user sees differs, or None."""
+        length = next((i + 1 for i, token in enumerate(self.tokens) if token in ends), len(self.tokens))
+        return next((i for i in range(length) if tokens[i] != self.tokens[i]), None)
+
+
 def check_gguf(tool, report, path):
-    """Greedy text of 64 tokens, ours and llama.cpp's, from one file."""
+    """Greedy text of 64 tokens, ours and llama.cpp's, from one file.
+
+    The limit is for llama.cpp with these weights decoded to float32. As it runs the file itself it rounds
+    activations to 8 bits; how often it then gives its own text of the decoded weights is printed too."""
     import llama_cpp
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-    peer = llama_cpp.Llama(path, n_ctx=1024, n_threads=2, n_threads_batch=2, verbose=False)
+
+    def load(file):
+        return llama_cpp.Llama(file, n_ctx=1024, n_threads=2, n_threads_batch=2, verbose=False,
+                               type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32)
+
+    peer = load(path)
     template = peer.metadata.get("tokenizer.chat_template")
 
     def ids_of(question):
@@ -244,38 +294,36 @@ def check_gguf(tool, report, path):
             messages=[{"role": "user", "content": question}]).prompt
         return peer.tokenize(text.encode(), add_bos=False, special=True)
 
-    questions = [f"Answer from the passage.\n\n[1] {p}\n\nQuestion: {q}" for p, q in PASSAGES]
-    prompts, expected, margins = [], [], []
-    vocab = peer.n_vocab()
     ends = {peer.token_eos(), peer.tokenize(b"<end_of_turn>", add_bos=False, special=True)[0]}
-    for question in questions + CHATS:
-        row = ids_of(question)
-        prompts.append(row)
-        peer.reset()
-        peer.eval(row)
-        expected.append([])
-        margins.append([])
-        for _ in range(64):
-            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(peer.ctx, -1), (vocab,))
-            second, first = np.sort(np.partition(logits, -2)[-2:])
-            margins[-1].append(first - second)
-            expected[-1].append(int(logits.argmax()))
-            peer.eval(expected[-1][-1:])
-    for precision in ("fast", "fast8"):
+    prompts = [ids_of(f"Answer from the passage.\n\n[1] {p}\n\nQuestion: {q}") for p, q in PASSAGES]
+    prompts += [ids_of(question) for question in CHATS]
+    texts = {"as it is": [Continuation(peer, row) for row in prompts]}
+    del peer
+    with tempfile.TemporaryDirectory() as folder:
+        decoded = os.path.join(folder, "decoded.gguf")
+        write_decoded(path, decoded)
+        peer = load(decoded)
+        texts["decoded to float32"] = [Continuation(peer, row) for row in prompts]
+        del peer
+
+    def compare(name, ours, peer_name, limit):
+        at = [(b, b.parts_at(a, ends)) for a, b in zip(ours, texts[peer_name])]
+        margins = sorted(b.margins[i] for b, i in at if i is not None)
+        name = f"{os.path.basename(path)} {name}, the same greedy 64 tokens as llama.cpp {peer_name}, prompts of 20"
+        equal = len(ours) - len(margins)
+        if limit is None:
+            print(f"      {name}: {equal}")
+        else:
+            report.line(name, equal, limit, equal >= limit)
+        print("        its margins where they part:", ", ".join(f"{value:.3f}" for value in margins))
+
+    for precision in ("exact", "fast", "fast8"):
         out = subprocess.run([tool, "greedy", path, precision, "64"], input=ids_text(prompts),
                              stdout=subprocess.PIPE, check=True).stdout
-        equal, at = 0, []
-        for line, b, margin in zip(out.decode().splitlines(), expected, margins):
-            a = [int(x) for x in line.split()]
-            length = next((i + 1 for i, token in enumerate(b) if token in ends), len(b))
-            equal += a[:length] == b[:length]
-            if a[:length] != b[:length]:
-                at.append(margin[next(i for i in range(length) if a[i] != b[i])])
-        report.line(f"{os.path.basename(path)} {precision}, the same greedy 64 tokens as llama.cpp, "
-                    "prompts of 20", equal, 18, equal >= 18)
-        print("      llama.cpp's margin in logits where they part:",
-              ", ".join(f"{value:.3f}" for value in sorted(at)))
-
+        ours = [[int(x) for x in line.split()] for line in out.decode().splitlines()]
+        compare(precision, ours, "decoded to float32", None if precision == "fast8" else 18)
+        compare(precision, ours, "as it is", None)
+    compare("llama.cpp itself", [b.tokens for b in texts["as it is"]], "decoded to float32", None)
 
 def main():
     tool, passages = sys.argv[1:3]
