@@ -343,10 +343,11 @@ inline __m256 decode_codebook_column(const MatrixView& w, int64_t strip, int hal
                                      int64_t i) {
   constexpr int kByteOf[4] = {0, 2, 1, 3};
   const bool in_order = w.layout == Layout::kByteCodebook;
-  const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 256 + 32 * half;
-  const __m256i four = load_codes(codes + 64 * (i % 16 / 4));
+  const int64_t low_count = w.block / 2;
+  const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 8 * w.block + 32 * half;
+  const __m256i four = load_codes(codes + 64 * (i % low_count / 4));
   const int byte = static_cast<int>(in_order ? i % 4 : kByteOf[i % 4]);
-  const int shift = 8 * byte + (i >= 16 ? 4 : 0);
+  const int shift = 8 * byte + (i >= low_count ? 4 : 0);
   const __m256i code =
       _mm256_and_si256(_mm256_srl_epi32(four, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(15));
   const __m256i first = _mm256_cvtepi16_epi32(load_words(w.codebook));
@@ -444,6 +445,8 @@ void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange&
                   int64_t ldy, uint8_t* scratch) {
   if (w.layout == Layout::kNibbles) {
     integer_tile_as<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.layout == Layout::kByteCodebook && w.block == kByteBlock) {
+    integer_tile_as<Layout::kByteCodebook, 16>(w, x, range, y, ldy, scratch);
   } else if (w.layout == Layout::kByteCodebook) {
     integer_tile_as<Layout::kByteCodebook, 8>(w, x, range, y, ldy, scratch);
   } else if (w.block == kByteBlock) {

@@ -41,23 +41,19 @@ inline __m512i load_byte_codebook(const MatrixView& w) {
   return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
-// The vectors of one block of a strip, nibbles widened to bytes.
-template <Layout kLayout, int kVectors>
-inline void load_block(const uint8_t* codes, __m512i codebook, __m512i* vectors) {
-  if (kLayout == Layout::kBytes) {
-    for (int j = 0; j < kVectors; ++j) vectors[j] = load_codes(codes + 64 * j);
-    return;
-  }
+// Vectors of a block that one packed vector holds: those of nibbles are half a block apart.
+constexpr int vectors_in_one(Layout layout) { return layout == Layout::kBytes ? 1 : 2; }
+
+// One packed vector as bytes.
+template <Layout kLayout>
+inline void load_vectors(const uint8_t* codes, __m512i codebook, __m512i* vectors) {
+  vectors[0] = load_codes(codes);
+  if (kLayout == Layout::kBytes) return;
   const __m512i low = _mm512_set1_epi8(15);
-  for (int j = 0; j < kVectors / 2; ++j) {
-    const __m512i both = load_codes(codes + 64 * j);
-    vectors[j] = _mm512_and_si512(both, low);
-    vectors[j + kVectors / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-    if (kLayout != Layout::kByteCodebook) continue;
-    for (int i = j; i < kVectors; i += kVectors / 2) {
-      vectors[i] = _mm512_shuffle_epi8(codebook, vectors[i]);
-    }
-  }
+  vectors[1] = _mm512_and_si512(_mm512_srli_epi16(vectors[0], 4), low);
+  vectors[0] = _mm512_and_si512(vectors[0], low);
+  if (kLayout != Layout::kByteCodebook) return;
+  for (int i = 0; i < 2; ++i) vectors[i] = _mm512_shuffle_epi8(codebook, vectors[i]);
 }
 
 // What a strip's sums become at the end.
@@ -104,40 +100,49 @@ template <typename K, int kRows>
 void integer_direct(const MatrixView& w, const ActivationView& x, const RowPointers& at,
                     int64_t strip, int64_t ldy) {
   constexpr int kVectors = K::kVectors;
-  constexpr int kBlockBytes = (K::kLayout == Layout::kBytes ? 64 : 32) * kVectors;
+  constexpr int kInOne = vectors_in_one(K::kLayout);
+  constexpr int kPacked = kVectors / kInOne;
+  // Of a row, where few rows leave the CPU waiting for the sum before.
+  constexpr int kSums = K::kTerms == 1 && kRows <= 2 ? kInOne : 1;
   const __m512i codebook =
       K::kLayout == Layout::kByteCodebook ? load_byte_codebook(w) : _mm512_setzero_si512();
   __m512 total[kRows];
   for (int r = 0; r < kRows; ++r) total[r] = _mm512_setzero_ps();
   for (int64_t b = 0; b < w.blocks; ++b) {
     const uint8_t* values = at.codes + b * 4 * kVectors * K::kTerms;
-    __m512i codes[kVectors];
-    load_block<K::kLayout, kVectors>(w.codes + strip * w.strip_bytes + b * kBlockBytes, codebook,
-                                     codes);
+    const uint8_t* packed = w.codes + strip * w.strip_bytes + b * 64 * kPacked;
     __m512i high[kRows];
-    __m512i low[kRows];
+    __m512i low[kRows][kSums];
     for (int r = 0; r < kRows; ++r) {
       high[r] = _mm512_setzero_si512();
-      low[r] = first_sum<K::kOffsets>(at, r * x.scale_stride + b);
+      low[r][0] = first_sum<K::kOffsets>(at, r * x.scale_stride + b);
+      for (int i = 1; i < kSums; ++i) low[r][i] = _mm512_setzero_si512();
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < kVectors; ++j) {
-      for (int r = 0; r < kRows; ++r) {
-        const uint8_t* value = values + r * x.row_bytes + 4 * j;
-        if (K::kTerms == 2) {
-          high[r] = _mm512_dpbusd_epi32(high[r], codes[j], broadcast4(value));
-          value += 4 * kVectors;
+    for (int j = 0; j < kPacked; ++j) {
+      __m512i codes[kInOne];
+      load_vectors<K::kLayout>(packed + 64 * j, codebook, codes);
+      for (int i = 0; i < kInOne; ++i) {
+        for (int r = 0; r < kRows; ++r) {
+          const uint8_t* value = values + r * x.row_bytes + 4 * (j + i * kPacked);
+          if (K::kTerms == 2) {
+            high[r] = _mm512_dpbusd_epi32(high[r], codes[i], broadcast4(value));
+            value += 4 * kVectors;
+          }
+          __m512i& sum = low[r][i % kSums];
+          sum = _mm512_dpbusd_epi32(sum, codes[i], broadcast4(value));
         }
-        low[r] = _mm512_dpbusd_epi32(low[r], codes[j], broadcast4(value));
       }
     }
     const int64_t slot = scale_slot(w, strip, b, 0);
     const __m512 scale_w = load_scales(w, slot);
     for (int r = 0; r < kRows; ++r) {
-      if (K::kTerms == 2) low[r] = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+      __m512i sum = low[r][0];
+      for (int i = 1; i < kSums; ++i) sum = _mm512_add_epi32(sum, low[r][i]);
+      if (K::kTerms == 2) sum = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), sum);
       const int64_t place = r * x.scale_stride + b;
       const __m512 scale = _mm512_mul_ps(scale_w, _mm512_set1_ps(at.scales[place]));
-      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[r]), scale, total[r]);
+      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, total[r]);
       if (!K::kOffsets) continue;
       total[r] =
           _mm512_fmadd_ps(load_halves(w.offsets + slot), _mm512_set1_ps(at.sums[place]), total[r]);
@@ -152,7 +157,7 @@ void integer_direct(const MatrixView& w, const ActivationView& x, const RowPoint
 // Rows that share a look at the codes: as many as there are registers for.
 template <typename K>
 constexpr int direct_rows() {
-  return K::kTerms == 1 && K::kVectors <= 8 ? 8 : 4;
+  return K::kTerms == 1 ? 8 : 4;
 }
 
 // The last rows, fewer than direct_rows().
@@ -187,11 +192,14 @@ template <typename K>
 void unpack_nibbles(const MatrixView& w, const uint8_t* source, uint8_t* out) {
   const __m512i codebook =
       K::kLayout == Layout::kByteCodebook ? load_byte_codebook(w) : _mm512_setzero_si512();
+  constexpr int kPacked = K::kVectors / 2;
   for (int64_t b = 0; b < w.blocks; ++b) {
-    __m512i codes[K::kVectors];
-    load_block<K::kLayout, K::kVectors>(source + b * 32 * K::kVectors, codebook, codes);
-    for (int j = 0; j < K::kVectors; ++j) {
-      _mm512_store_si512(reinterpret_cast<void*>(out + (b * K::kVectors + j) * 64), codes[j]);
+    for (int j = 0; j < kPacked; ++j) {
+      __m512i codes[2];
+      load_vectors<K::kLayout>(source + (b * kPacked + j) * 64, codebook, codes);
+      for (int i = 0; i < 2; ++i) {
+        _mm512_store_si512(out + (b * K::kVectors + j + i * kPacked) * 64, codes[i]);
+      }
     }
   }
 }
@@ -454,6 +462,9 @@ void integer_tile(const MatrixView& w, const ActivationView& x, const TileRange&
                   int64_t ldy, uint8_t* scratch) {
   if (w.layout == Layout::kNibbles) {
     integer_tile_of<Layout::kNibbles, 8>(w, x, range, y, ldy, scratch);
+  } else if (w.layout == Layout::kByteCodebook && w.block == kByteBlock) {
+    integer_tile_as<Kind<Layout::kByteCodebook, kLongVectors, 1, false>>(w, x, range, y, ldy,
+                                                                         scratch);
   } else if (w.layout == Layout::kByteCodebook) {
     integer_tile_as<Kind<Layout::kByteCodebook, 8, 1, false>>(w, x, range, y, ldy, scratch);
   } else if (w.block == kByteBlock) {

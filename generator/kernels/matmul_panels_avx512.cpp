@@ -14,12 +14,13 @@ namespace {
 inline __m512 decode_codebook_column(const MatrixView& w, int64_t strip, int64_t b, int64_t i) {
   constexpr int kByteOf[4] = {0, 2, 1, 3};
   const bool in_order = w.layout == Layout::kByteCodebook;
-  const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 256;
+  const int64_t half = w.block / 2;
+  const uint8_t* codes = w.codes + strip * w.strip_bytes + b * 8 * w.block;
   const int byte = static_cast<int>(in_order ? i % 4 : kByteOf[i % 4]);
-  const int shift = 8 * byte + (i >= 16 ? 4 : 0);
+  const int shift = 8 * byte + (i >= half ? 4 : 0);
   // Only the low four bits of an index count.
   const __m512i code =
-      _mm512_srl_epi32(load_codes(codes + 64 * (i % 16 / 4)), _mm_cvtsi32_si128(shift));
+      _mm512_srl_epi32(load_codes(codes + 64 * (i % half / 4)), _mm_cvtsi32_si128(shift));
   const __m512i codebook =
       _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.codebook)));
   const __m512i center = _mm512_set1_epi32(in_order ? static_cast<int>(w.center) : 0);

@@ -15,8 +15,9 @@ int code_at(const MatrixView& w, const uint8_t* strip, int64_t b, int64_t i, int
   if (w.layout == Layout::kBytes) return strip[b * 16 * w.block + 64 * (i / 4) + 4 * lane + i % 4];
   constexpr int kCodebookOrder[4] = {0, 2, 1, 3};
   const int64_t byte = w.layout == Layout::kCodebook ? kCodebookOrder[i % 4] : i % 4;
-  const int pair = strip[b * 256 + 64 * ((i % 16) / 4) + 4 * lane + byte];
-  const int code = i < 16 ? pair & 15 : pair >> 4;
+  const int64_t half = w.block / 2;
+  const int pair = strip[b * 8 * w.block + 64 * ((i % half) / 4) + 4 * lane + byte];
+  const int code = i < half ? pair & 15 : pair >> 4;
   return w.layout == Layout::kNibbles ? code : w.codebook[code];
 }
 

@@ -11,8 +11,8 @@
 //             k 4j .. 4j+3, the high nibbles k 16+4j .. 16+4j+3 (unsigned 0 .. 15).
 //   kCodebook block of 32 k as kNibbles, but the four bytes of a row hold k 0 2 1 3 (+ 4j); a
 //             nibble stands for codebook[nibble], a signed integer of at most 12 bits (NF4, FP4).
-//   kByteCodebook  block of 32 k as kNibbles; a nibble stands for codebook[nibble], 1 .. 255 with
-//             128 for 0.
+//   kByteCodebook  block of 32 k as kNibbles, or of 64 k = 8 vectors, the high nibbles of vector j
+//             k 32+4j .. 32+4j+3; a nibble stands for codebook[nibble], 1 .. 255 with 128 for 0.
 //   kBytes    block of 32 (Q6_K: 16) k = 8 (4) vectors of 16 rows x 4 bytes, unsigned. Of dense
 //             weights, and in a panel made on the way: blocks of 64 k, 16 vectors.
 //   kBF16     vectors of 16 rows x 2 k, odd k padded with 0.
@@ -21,11 +21,11 @@
 //             bits; a group of four k is the vector of k 0 and 2, then that of k 1 and 3. Made on
 //             the way, never stored: a panel of W^T where 16-bit products are the fastest (AVX2).
 // kNibbles and kBytes carry per (block, row) an IEEE half scale, and an offset or one constant
-// center:  w = scale * u + offset  or  w = scale * (u - center).  kCodebook carries a half scale
-// for every 2^scale_shift blocks of a row:  w = scale * codebook[u];  so does kByteCodebook:
-// w = scale * (codebook[u] - center).  kWords carries per (block,
-// row) a float32 scale:  w = scale * u.  Where row_scales are given, w is multiplied by its row's:
-// halves alone would not hold the small scales of wide codes.
+// center:  w = scale * u + offset  or  w = scale * (u - center).  kByteCodebook carries a half scale
+// and a center:  w = scale * (codebook[u] - center);  kCodebook a half scale for every 2^scale_shift
+// blocks of a row:  w = scale * codebook[u].  kWords carries per (block, row) a float32 scale:
+// w = scale * u.  Where row_scales are given, w is multiplied by its row's: halves alone would not
+// hold the small scales of wide codes.
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
 // x ~ scale * X with |X| <= activation_max(terms). AVX-512 VNNI multiplies bytes, so there X of two
@@ -75,13 +75,12 @@ struct MatrixView {
   float center;             // a whole number
   // [strips][blocks][16], instead of `scales`: kWords, and kBytes in a panel.
   const float* float_scales;
-  const float* row_scales;  // kBytes and kCodebook: [strips][16], or null: 1
+  const float* row_scales;  // kBytes and codebooks: [strips][16], or null: 1
   // Of one product, [n], added at the end, or null; read by AVX-512's integer_tile and
   // bfloat16_tile alone.
   const float* bias;
-  // kCodebook and kByteCodebook only. scales is [strips][blocks >> scale_shift][16] then.
-  int64_t scale_shift;
-  int16_t codebook[16];
+  int64_t scale_shift;   // kCodebook only: scales is [strips][blocks >> scale_shift][16]
+  int16_t codebook[16];  // kCodebook and kByteCodebook only
 };
 
 // Place of the scale that block `b` of row `lane` of a strip has.

@@ -17,13 +17,15 @@ namespace {
 
 constexpr int64_t kBlock = kQuantizedBlock;
 
-// The integer that stands for 1 in kCodebook. Of the factors up to kWordMax this one leaves the 16
-// values of NF4 nearest to integers: 1.5e-4 of their root mean square (2047: 2.3e-4; a byte's
-// 112: 3.3e-3). The values of FP4 are whole numbers of 1/192.
-float codebook_factor(WeightType type) { return type == WeightType::kNF4 ? 1722.0625f : 192.0f; }
+// The integer that stands for 1 in a codebook: of the factors that fit, the one that leaves the 16
+// values nearest to integers. In kCodebook 1.5e-4 of NF4's root mean square (kWordMax: 2.3e-4) and
+// nothing of FP4's whole numbers of 1/192; in bytes 3.3e-3 (127: 4.2e-3) and 2.3e-3 (127: 4.7e-3).
+float codebook_factor(WeightType type, bool is_byte) {
+  if (type == WeightType::kNF4) return is_byte ? 112.03f : 1722.0625f;
+  return is_byte ? 120.0f : 192.0f;
+}
 
-// The same in kByteCodebook, whose integers have one byte.
-constexpr float kByteFactor = 127.0f;
+// What stands for 0 in kByteCodebook.
 constexpr float kByteZero = 128.0f;
 
 void check_sizes(WeightType type, const QuantState& state, int64_t n, int64_t k) {
@@ -42,17 +44,18 @@ AlignedBuffer make_row_scales(const MatrixView& shape) {
   return buffer;
 }
 
-// The codes of 32 neighbours of one row, placed in a block of a codebook layout.
-void place_block(Layout layout, const uint8_t* codes, int64_t first, int64_t lane, uint8_t* block) {
+// The codes of `count` neighbours of one row, placed in a block of a codebook layout.
+void place_block(Layout layout, const uint8_t* codes, int64_t first, int64_t count, int64_t lane,
+                 uint8_t* block) {
   constexpr int kWordOrder[4] = {0, 2, 1, 3};
   const auto code = [&](int64_t i) {
     const int pair = codes[(first + i) / 2];
     return (first + i) % 2 == 0 ? pair >> 4 : pair & 15;
   };
-  for (int64_t i = 0; i < kBlock / 2; ++i) {
+  for (int64_t i = 0; i < count / 2; ++i) {
     const int64_t byte = layout == Layout::kCodebook ? kWordOrder[i % 4] : i % 4;
     block[64 * (i / 4) + 4 * lane + byte] =
-        static_cast<uint8_t>(code(i) | code(i + kBlock / 2) << 4);
+        static_cast<uint8_t>(code(i) | code(i + count / 2) << 4);
   }
 }
 
@@ -62,17 +65,18 @@ std::unique_ptr<PackedMatrix> pack_four_bit(WeightType type, const QuantState& s
   const bool is_byte = precision == Precision::kFast8;
   shape.layout = is_byte ? Layout::kByteCodebook : Layout::kCodebook;
   shape.center = is_byte ? kByteZero : 0.0f;
-  shape.block = kBlock;
-  shape.blocks = shape.k / kBlock;
-  shape.strip_bytes = shape.blocks * kBlock * 8;
-  shape.scale_shift = state.block_size >= 2 * kBlock && shape.k % (2 * kBlock) == 0 ? 1 : 0;
-  const float factor = is_byte ? kByteFactor : codebook_factor(type);
+  const bool has_long_runs = state.block_size >= 2 * kBlock && shape.k % (2 * kBlock) == 0;
+  shape.block = is_byte && has_long_runs ? 2 * kBlock : kBlock;
+  shape.blocks = shape.k / shape.block;
+  shape.strip_bytes = shape.k * 8;
+  shape.scale_shift = !is_byte && has_long_runs ? 1 : 0;
+  const float factor = codebook_factor(type, is_byte);
   for (size_t i = 0; i < 16; ++i) {
     shape.codebook[i] =
         static_cast<int16_t>(std::nearbyint(four_bit_codebook(type)[i] * factor) + shape.center);
   }
   const int64_t row_scales = shape.blocks >> shape.scale_shift;  // of one row
-  const int64_t scale_span = kBlock << shape.scale_shift;        // k of one scale
+  const int64_t scale_span = shape.block << shape.scale_shift;   // k of one scale
   AlignedBuffer codes(shape.strips * shape.strip_bytes);
   AlignedBuffer scales(shape.strips * row_scales * kStripRows * 2);
   AlignedBuffer rows = make_row_scales(shape);
@@ -83,8 +87,8 @@ std::unique_ptr<PackedMatrix> pack_four_bit(WeightType type, const QuantState& s
       const int64_t strip = i / kStripRows;
       const int64_t lane = i % kStripRows;
       for (int64_t b = 0; b < shape.blocks; ++b) {
-        place_block(shape.layout, source, i * shape.k + b * kBlock, lane,
-                    codes.data() + strip * shape.strip_bytes + b * kBlock * 8);
+        place_block(shape.layout, source, i * shape.k + b * shape.block, shape.block, lane,
+                    codes.data() + strip * shape.strip_bytes + b * shape.block * 8);
       }
       const auto absmax = [&](int64_t s) {
         return state.absmax[static_cast<size_t>((i * shape.k + s * scale_span) / state.block_size)];
