@@ -2,10 +2,19 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
 
 namespace quarry {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // Our own copy: OpenMP keeps the number per thread, and libraries (LibTorch on first use) change it
 // under the thread that calls them.
@@ -16,13 +25,181 @@ std::atomic<int>& wanted_threads() {
 // Read before any library runs.
 [[maybe_unused]] const int g_threads_at_start = wanted_threads().load();
 
+// Whether this thread runs a piece.
+thread_local bool t_is_inside = false;
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Watches `is_met` for at most `limit`, at first closely, then letting others have the core.
+// Returns what it gave last.
+template <typename Condition>
+bool watch(Clock::duration limit, const Condition& is_met) {
+  constexpr auto kClosely = std::chrono::microseconds(20);
+  constexpr int kPauses = 32;
+  const Clock::time_point start = Clock::now();
+  for (;;) {
+    for (int i = 0; i < kPauses; ++i) {
+      if (is_met()) return true;
+      pause();
+    }
+    const Clock::duration elapsed = Clock::now() - start;
+    if (elapsed > limit) return is_met();
+    if (elapsed > kClosely) std::this_thread::yield();
+  }
+}
+
+// The pieces of one call.
+class Job {
+ public:
+  Job(int64_t n, int64_t pieces, void (*run)(const void*, int64_t, int64_t), const void* body)
+      : n_(n), pieces_(pieces), run_(run), body_(body) {}
+
+  // Runs the next piece; false when none is left.
+  bool run_next() {
+    const int64_t piece = next_.fetch_add(1, std::memory_order_relaxed);
+    if (piece >= pieces_) return false;
+    try {
+      run_(body_, n_ * piece / pieces_, n_ * (piece + 1) / pieces_);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(error_mutex_);
+      if (!first_error_) first_error_ = std::current_exception();
+    }
+    return true;
+  }
+  void rethrow() const {
+    if (first_error_) std::rethrow_exception(first_error_);
+  }
+
+ private:
+  const int64_t n_;
+  const int64_t pieces_;
+  void (*const run_)(const void*, int64_t, int64_t);
+  const void* const body_;
+  std::atomic<int64_t> next_{0};
+  std::mutex error_mutex_;
+  std::exception_ptr first_error_;
+};
+
+// The process's workers. A step of a model is hundreds of calls with microseconds between them, so
+// a worker watches for the next one a while before it sleeps, and a caller never waits for a worker
+// that has not come yet: at its own last piece it closes the job and waits for those inside.
+class Pool {
+ public:
+  // Lives to the end of the process, whose other threads may still be in a call.
+  static Pool& get() {
+    static Pool& pool = *new Pool;
+    return pool;
+  }
+
+  // Runs `job` with up to `helpers` workers; false, at once, when another thread has them.
+  bool try_run(Job& job, int helpers) {
+    const std::unique_lock<std::mutex> owner(owner_mutex_, std::try_to_lock);
+    if (!owner.owns_lock()) return false;
+    helpers = start_workers(helpers);
+    job_ = &job;
+    num_left_.store(0, std::memory_order_relaxed);
+    const uint64_t closed = (state_.load(std::memory_order_relaxed) | kSeats) + 1;
+    state_.store(closed + static_cast<uint64_t>(helpers));
+    wake(helpers);
+    while (job.run_next()) continue;
+    const auto num_joined = helpers - static_cast<int>(state_.exchange(closed) & kSeats);
+    const auto all_left = [&] { return num_left_.load(std::memory_order_acquire) == num_joined; };
+    while (!watch(std::chrono::milliseconds(1), all_left)) continue;
+    return true;
+  }
+
+ private:
+  static constexpr uint64_t kSeats = 0xffff;  // a job's free places; above them the job's number
+  static constexpr auto kPatience = std::chrono::microseconds(200);
+
+  // At least `wanted` where the system allows it; returns how many may help.
+  int start_workers(int wanted) {
+    wanted = std::min(wanted, static_cast<int>(kSeats));
+    while (num_workers_ < wanted) {
+      try {
+        std::thread([this] { work(); }).detach();
+      } catch (const std::system_error&) {
+        break;
+      }
+      ++num_workers_;
+    }
+    return std::min(wanted, num_workers_);
+  }
+
+  void wake(int count) {
+    if (num_asleep_.load() == 0) return;
+    const std::lock_guard<std::mutex> lock(sleep_mutex_);
+    for (int i = std::min(count, num_asleep_.load()); i > 0; --i) wake_.notify_one();
+  }
+
+  void work() {
+    t_is_inside = true;
+    uint64_t last = 0;  // the job that it has been in
+    for (;;) {
+      uint64_t state = 0;
+      const auto has_seat = [&] {
+        state = state_.load();
+        return (state & kSeats) != 0 && (state & ~kSeats) != last;
+      };
+      if (!watch(kPatience, has_seat)) {
+        std::unique_lock<std::mutex> lock(sleep_mutex_);
+        ++num_asleep_;
+        wake_.wait(lock, has_seat);
+        --num_asleep_;
+      }
+      if (!state_.compare_exchange_strong(state, state - 1)) continue;
+      last = state & ~kSeats;
+      while (job_->run_next()) continue;
+      num_left_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  std::mutex owner_mutex_;  // held while a job runs
+  int num_workers_ = 0;     // guarded by it
+  Job* job_ = nullptr;      // valid to who took a seat, until it has left
+  std::atomic<uint64_t> state_{0};
+  std::atomic<int> num_left_{0};
+  std::mutex sleep_mutex_;
+  std::condition_variable wake_;
+  std::atomic<int> num_asleep_{0};
+};
+
 }  // namespace
 
-int num_threads() { return omp_in_parallel() ? 1 : wanted_threads().load(); }
+int num_threads() { return t_is_inside || omp_in_parallel() ? 1 : wanted_threads().load(); }
 
 void set_num_threads(int n) {
   wanted_threads() = n < 1 ? 1 : n;
   omp_set_num_threads(n < 1 ? 1 : n);
 }
 
+namespace internal {
+
+int64_t num_pieces(int64_t n, int64_t grain) {
+  const int64_t pieces_by_grain = (n + grain - 1) / grain;
+  const int64_t threads = num_threads();
+  if (threads == 1) return 1;
+  // Little work is cut once per thread: handing out costs more than waiting.
+  constexpr int64_t kPiecesPerThread = 8;
+  const bool is_large = pieces_by_grain >= kPiecesPerThread * threads;
+  return std::min(pieces_by_grain, is_large ? kPiecesPerThread * threads : threads);
+}
+
+void run_pieces(int64_t n, int64_t pieces, void (*run)(const void*, int64_t, int64_t),
+                const void* body) {
+  Job job(n, pieces, run, body);
+  const auto helpers = static_cast<int>(std::min<int64_t>(pieces, num_threads()) - 1);
+  t_is_inside = true;
+  while (!Pool::get().try_run(job, helpers)) {
+    if (!job.run_next()) break;
+  }
+  t_is_inside = false;
+  job.rethrow();
+}
+
+}  // namespace internal
 }  // namespace quarry

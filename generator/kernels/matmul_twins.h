@@ -21,11 +21,11 @@
 //             bits; a group of four k is the vector of k 0 and 2, then that of k 1 and 3. Made on
 //             the way, never stored: a panel of W^T where 16-bit products are the fastest (AVX2).
 // kNibbles and kBytes carry per (block, row) an IEEE half scale, and an offset or one constant
-// center:  w = scale * u + offset  or  w = scale * (u - center).  kByteCodebook carries a half scale
-// and a center:  w = scale * (codebook[u] - center);  kCodebook a half scale for every 2^scale_shift
-// blocks of a row:  w = scale * codebook[u].  kWords carries per (block, row) a float32 scale:
-// w = scale * u.  Where row_scales are given, w is multiplied by its row's: halves alone would not
-// hold the small scales of wide codes.
+// center:  w = scale * u + offset  or  w = scale * (u - center).  kByteCodebook carries a half
+// scale and a center:  w = scale * (codebook[u] - center);  kCodebook a half scale for every
+// 2^scale_shift blocks of a row:  w = scale * codebook[u].  kWords carries per (block, row) a
+// float32 scale: w = scale * u.  Where row_scales are given, w is multiplied by its row's: halves
+// alone would not hold the small scales of wide codes.
 //
 // Activations of the integer layouts are quantized per row and block to 16-bit integers,
 // x ~ scale * X with |X| <= activation_max(terms). AVX-512 VNNI multiplies bytes, so there X of two

@@ -1,5 +1,6 @@
 #include "generator/nn/autograd.h"
 
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -14,6 +15,19 @@ namespace quarry::nn {
 namespace {
 
 constexpr int64_t kRowGrain = 32;
+
+// LibTorch on one thread: all it does itself is to add gradients, and after each such sum threads
+// of its own would spin for milliseconds on cores that our kernels want.
+class TorchAlone {
+ public:
+  TorchAlone() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
+  ~TorchAlone() { at::set_num_threads(threads_); }
+  TorchAlone(const TorchAlone&) = delete;
+  TorchAlone& operator=(const TorchAlone&) = delete;
+
+ private:
+  const int threads_;
+};
 
 class FunctionNode final : public torch::autograd::Node {
  public:
@@ -78,6 +92,7 @@ const float* SavedActivation::row(int64_t row, float* buffer) const {
 }
 
 void run_backward(const Tensor& output, const Tensor& gradient) {
+  const TorchAlone torch_alone;
   torch::autograd::backward({output}, {gradient});
 }
 
