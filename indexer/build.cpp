@@ -29,6 +29,7 @@ constexpr int64_t kMinChunkTokens = 16;
 StoreManifest new_manifest(const IndexOptions& options, const PassageEmbedder& embedder) {
   StoreManifest manifest;
   manifest.embedder_name = embedder.name();
+  manifest.embedder_path = embedder.path();
   manifest.embedder_hash = embedder.content_hash();
   manifest.dim = embedder.dim();
   const int64_t most = embedder.max_tokens() - kSpecialTokens;

@@ -14,6 +14,7 @@ class EmbedderAdapter : public PassageEmbedder {
  public:
   explicit EmbedderAdapter(const Embedder& embedder) : embedder_(embedder) {}
   std::string name() const override { return embedder_.name(); }
+  std::string path() const override { return embedder_.path(); }
   std::string content_hash() const override { return embedder_.content_hash(); }
   int64_t dim() const override { return embedder_.dim(); }
   int64_t max_tokens() const override { return embedder_.max_tokens(); }

@@ -13,6 +13,7 @@ class PassageEmbedder {
  public:
   virtual ~PassageEmbedder() = default;
   virtual std::string name() const = 0;
+  virtual std::string path() const = 0;  // absolute, of the model's folder; empty: it has none
   virtual std::string content_hash() const = 0;
   virtual int64_t dim() const = 0;
   virtual int64_t max_tokens() const = 0;  // special tokens included

@@ -21,6 +21,7 @@ StoreManifest manifest_for(const StoreManifest& before, const PassageEmbedder& e
                ": build a new index with it");
   StoreManifest manifest;
   manifest.embedder_name = embedder.name();
+  manifest.embedder_path = embedder.path();
   manifest.embedder_hash = embedder.content_hash();
   manifest.dim = embedder.dim();
   manifest.chunk_tokens = before.chunk_tokens;

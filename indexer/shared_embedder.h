@@ -21,6 +21,7 @@ class SharedEmbedder : public PassageEmbedder {
   SharedEmbedder& operator=(const SharedEmbedder&) = delete;
 
   std::string name() const override { return own_.name(); }
+  std::string path() const override { return own_.path(); }
   std::string content_hash() const override { return own_.content_hash(); }
   int64_t dim() const override { return own_.dim(); }
   int64_t max_tokens() const override { return own_.max_tokens(); }

@@ -46,6 +46,7 @@ class Embedder {
                                         const EmbedderOptions& options = {});
 
   const std::string& name() const { return encoder_.name; }
+  const std::string& path() const { return encoder_.path; }  // absolute
   // Of what passages are embedded with: the model, and the adapter of both sides if any. An index
   // is bound to it.
   const std::string& content_hash() const { return content_hash_; }

@@ -36,7 +36,7 @@ std::unique_ptr<Embedder> load_index_embedder(const fs::path& index, EmbedderOpt
   std::string name = model;
   if (name.empty()) {
     const auto store = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    name = store->manifest().embedder_name;
+    name = embedder_model(store->manifest());
   }
   if (options.adapter.empty()) options.adapter = index_adapter(index);
   return Embedder::load(name, options);

@@ -111,7 +111,7 @@ std::string embedder_of(const IndexArguments& arguments) {
   if (!arguments.embedder.empty()) return arguments.embedder;
   const std::filesystem::path store = store_path(arguments.index);
   if (!std::filesystem::exists(store)) return kDefaultEmbedder;
-  return PassageStore::open(store, PassageStore::Mode::kReadOnly)->manifest().embedder_name;
+  return embedder_model(PassageStore::open(store, PassageStore::Mode::kReadOnly)->manifest());
 }
 
 std::unique_ptr<Embedder> load_embedder(const std::string& name, const IndexArguments& arguments) {
@@ -125,8 +125,10 @@ using EmbeddingWork = std::function<void(const PassageEmbedder&, IndexArguments&
 
 // Rank 0 reads and writes, all embed.
 void work_together(ProcessGroup& group, IndexArguments& arguments, const EmbeddingWork& work) {
-  const std::string name =
+  std::string name =
       broadcast_text(group, group.rank() == 0 ? embedder_of(arguments) : std::string());
+  // Another machine may have it elsewhere.
+  if (!std::filesystem::exists(name)) name = std::filesystem::path(name).filename().string();
   for (std::string* of_rank_0 : {&arguments.embed_precision, &arguments.embedder_adapter}) {
     *of_rank_0 = broadcast_text(group, group.rank() == 0 ? *of_rank_0 : std::string());
   }
@@ -263,12 +265,31 @@ void info(const IndexArguments& arguments) {
   }
 }
 
+// Whether the embedder that searches would load is the one that made the vectors; of one that is
+// not installed here nothing is known.
+void check_embedder(const std::string& index, const StoreManifest& manifest,
+                    std::vector<std::string>& problems) {
+  try {
+    const auto embedder = load_index_embedder(index);
+    if (embedder->content_hash() == manifest.embedder_hash) return;
+    problems.push_back(concat("embedder: the vectors were made with ", manifest.embedder_name, " (",
+                              manifest.embedder_hash.substr(0, 12), "), searches would use ",
+                              embedder->description(), " (", embedder->content_hash().substr(0, 12),
+                              ")"));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound) {
+      problems.push_back(concat("embedder: ", error.what()));
+    }
+  }
+}
+
 void verify(const IndexArguments& arguments, CommandContext& context) {
   std::vector<std::string> problems;
   {
     const auto store =
         PassageStore::open(store_path(arguments.index), PassageStore::Mode::kReadOnly);
     problems = store->verify();
+    check_embedder(arguments.index, store->manifest(), problems);
     const SyncedVectors vectors = open_vectors(arguments.index, *store);
     const int64_t passages = store->stats().passages;
     if (vectors.index->size() != passages) {

@@ -16,12 +16,16 @@ namespace quarry {
 struct StoreManifest {
   int64_t format_version = 0;
   std::string embedder_name;
+  std::string embedder_path;  // absolute, of its model when the index was made; empty: unknown
   std::string embedder_hash;  // content hash of the embedder's model
   int64_t dim = 0;
   int64_t chunk_tokens = 0;
   int64_t chunk_overlap_tokens = 0;
   std::string created_at;
 };
+
+// What the embedder's model is loaded by: its folder while that is there, else its name.
+std::string embedder_model(const StoreManifest& manifest);
 
 struct StoreStats {
   int64_t documents = 0;

@@ -1,3 +1,5 @@
+#include <filesystem>
+
 #include "data/core/json.h"
 #include "data/store/schema.h"
 #include "data/store/sqlite_passage_store.h"
@@ -26,6 +28,9 @@ StoreManifest parse_manifest(const std::string& json, const std::string& source)
   StoreManifest manifest;
   manifest.format_version = kStoreFormatVersion;
   manifest.embedder_name = field<std::string>(root, "embedder_name", source);
+  if (root.contains("embedder_path")) {
+    manifest.embedder_path = field<std::string>(root, "embedder_path", source);
+  }
   manifest.embedder_hash = field<std::string>(root, "embedder_hash", source);
   manifest.dim = field<int64_t>(root, "dim", source);
   manifest.chunk_tokens = field<int64_t>(root, "chunk_tokens", source);
@@ -39,12 +44,19 @@ StoreManifest parse_manifest(const std::string& json, const std::string& source)
 std::string dump_manifest(const StoreManifest& manifest) {
   OrderedJson json;
   json["embedder_name"] = manifest.embedder_name;
+  if (!manifest.embedder_path.empty()) json["embedder_path"] = manifest.embedder_path;
   json["embedder_hash"] = manifest.embedder_hash;
   json["dim"] = manifest.dim;
   json["chunk_tokens"] = manifest.chunk_tokens;
   json["chunk_overlap_tokens"] = manifest.chunk_overlap_tokens;
   json["created_at"] = manifest.created_at;
   return dump_json(json);
+}
+
+std::string embedder_model(const StoreManifest& manifest) {
+  std::error_code failure;
+  const std::filesystem::path path = manifest.embedder_path;
+  return std::filesystem::is_directory(path, failure) ? path.string() : manifest.embedder_name;
 }
 
 }  // namespace quarry

@@ -55,7 +55,7 @@ class ContrastiveRecipe final : public RowRecipe<MinedStream> {
     const FinetuneConfig& config = inputs.config;
     const std::filesystem::path index = config.passages.index;
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    query_ = load_query_encoder(config, store_->manifest().embedder_name, true,
+    query_ = load_query_encoder(config, embedder_model(store_->manifest()), true,
                                 compute_precision(config));
     retriever_ = Retriever::open(index, query_.embedder);
     stream_ = make_stream(inputs.train_set);

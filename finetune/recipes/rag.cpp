@@ -41,7 +41,7 @@ class RagRecipe final : public RowRecipe<RagStream> {
     const FinetuneConfig& config = inputs.config;
     const std::filesystem::path index = config.passages.index;
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    query_ = load_query_encoder(config, store_->manifest().embedder_name, trains_query_encoder());
+    query_ = load_query_encoder(config, embedder_model(store_->manifest()), trains_query_encoder());
     retriever_ = Retriever::open(index, query_.embedder);
     if (config.rag.refresh_every > 0) refresh_ = make_refresh();
     finder_ = make_finder();

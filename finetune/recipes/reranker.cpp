@@ -37,7 +37,7 @@ class RerankerRecipe final : public RowRecipe<MinedStream> {
     const FinetuneConfig& config = inputs.config;
     const std::filesystem::path index = config.passages.index;
     store_ = PassageStore::open(index / kStoreFileName, PassageStore::Mode::kReadOnly);
-    embedder_ = load_query_encoder(config, store_->manifest().embedder_name, false).embedder;
+    embedder_ = load_query_encoder(config, embedder_model(store_->manifest()), false).embedder;
     retriever_ = Retriever::open(index, embedder_);
     stream_ = make_stream(inputs.train_set);
     optimizer_ = make_optimizer(config.training.optimizer, config.adamw_options());

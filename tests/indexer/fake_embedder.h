@@ -18,6 +18,7 @@ class FakeEmbedder : public PassageEmbedder {
 
   explicit FakeEmbedder(std::string hash = "fake-hash-0001") : hash_(std::move(hash)) {}
   std::string name() const override { return "fake"; }
+  std::string path() const override { return ""; }
   std::string content_hash() const override { return hash_; }
   int64_t dim() const override { return kDim; }
   int64_t max_tokens() const override { return 256; }

@@ -252,6 +252,12 @@ TEST_F(DistributedCli, APassageEncoderTrainsTheSameAndMakesAnIndex) {
                   path("further/last-query-encoder")});
   EXPECT_NE(other.exit_code, 0);
   EXPECT_THAT(other.errors, HasSubstr("with its adapter if any"));
+
+  run_alone({"index", "verify", path("tuned")});
+  std::filesystem::remove_all(folder_.path() / "tuned/embedder-adapter");
+  const ProgramResult damaged = run_quarry({"index", "verify", path("tuned")});
+  EXPECT_EQ(damaged.exit_code, 5);
+  EXPECT_THAT(damaged.output, HasSubstr("searches would use"));
 }
 
 TEST_F(DistributedCli, AnIndexIsThatOfOneProcess) {

@@ -125,6 +125,28 @@ TEST(Embedder, AnAdapterOfBothSidesBindsTheIndexToIt) {
   }
 }
 
+TEST(Embedder, AnIndexFindsItsModelWhereItWasAndElseByName) {
+  const TemporaryFolder folder;
+  const auto model = write_tiny_bert_folder(folder.path() / "bert", 3);
+  StoreManifest manifest;
+  manifest.embedder_name = "not-installed";
+  manifest.embedder_path = Embedder::load(model.string())->path();
+  manifest.embedder_hash = Embedder::load(model.string())->content_hash();
+  manifest.dim = Embedder::load(model.string())->dim();
+  const auto index = folder.path() / "index";
+  std::filesystem::create_directories(index);
+  PassageStore::create(index / kStoreFileName, manifest);
+  EXPECT_EQ(load_index_embedder(index)->content_hash(), manifest.embedder_hash);
+  std::filesystem::rename(model, folder.path() / "elsewhere");
+  try {
+    load_index_embedder(index);
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kNotFound);
+    EXPECT_NE(std::string(error.what()).find("not-installed"), std::string::npos) << error.what();
+  }
+}
+
 TEST(Embedder, WhatIsNoAdapterIsNotKept) {
   const TemporaryFolder folder;
   std::filesystem::create_directories(folder.path() / "empty");
