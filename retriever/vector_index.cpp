@@ -30,9 +30,10 @@ constexpr int64_t kHnswSearchBreadth = 128;  // efSearch, raised to twice the ne
 constexpr double kMaxRemovedShare = 0.2;
 constexpr int64_t kSnapshotFormat = 1;
 
-// Turns FAISS's exceptions into ours.
+// Turns FAISS's exceptions into ours, and gives it our number of threads.
 template <typename Body>
 auto with_faiss(ErrorCode code, const std::string& what, const Body& body) -> decltype(body()) {
+  const LibraryThreads threads(num_threads());
   try {
     return body();
   } catch (const faiss::FaissException& error) {

@@ -12,6 +12,7 @@
 #include "data/core/staged_folder.h"
 #include "data/distributed/process_group.h"
 #include "data/store/passage_store.h"
+#include "generator/weights/model_catalog.h"
 #include "indexer/build.h"
 #include "indexer/embedder_adapter.h"
 #include "indexer/reembed.h"
@@ -127,8 +128,11 @@ using EmbeddingWork = std::function<void(const PassageEmbedder&, IndexArguments&
 void work_together(ProcessGroup& group, IndexArguments& arguments, const EmbeddingWork& work) {
   std::string name =
       broadcast_text(group, group.rank() == 0 ? embedder_of(arguments) : std::string());
-  // Another machine may have it elsewhere.
-  if (!std::filesystem::exists(name)) name = std::filesystem::path(name).filename().string();
+  // Another machine may have it elsewhere, under its short name.
+  std::error_code failure;
+  if (group.rank() != 0 && !std::filesystem::exists(name, failure)) {
+    name = std::filesystem::path(name).filename().string();
+  }
   for (std::string* of_rank_0 : {&arguments.embed_precision, &arguments.embedder_adapter}) {
     *of_rank_0 = broadcast_text(group, group.rank() == 0 ? *of_rank_0 : std::string());
   }
@@ -246,6 +250,7 @@ void info(const IndexArguments& arguments) {
   json["text_bytes"] = stats.text_bytes;
   json["generation"] = stats.generation;
   json["embedder"] = manifest.embedder_name;
+  json["embedder_path"] = manifest.embedder_path;
   json["embedder_hash"] = manifest.embedder_hash;
   json["embedder_adapter"] = !index_adapter(arguments.index).empty();
   json["dim"] = manifest.dim;
@@ -265,11 +270,22 @@ void info(const IndexArguments& arguments) {
   }
 }
 
+bool is_model_here(const std::string& model) {
+  try {
+    resolve_model(model);
+    return true;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kNotFound) return false;
+    throw;
+  }
+}
+
 // Whether the embedder that searches would load is the one that made the vectors; of one that is
 // not installed here nothing is known.
 void check_embedder(const std::string& index, const StoreManifest& manifest,
                     std::vector<std::string>& problems) {
   try {
+    if (!is_model_here(embedder_model(manifest))) return;
     const auto embedder = load_index_embedder(index);
     if (embedder->content_hash() == manifest.embedder_hash) return;
     problems.push_back(concat("embedder: the vectors were made with ", manifest.embedder_name, " (",
@@ -277,9 +293,7 @@ void check_embedder(const std::string& index, const StoreManifest& manifest,
                               embedder->description(), " (", embedder->content_hash().substr(0, 12),
                               ")"));
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kNotFound) {
-      problems.push_back(concat("embedder: ", error.what()));
-    }
+    problems.push_back(concat("embedder: ", error.what()));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "data/core/parallel_for.h"
 
 #include <omp.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -8,8 +9,8 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
+#include <vector>
 
 namespace quarry {
 namespace {
@@ -27,6 +28,21 @@ std::atomic<int>& wanted_threads() {
 
 // Whether this thread runs a piece.
 thread_local bool t_is_inside = false;
+
+// OMP_PROC_BIND and the like have the libraries' OpenMP bind the first thread to one CPU as the
+// program starts, which its threads would inherit: lets this one have all of OpenMP's CPUs.
+void use_all_cpus() {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  for (int place = 0; place < omp_get_num_places(); ++place) {
+    std::vector<int> ids(static_cast<size_t>(omp_get_place_num_procs(place)));
+    omp_get_place_proc_ids(place, ids.data());
+    for (const int id : ids) {
+      if (id < CPU_SETSIZE) CPU_SET(static_cast<size_t>(id), &cpus);
+    }
+  }
+  if (CPU_COUNT(&cpus) > 0) sched_setaffinity(0, sizeof(cpus), &cpus);
+}
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -108,21 +124,24 @@ class Pool {
     while (job.run_next()) continue;
     const auto num_joined = helpers - static_cast<int>(state_.exchange(closed) & kSeats);
     const auto all_left = [&] { return num_left_.load(std::memory_order_acquire) == num_joined; };
-    while (!watch(std::chrono::milliseconds(1), all_left)) continue;
+    // A long piece is worth no core of its own.
+    while (!watch(std::chrono::milliseconds(1), all_left)) std::this_thread::sleep_for(kNap);
     return true;
   }
 
  private:
   static constexpr uint64_t kSeats = 0xffff;  // a job's free places; above them the job's number
   static constexpr auto kPatience = std::chrono::microseconds(200);
+  static constexpr auto kNap = std::chrono::microseconds(50);
 
   // At least `wanted` where the system allows it; returns how many may help.
   int start_workers(int wanted) {
-    wanted = std::min(wanted, static_cast<int>(kSeats));
+    wanted = std::min(wanted, most_workers_);
     while (num_workers_ < wanted) {
       try {
         std::thread([this] { work(); }).detach();
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {
+        most_workers_ = num_workers_;  // asking again for each call would cost more than it gives
         break;
       }
       ++num_workers_;
@@ -130,14 +149,18 @@ class Pool {
     return std::min(wanted, num_workers_);
   }
 
+  // Until `count` are awake. Those that are look at state_ again before they sleep.
   void wake(int count) {
-    if (num_asleep_.load() == 0) return;
-    const std::lock_guard<std::mutex> lock(sleep_mutex_);
-    for (int i = std::min(count, num_asleep_.load()); i > 0; --i) wake_.notify_one();
+    count -= num_workers_ - num_asleep_.load();
+    if (count <= 0) return;
+    { const std::lock_guard<std::mutex> lock(sleep_mutex_); }  // who has looked, waits by now
+    for (; count > 0; --count) wake_.notify_one();
   }
 
   void work() {
     t_is_inside = true;
+    omp_set_num_threads(1);
+    use_all_cpus();
     uint64_t last = 0;  // the job that it has been in
     for (;;) {
       uint64_t state = 0;
@@ -159,16 +182,32 @@ class Pool {
   }
 
   std::mutex owner_mutex_;  // held while a job runs
-  int num_workers_ = 0;     // guarded by it
-  Job* job_ = nullptr;      // valid to who took a seat, until it has left
-  std::atomic<uint64_t> state_{0};
-  std::atomic<int> num_left_{0};
-  std::mutex sleep_mutex_;
+  int num_workers_ = 0;     // guarded by it, as the next
+  int most_workers_ = static_cast<int>(kSeats);
+  Job* job_ = nullptr;  // valid to who took a seat, until it has left
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<int> num_left_{0};
+  alignas(64) std::mutex sleep_mutex_;
   std::condition_variable wake_;
   std::atomic<int> num_asleep_{0};
 };
 
+// This thread runs pieces, and libraries in them on it alone.
+class Inside {
+ public:
+  Inside() { t_is_inside = true; }
+  ~Inside() { t_is_inside = false; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  const LibraryThreads alone_{1};
+};
+
 }  // namespace
+
+LibraryThreads::LibraryThreads(int n) : before_(omp_get_max_threads()) { omp_set_num_threads(n); }
+LibraryThreads::~LibraryThreads() { omp_set_num_threads(before_); }
 
 int num_threads() { return t_is_inside || omp_in_parallel() ? 1 : wanted_threads().load(); }
 
@@ -193,11 +232,13 @@ void run_pieces(int64_t n, int64_t pieces, void (*run)(const void*, int64_t, int
                 const void* body) {
   Job job(n, pieces, run, body);
   const auto helpers = static_cast<int>(std::min<int64_t>(pieces, num_threads()) - 1);
-  t_is_inside = true;
-  while (!Pool::get().try_run(job, helpers)) {
-    if (!job.run_next()) break;
+  {
+    const Inside inside;
+    // Others mostly have them for microseconds, and a piece can be long.
+    const auto try_run = [&] { return Pool::get().try_run(job, helpers); };
+    bool has_run = watch(std::chrono::microseconds(50), try_run);
+    while (!has_run && job.run_next()) has_run = try_run();
   }
-  t_is_inside = false;
   job.rethrow();
 }
 

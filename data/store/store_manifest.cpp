@@ -56,7 +56,9 @@ std::string dump_manifest(const StoreManifest& manifest) {
 std::string embedder_model(const StoreManifest& manifest) {
   std::error_code failure;
   const std::filesystem::path path = manifest.embedder_path;
-  return std::filesystem::is_directory(path, failure) ? path.string() : manifest.embedder_name;
+  const auto has = [&](const char* file) { return std::filesystem::exists(path / file, failure); };
+  const bool is_there = !path.empty() && (has("config.json") || has("modules.json"));
+  return is_there ? path.string() : manifest.embedder_name;
 }
 
 }  // namespace quarry

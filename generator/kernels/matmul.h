@@ -15,9 +15,9 @@ namespace quarry::kernels {
 enum class Precision {
   kExact,  // weights decoded to float32, float32 multiply-add
   kFast,   // integer activations of 16 bits against 4- and 8-bit weights, bfloat16 against others
-  kFast8,  // the same with activations of 8 bits in blocks of 32, codebooks (NF4, FP4) in bytes,
-           // and dense weights in bytes with a scale for each 64: half the work where the CPU
-           // multiplies bytes (AVX-512 VNNI), nothing won elsewhere
+  kFast8,  // the same with activations of 8 bits in blocks of 32, or of 64 for codebooks (NF4,
+           // FP4), which are in bytes, and dense weights, in bytes with a scale for each 64: half
+           // the work where the CPU multiplies bytes (AVX-512 VNNI), nothing won elsewhere
 };
 
 // A weight matrix [n, k] (n out_features, k in_features) rearranged once at load for the kernels.

@@ -102,7 +102,7 @@ void integer_direct(const MatrixView& w, const ActivationView& x, const RowPoint
   constexpr int kVectors = K::kVectors;
   constexpr int kInOne = vectors_in_one(K::kLayout);
   constexpr int kPacked = kVectors / kInOne;
-  // Of a row, where few rows leave the CPU waiting for the sum before.
+  // Independent sums of one row: with one or two rows a product would wait for the one before.
   constexpr int kSums = K::kTerms == 1 && kRows <= 2 ? kInOne : 1;
   const __m512i codebook =
       K::kLayout == Layout::kByteCodebook ? load_byte_codebook(w) : _mm512_setzero_si512();

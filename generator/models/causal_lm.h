@@ -80,8 +80,7 @@ struct GradientOptions {
 };
 
 // A language model with frozen weights, decoder-only or with an encoder for the prompt. Immutable
-// after loading; forward() and encode() may be called by one thread at a time (they use the OpenMP
-// pool), with any caches.
+// after loading; forward() and encode() may be called by one thread at a time, with any caches.
 class CausalLm {
  public:
   virtual ~CausalLm() = default;

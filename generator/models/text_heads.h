@@ -16,9 +16,8 @@ namespace quarry {
 
 // Encoders of the BERT family with a trained head, from Hugging Face folders: Bert, Roberta and
 // XLMRoberta ...ForSequenceClassification, ...ForTokenClassification and ...ForQuestionAnswering.
-// All are immutable after loading; their calls are for one thread at a time (they use the OpenMP
-// pool). Inputs are batched by length inside and never padded: what one gives does not depend on
-// the others, to the bit.
+// All are immutable after loading; their calls are for one thread at a time. Inputs are batched by
+// length inside and never padded: what one gives does not depend on the others, to the bit.
 
 struct EncoderHead;  // generator/models/encoder_head.h
 

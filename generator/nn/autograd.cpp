@@ -16,19 +16,6 @@ namespace {
 
 constexpr int64_t kRowGrain = 32;
 
-// LibTorch on one thread: all it does itself is to add gradients, and after each such sum threads
-// of its own would spin for milliseconds on cores that our kernels want.
-class TorchAlone {
- public:
-  TorchAlone() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
-  ~TorchAlone() { at::set_num_threads(threads_); }
-  TorchAlone(const TorchAlone&) = delete;
-  TorchAlone& operator=(const TorchAlone&) = delete;
-
- private:
-  const int threads_;
-};
-
 class FunctionNode final : public torch::autograd::Node {
  public:
   FunctionNode(BackwardFunction backward, size_t num_inputs)
@@ -92,7 +79,11 @@ const float* SavedActivation::row(int64_t row, float* buffer) const {
 }
 
 void run_backward(const Tensor& output, const Tensor& gradient) {
-  const TorchAlone torch_alone;
+  // All that LibTorch does itself is to add gradients, and after each such sum threads of its own
+  // would spin for milliseconds on cores that our kernels want. Its number of threads, once set up,
+  // is OpenMP's; at::set_num_threads() would make it a pool of threads anew.
+  at::get_num_threads();
+  const LibraryThreads alone(1);
   torch::autograd::backward({output}, {gradient});
 }
 

@@ -59,6 +59,21 @@ TEST_F(EncoderCli, QuestionsHaveAnEncoderOfTheirOwn) {
                                       "embedder dpr_context 16-d ones"));
 }
 
+TEST_F(EncoderCli, AnIndexFindsItsEmbeddersFolderAgain) {
+  build();
+  const Json hits =
+      json_of({"search", index_, "who walked on the moon?", "--mode", "dense", "--json"});
+  EXPECT_EQ(hits.at("hits").size(), 4U);
+  folder_.write("more/5.txt", "a boat sails on the sea\n");
+  const ProgramResult added =
+      run_quarry({"index", "add", index_, (folder_.path() / "more").string()});
+  EXPECT_EQ(added.exit_code, 0) << added.errors;
+  const std::string again = (folder_.path() / "again.idx").string();
+  const ProgramResult anew = run_quarry({"index", "reembed", index_, again});
+  EXPECT_EQ(anew.exit_code, 0) << anew.errors;
+  EXPECT_EQ(json_of({"index", "info", again, "--json"}).at("embedder_path"), model("dpr_context"));
+}
+
 TEST_F(EncoderCli, RerankOrdersByItsScores) {
   build();
   const std::vector<std::string> rerank = {"--rerank", model("bert_rerank"), "--top-k", "3"};

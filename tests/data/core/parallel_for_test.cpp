@@ -1,7 +1,9 @@
 #include "data/core/parallel_for.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <numeric>
@@ -45,16 +47,31 @@ TEST_F(ParallelForTest, VisitsEachItemOnceWhateverTheNumbers) {
 
 TEST_F(ParallelForTest, SeveralThreadsTakePart) {
   set_num_threads(3);
-  std::atomic<int> inside{0};
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  parallel_for(3, 1, [&](int64_t, int64_t) {
-    ++inside;  // each piece waits for the others: only three threads come through
-    while (inside.load() < 3 && std::chrono::steady_clock::now() < deadline) {
-      std::this_thread::yield();
-    }
-  });
-  EXPECT_EQ(inside.load(), 3);
-  EXPECT_LT(std::chrono::steady_clock::now(), deadline);
+  for (int round = 0; round < 3; ++round) {
+    std::atomic<int> inside{0};
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    parallel_for(3, 1, [&](int64_t, int64_t) {
+      ++inside;  // each piece waits for the others: only three threads come through
+      while (inside.load() < 3 && std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::yield();
+      }
+    });
+    EXPECT_EQ(inside.load(), 3);
+    EXPECT_LT(std::chrono::steady_clock::now(), deadline);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));  // they fall asleep
+  }
+}
+
+TEST_F(ParallelForTest, LibrariesInABodyStayOnItsThread) {
+  set_num_threads(3);
+  const int before = omp_get_max_threads();
+  parallel_for(12, 1, [](int64_t, int64_t) { EXPECT_EQ(omp_get_max_threads(), 1); });
+  EXPECT_EQ(omp_get_max_threads(), before);
+  {
+    const LibraryThreads threads(2);
+    EXPECT_EQ(omp_get_max_threads(), 2);
+  }
+  EXPECT_EQ(omp_get_max_threads(), before);
 }
 
 TEST_F(ParallelForTest, WithinABodyRunsSerially) {

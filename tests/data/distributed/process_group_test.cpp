@@ -29,9 +29,13 @@ void on_ranks(int world_size, const std::function<void(ProcessGroup& group)>& bo
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
-      const auto group = join_process_group(place(rank, world_size, port));
-      body(*group);
-      group->barrier();
+      try {
+        const auto group = join_process_group(place(rank, world_size, port));
+        body(*group);
+        group->barrier();
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << "rank " << rank << ": " << error.what();
+      }
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -195,7 +195,7 @@ TEST_P(QuantizedMatmul, DecodeRowGivesTheDecodedValues) {
 
 TEST_P(QuantizedMatmul, TheTransposedProductMatchesDouble) {
   const int64_t m = 5;
-  // A byte of a codebook is off by up to half of 1/127.
+  // A byte of a codebook is off by up to half of 1/112 (NF4) or 1/120 (FP4).
   const double of_weight = GetParam().precision == Precision::kFast8 ? 0.4 : 0.002;
   for (const CpuIsa isa : runnable_isas()) {
     const ScopedIsa scoped(isa);
