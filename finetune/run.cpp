@@ -6,6 +6,7 @@
 #include <deque>
 #include <fstream>
 #include <numeric>
+#include <sstream>
 
 #include "data/core/error.h"
 #include "data/core/hash.h"
@@ -154,12 +155,33 @@ struct FinetuneRun::Impl {
   void load(const std::filesystem::path& folder) {
     const Checkpoint checkpoint = load_checkpoint(folder);
     QUARRY_CHECK(checkpoint.config_hash == identity(), ErrorCode::kInvalidArgument, folder.string(),
-                 ": made with other options than these (the batch of all processes together is ",
-                 batch_size, "); resume with the configuration in ",
-                 (std::filesystem::path(config.output_dir) / "config.yaml").string(),
-                 " or choose another output_dir");
+                 ": made with other options than these", differences(), "; resume with --config ",
+                 config_path().string(), " or choose another output_dir");
     recipe->restore(checkpoint, folder.string());
     best_eval_loss = checkpoint.extra.value("best_eval_loss", 0.0);
+  }
+
+  std::filesystem::path config_path() const {
+    return std::filesystem::path(config.output_dir) / "config.yaml";
+  }
+
+  // Of the run's configuration from this one, for people: " (max_steps: 2 there)".
+  std::string differences() const {
+    std::istringstream here(to_yaml(config));
+    std::ifstream there(config_path());
+    std::string found;
+    std::string wanted;
+    std::string list;
+    int count = 0;
+    while (count < 3 && std::getline(here, wanted) && std::getline(there, found)) {
+      const size_t text = found.find_first_not_of(' ');
+      if (found == wanted || text == std::string::npos) continue;
+      list += concat(count++ == 0 ? " (" : ", ", found.substr(text));
+    }
+    if (list.empty()) {
+      return concat(" (the batch of all processes together is ", batch_size, ")");
+    }
+    return list + " there)";
   }
 
   void record_files() {
@@ -195,7 +217,6 @@ struct FinetuneRun::Impl {
                  ": holds a run already; continue it with --resume or choose another output_dir");
     std::filesystem::create_directories(folder);
     record_files();
-    write_file_atomically(folder / "config.yaml", to_yaml(config));
     return resume ? latest : std::nullopt;
   }
 
@@ -350,6 +371,7 @@ FinetuneOutcome FinetuneRun::Impl::train(bool resume, const FinetuneEvents& even
     if (events.note) events.note("note: " + notice);
   }
   if (writes()) {
+    write_file_atomically(config_path(), to_yaml(config));
     log = std::make_unique<RunLog>(folder, checkpoint ? recipe->steps_taken() : -1);
     write_environment(folder, QUARRY_VERSION, data_files);
   }
@@ -385,7 +407,8 @@ void FinetuneRun::Impl::take_steps(const FinetuneEvents& events, FinetuneOutcome
     const bool cancelled = on_any_rank(events.cancel != nullptr && events.cancel->cancelled());
     const bool ends = cancelled || !stop_reason.empty();
     if (ends || is_due(config.training.save_every)) save(events);
-    QUARRY_CHECK(!cancelled, ErrorCode::kUnavailable, "training: cancelled");
+    QUARRY_CHECK(!cancelled, ErrorCode::kUnavailable,
+                 "training: cancelled; the same command with --resume goes on");
     if (!stop_reason.empty() && more()) throw_stopped();
   }
 }

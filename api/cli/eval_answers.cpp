@@ -109,7 +109,7 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
         const auto own = gold.find(example.qid);
         QUARRY_CHECK(!use_gold || own != gold.end(), ErrorCode::kInvalidArgument,
                      arguments.questions, ": question '", example.qid,
-                     "' has no passage of its own");
+                     "' has no passage of its own, wanted \"passage\" (its text)");
         const std::vector<ChatMessage> messages = {{"user", example.question}};
         answers[i] = use_gold ? pipeline.answer_from({own->second}, messages, options, nullptr).text
                               : pipeline.ask(messages, options, nullptr).text;

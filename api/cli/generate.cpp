@@ -38,6 +38,7 @@ std::vector<int32_t> encode_prompt(const LoadedGenerator& generator,
 void generate(GenerateArguments arguments, CommandContext& context) {
   if (arguments.prompt == "-") {
     arguments.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+    if (!arguments.prompt.empty() && arguments.prompt.back() == '\n') arguments.prompt.pop_back();
   }
   const auto generator = load_generator(arguments.generator);
   Engine engine(generator, to_engine_options(arguments.generator));

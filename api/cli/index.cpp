@@ -93,6 +93,9 @@ void print_report(const IndexReport& report, const CommandContext& context) {
       static_cast<long long>(report.passages_embedded), report.seconds,
       static_cast<long long>(report.stats.documents),
       static_cast<long long>(report.stats.passages));
+  if (report.stats.passages == 0) {
+    std::cerr << "warning: the index holds nothing to find\n";
+  }
 }
 
 void finish(const IndexReport& report, const IndexArguments& arguments, CommandContext& context) {
@@ -175,7 +178,36 @@ void settle_adapter(IndexArguments& arguments) {
   if (arguments.embedder_adapter.empty()) arguments.embedder_adapter = of_index;
 }
 
+// Whether a folder holds anything that is no index's.
+bool holds_other_files(const std::filesystem::path& folder) {
+  std::error_code failure;
+  for (std::filesystem::directory_iterator it(folder, failure), end; !failure && it != end;
+       it.increment(failure)) {
+    const std::string name = it->path().filename().string();
+    if (name != kIndexAdapterFolder && name != "writer.lock" && name[0] != '.') return true;
+  }
+  return false;
+}
+
+// Before anything is made: mistakes that would look like success.
+void check_places(const IndexArguments& arguments) {
+  std::error_code failure;
+  const std::filesystem::path index = arguments.index;
+  QUARRY_CHECK(!std::filesystem::is_regular_file(index, failure), ErrorCode::kInvalidArgument,
+               arguments.index, ": is a file, wanted the folder of an index, which may be new");
+  QUARRY_CHECK(std::filesystem::exists(store_path(index), failure) || !holds_other_files(index),
+               ErrorCode::kInvalidArgument, arguments.index,
+               ": holds other files and no index, wanted a folder of the index's own");
+  for (const std::string& path : arguments.paths) {
+    QUARRY_CHECK(std::filesystem::exists(path, failure), ErrorCode::kNotFound, path,
+                 ": no such file or folder");
+    QUARRY_CHECK(!std::filesystem::exists(store_path(path), failure), ErrorCode::kInvalidArgument,
+                 path, ": is an index, wanted documents; the index is named first");
+  }
+}
+
 void build(IndexArguments arguments, Missing missing, CommandContext& context) {
+  check_places(arguments);
   arguments.options.index = arguments.index;
   arguments.options.paths.assign(arguments.paths.begin(), arguments.paths.end());
   arguments.options.missing = missing;

@@ -112,7 +112,7 @@ std::string load_adapter(const std::string& adapter, Engine& engine) {
 
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--max-tokens", flags.max_tokens, "Longest answer in tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   command
       .add_option("--temperature", flags.sampling.temperature, "0: greedy, always the same text")

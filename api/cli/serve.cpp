@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <iostream>
@@ -28,6 +29,13 @@ struct ServeArguments {
   SearchFlags search;
   DecodeFlags decode;
 };
+
+// Whether the user has chosen what answers requests without a model.
+bool names_default_adapter(const std::vector<std::string>& adapters) {
+  return std::any_of(adapters.begin(), adapters.end(), [](const std::string& adapter) {
+    return adapter.find('=') == std::string::npos;
+  });
+}
 
 // Loads adapters and returns the name of the one that requests without a model get; empty: the base
 // model.
@@ -124,6 +132,7 @@ void serve(ServeArguments arguments, CommandContext& context) {
   const auto engine =
       std::make_shared<Engine>(load_generator(arguments.generator), arguments.engine);
   options.ask.adapter = load_adapters(arguments.adapters, *engine);
+  options.adapter_wants_passages = !names_default_adapter(arguments.adapters);
   const bool keeps_prefixes = load_prefixes(arguments.prefix_cache_file, *engine, context.quiet);
   const Pipeline pipeline(opened.retriever, opened.embedder, engine,
                           load_reranker(arguments.search));
@@ -154,7 +163,7 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
       ->add_option("--adapter", arguments->adapters,
                    "NAME=DIR: a LoRA adapter asked for as model NAME (repeatable). Without NAME=: "
                    "what answers requests that name no model; none for the base (default: the "
-                   "adapter made for the model, if installed)")
+                   "adapter made for the model, if installed, for answers from the documents)")
       ->take_all()
       ->expected(1);
   command->add_option("--adapter-root", arguments->adapter_root,

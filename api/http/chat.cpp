@@ -143,19 +143,19 @@ ChatRequest read_chat_request(const ServerContext& context, const std::string& t
   const Fields fields(body);
   ChatRequest chat;
   chat.model = fields.string("model").value_or("");
-  const std::string adapter = context.adapter_of(chat.model);
-  if (chat.model.empty()) chat.model = context.model_of(adapter);
+  context.adapter_of(chat.model, true);  // a model that is not there is what a client hears first
   refuse_unsupported(fields);
   chat.messages = read_messages(fields);
   chat.ask = context.options.ask;
   chat.parameters = read_generation_parameters(fields, chat.ask, chat.ask.max_tokens);
   read_retrieval(fields, context.pipeline.retriever() != nullptr, chat);
+  chat.ask.adapter = context.adapter_of(chat.model, chat.retrieve);
+  if (chat.model.empty()) chat.model = context.model_of(chat.ask.adapter);
   chat.ask.max_tokens = chat.parameters.max_tokens;
   chat.ask.sampling = chat.parameters.sampling;
   chat.ask.stop = chat.parameters.stop;
   chat.ask.top_logprobs = read_top_logprobs(fields);
   chat.ask.constraint = read_constraint(context, fields, text);
-  chat.ask.adapter = adapter;
   return chat;
 }
 

@@ -131,7 +131,7 @@ void handle_completion(ServerContext& context, Exchange& exchange, const httplib
   auto plan = std::make_shared<CompletionPlan>();
   plan->model = fields.string("model").value_or("");
   GenerateRequest generate;
-  const std::string adapter = context.adapter_of(plan->model);
+  const std::string adapter = context.adapter_of(plan->model, false);
   if (plan->model.empty()) plan->model = context.model_of(adapter);
   fields.only_false("echo");
   const std::optional<int64_t> logprobs = fields.integer("logprobs", 0, kMostLogprobs);

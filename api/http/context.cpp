@@ -21,11 +21,13 @@ ServerContext::ServerContext(const Pipeline& pipeline_arg, const ServerOptions& 
       base_model(base_model_name(pipeline_arg, options_arg)),
       created(unix_seconds()) {}
 
-std::string ServerContext::adapter_of(const std::string& model) const {
+std::string ServerContext::adapter_of(const std::string& model, bool retrieves) const {
   if (base_model.empty()) {
     throw bad_request("model", "this server was started without a generator: it only searches");
   }
-  if (model.empty()) return options.ask.adapter;
+  if (model.empty()) {
+    return retrieves || !options.adapter_wants_passages ? options.ask.adapter : "";
+  }
   if (model == base_model) return "";
   const std::vector<std::string> adapters = pipeline.engine().adapters().names();
   if (std::find(adapters.begin(), adapters.end(), model) != adapters.end()) return model;

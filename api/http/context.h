@@ -27,9 +27,9 @@ struct ServerContext {
   std::atomic<bool> cancelling{false};  // running work must end now
   std::atomic<int64_t> active{0};       // admitted requests that have not ended
 
-  // Adapter that `model` names: "" for the base model, the default one for no name. Throws
+  // Adapter that `model` names: "" for the base model, for no name the default one. Throws
   // model_not_found.
-  std::string adapter_of(const std::string& model) const;
+  std::string adapter_of(const std::string& model, bool retrieves) const;
   // The other way: what a response names as its model.
   const std::string& model_of(const std::string& adapter) const {
     return adapter.empty() ? base_model : adapter;

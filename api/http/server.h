@@ -38,6 +38,8 @@ struct ServerOptions {
   // Defaults of a chat request: passages, search mode, max_tokens, sampling, relevance threshold;
   // ask.adapter is what answers requests that name no model.
   AskOptions ask;
+  // That adapter was made for answers from passages: without retrieval the base model writes.
+  bool adapter_wants_passages = false;
   // Clients may change the engine's adapters, and load those below this folder, as its canonical
   // path; empty: they may not.
   std::filesystem::path adapter_root;

@@ -1,7 +1,7 @@
 // Questions of one's own as JSON Lines: "question" (or "query"), and as far as known "qid" (or
 // "id",
 // "_id"; else the row's number), "answers" (or "answer"), "gold_ids" (or "pid"), "title",
-// "passage".
+// "passage" (or "context").
 #include "data/datasets/dataset.h"
 #include "data/datasets/lines.h"
 
@@ -34,7 +34,11 @@ std::vector<QaExample> read_jsonl_questions(const DatasetSource& source) {
         example.gold_ids[gold] = 1.0;
       }
       if (row.contains("title")) example.gold_title = text_field(row, "title", where);
-      if (row.contains("passage")) example.gold_text = text_field(row, "passage", where);
+      for (const char* field : {"passage", "context"}) {
+        if (!row.contains(field)) continue;
+        example.gold_text = text_field(row, field, where);
+        break;
+      }
       examples.push_back(std::move(example));
     });
   }

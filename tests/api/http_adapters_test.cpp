@@ -20,7 +20,7 @@ Json weights(const Json& values) { return Json{{"weights", values}}; }
 // A server that takes adapters from below root/: root/one, root/two and root/wide (rank 8).
 class HttpAdapters : public ::testing::Test {
  protected:
-  HttpAdapters() {
+  explicit HttpAdapters(bool adapter_wants_passages = false) {
     root_ = fs::canonical(folder_.path()) / "root";
     fake::write_adapter(root_ / "one", 1.0f);
     fake::write_adapter(root_ / "two", 2.0f);
@@ -29,6 +29,7 @@ class HttpAdapters : public ::testing::Test {
     HttpRigOptions options;
     options.server.adapter_root = root_;
     options.server.ask.adapter = "house";
+    options.server.adapter_wants_passages = adapter_wants_passages;
     options.engine.max_lora_rank = 4;
     rig_ = std::make_unique<HttpRig>(options);
     rig_->engine().adapters().load("house", root_ / "one");
@@ -60,6 +61,24 @@ class HttpAdapters : public ::testing::Test {
   fs::path root_;
   std::unique_ptr<HttpRig> rig_;
 };
+
+class HttpAdapterForPassages : public HttpAdapters {
+ protected:
+  HttpAdapterForPassages() : HttpAdapters(true) {}
+};
+
+TEST_F(HttpAdapterForPassages, WithoutRetrievalTheBaseWrites) {
+  EXPECT_EQ(complete("")["model"], "fake");
+  EXPECT_EQ(complete("")["adapter"], nullptr);
+  EXPECT_EQ(complete("house")["adapter"], "house");
+  Json body = chat_body("who built the engine?");
+  body.erase("model");
+  EXPECT_EQ(rig_->post("/v1/chat/completions", body).json()["adapter"], "house");
+  body["retrieval"] = false;
+  const Json chat = rig_->post("/v1/chat/completions", body).json();
+  EXPECT_EQ(chat["model"], "fake");
+  EXPECT_EQ(chat["adapter"], nullptr);
+}
 
 TEST_F(HttpAdapters, EachRequestGetsTheModelThatItNames) {
   ASSERT_EQ(load("two", "two").status, 200);

@@ -16,6 +16,7 @@
 namespace quarry {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class FinetuneRunTest : public ::testing::Test {
@@ -176,7 +177,11 @@ TEST_F(FinetuneRunTest, RefusesAFolderWithARunAndOtherOptions) {
   EXPECT_THAT(error_of(config("run")), HasSubstr("holds a run already; continue it with --resume"));
   FinetuneConfig other = config("run");
   other.training.learning_rate = 1e-5;
-  EXPECT_THAT(error_of(other, true), HasSubstr("made with other options than these"));
+  const std::string before =
+      test::read_file(std::filesystem::path(other.output_dir) / "config.yaml");
+  EXPECT_THAT(error_of(other, true),
+              AllOf(HasSubstr("made with other options than these"), HasSubstr("learning_rate: ")));
+  EXPECT_EQ(test::read_file(std::filesystem::path(other.output_dir) / "config.yaml"), before);
 }
 
 TEST_F(FinetuneRunTest, TrainsOnAQuantizedBase) {

@@ -81,6 +81,27 @@ TEST(Cli, MissingIndexExits3AndNamesIt) {
   EXPECT_THAT(result.errors, HasSubstr("/nonexistent/x.idx"));
 }
 
+TEST(Cli, MistakesThatWouldLookLikeAnIndexAreRefused) {
+  const TemporaryFolder folder;
+  const std::string notes = (folder.path() / "notes").string();
+  const std::string index = (folder.path() / "x.idx").string();
+  const std::string file = folder.write("notes/a.txt", "the moon\n").string();
+  const auto refuse = [&](const std::vector<std::string>& places, int status,
+                          const std::string& message) {
+    std::vector<std::string> arguments = {"index", "build"};
+    arguments.insert(arguments.end(), places.begin(), places.end());
+    const ProgramResult result = run_quarry(arguments);
+    EXPECT_EQ(result.exit_code, status) << result.errors;
+    EXPECT_THAT(result.errors, HasSubstr(message));
+  };
+  refuse({file, notes}, 2, "is a file, wanted the folder of an index");
+  refuse({notes, notes}, 2, "holds other files and no index");
+  refuse({index, notes + "/absent"}, 3, "no such file or folder");
+  EXPECT_FALSE(std::filesystem::exists(index));
+  folder.write("x.idx/quarry.db", "");
+  refuse({(folder.path() / "y.idx").string(), index}, 2, "the index is named first");
+}
+
 TEST(Cli, ModelListIsValidJsonEvenWhenEmpty) {
   const TemporaryFolder home;
   const ProgramResult result =

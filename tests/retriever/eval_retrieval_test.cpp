@@ -103,7 +103,8 @@ TEST_F(EvalRetrieval, ManyQuestionsKeepTheirOrder) {
 
 TEST_F(EvalRetrieval, QuestionWithoutGoldIsNamed) {
   EXPECT_STREQ(error_of([&] { evaluate({example("q9", "x", {})}); }).what(),
-               "question q9 names no gold passage to look for");
+               "question q9 names no gold passage to look for, wanted \"gold_ids\" (documents) or "
+               "\"passage\" (its text)");
   options_.cutoffs = {0};
   EXPECT_STREQ(error_of([&] {
                  evaluate({example("q", "x", {{"p1", 1}})});
