@@ -124,15 +124,16 @@ class Pool {
     while (job.run_next()) continue;
     const auto num_joined = helpers - static_cast<int>(state_.exchange(closed) & kSeats);
     const auto all_left = [&] { return num_left_.load(std::memory_order_acquire) == num_joined; };
-    // A long piece is worth no core of its own.
-    while (!watch(std::chrono::milliseconds(1), all_left)) std::this_thread::sleep_for(kNap);
+    // Milliseconds are watched out: naps would cost a prompt's products several percent. What is
+    // left of seconds of work is worth no core.
+    while (!watch(std::chrono::milliseconds(20), all_left)) std::this_thread::sleep_for(kNap);
     return true;
   }
 
  private:
   static constexpr uint64_t kSeats = 0xffff;  // a job's free places; above them the job's number
   static constexpr auto kPatience = std::chrono::microseconds(200);
-  static constexpr auto kNap = std::chrono::microseconds(50);
+  static constexpr auto kNap = std::chrono::microseconds(200);
 
   // At least `wanted` where the system allows it; returns how many may help.
   int start_workers(int wanted) {
