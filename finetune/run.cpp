@@ -212,7 +212,7 @@ struct FinetuneRun::Impl {
     const std::filesystem::path folder = config.output_dir;
     std::error_code ignored;
     const auto latest = latest_checkpoint(folder);
-    const bool holds_run = std::filesystem::exists(folder / "config.yaml", ignored);
+    const bool holds_run = std::filesystem::exists(config_path(), ignored);
     QUARRY_CHECK(resume || !holds_run, ErrorCode::kInvalidArgument, folder.string(),
                  ": holds a run already; continue it with --resume or choose another output_dir");
     std::filesystem::create_directories(folder);

@@ -150,15 +150,18 @@ void work_together(ProcessGroup& group, IndexArguments& arguments, const Embeddi
   group.barrier();  // nobody ends well before the index is whole
 }
 
-// Calls `work` with the embedder, shared by the processes of a launcher.
-void with_embedder(IndexArguments arguments, const std::string& after_a_loss,
-                   const EmbeddingWork& work) {
+// Calls `check` and then `work` with the embedder, shared by the processes of a launcher: those but
+// rank 0, where index and documents are, only embed.
+void with_embedder(IndexArguments arguments, const std::function<void()>& check,
+                   const std::string& after_a_loss, const EmbeddingWork& work) {
   const auto group = join_process_group();
   if (group == nullptr) {
+    check();
     const auto embedder = load_embedder(embedder_of(arguments), arguments);
     return work(EmbedderAdapter(*embedder), arguments);
   }
   try {
+    if (group->rank() == 0) check();
     work_together(*group, arguments, work);
   } catch (const LostRankError& lost) {
     throw LostRankError(concat(lost.what(), "; ", after_a_loss));
@@ -207,13 +210,13 @@ void check_places(const IndexArguments& arguments) {
 }
 
 void build(IndexArguments arguments, Missing missing, CommandContext& context) {
-  check_places(arguments);
   arguments.options.index = arguments.index;
   arguments.options.paths.assign(arguments.paths.begin(), arguments.paths.end());
   arguments.options.missing = missing;
   settle_adapter(arguments);
   with_embedder(
-      arguments, "what is committed stays, the same command goes on from there",
+      arguments, [&arguments] { check_places(arguments); },
+      "what is committed stays, the same command goes on from there",
       [&context](const PassageEmbedder& embedder, IndexArguments& settled) {
         const auto progress = progress_for(context);
         const bool is_new = !std::filesystem::exists(store_path(settled.index));
@@ -235,9 +238,11 @@ void build(IndexArguments arguments, Missing missing, CommandContext& context) {
 }
 
 void reembed(const IndexArguments& arguments, CommandContext& context) {
-  QUARRY_CHECK(!std::filesystem::exists(arguments.new_index), ErrorCode::kInvalidArgument,
-               arguments.new_index, ": is there already, wanted the name of a new index");
-  with_embedder(arguments, "the same command begins anew",
+  const auto check = [&arguments] {
+    QUARRY_CHECK(!std::filesystem::exists(arguments.new_index), ErrorCode::kInvalidArgument,
+                 arguments.new_index, ": is there already, wanted the name of a new index");
+  };
+  with_embedder(arguments, check, "the same command begins anew",
                 [&context](const PassageEmbedder& embedder, IndexArguments& settled) {
                   const auto progress = progress_for(context);
                   StagedFolder folder(settled.new_index);

@@ -130,9 +130,10 @@ TEST(Embedder, AnIndexFindsItsModelWhereItWasAndElseByName) {
   const auto model = write_tiny_bert_folder(folder.path() / "bert", 3);
   StoreManifest manifest;
   manifest.embedder_name = "not-installed";
-  manifest.embedder_path = Embedder::load(model.string())->path();
-  manifest.embedder_hash = Embedder::load(model.string())->content_hash();
-  manifest.dim = Embedder::load(model.string())->dim();
+  const auto embedder = Embedder::load(model.string());
+  manifest.embedder_path = embedder->path();
+  manifest.embedder_hash = embedder->content_hash();
+  manifest.dim = embedder->dim();
   const auto index = folder.path() / "index";
   std::filesystem::create_directories(index);
   PassageStore::create(index / kStoreFileName, manifest);

@@ -50,22 +50,18 @@ TEST(TakeRows, EpochsBeginAnewUntilTheCountIsThere) {
               ElementsAre(1, 2));
 }
 
+void expect_no_row(Rows rows, int64_t count) {
+  test::expect_error(
+      [&] {
+        take_rows<int>(
+            rows, count, [] { return true; }, "no row");
+      },
+      ErrorCode::kInvalidArgument, "no row:");
+}
+
 TEST(TakeRows, AnEpochThatGivesNothingIsAnError) {
-  Rows never(0);
-  test::expect_error(
-      [&] {
-        take_rows<int>(
-            never, 2, [] { return true; }, "no row");
-      },
-      ErrorCode::kInvalidArgument, "no row:");
-  // Also where there were some before.
-  Rows once(1);
-  test::expect_error(
-      [&] {
-        take_rows<int>(
-            once, 4, [] { return true; }, "no row");
-      },
-      ErrorCode::kInvalidArgument, "no row:");
+  expect_no_row(Rows(0), 2);
+  expect_no_row(Rows(1), 4);  // also where there were some before
 }
 
 }  // namespace
