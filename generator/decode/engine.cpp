@@ -70,7 +70,7 @@ struct Engine::Impl {
   bool start(Sequence& sequence);
   void choose_drafts();
   void fail_running(const std::string& error);
-  std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const;
+  const float* forward(const std::vector<SequenceChunk>& chunks);
   void forward_each(const std::vector<Sequence*>& owners, const std::vector<SequenceChunk>& chunks);
   void advance(Sequence& sequence, const SequenceChunk& chunk, const float* logits);
   void retire(const std::shared_ptr<Sequence>& sequence);  // locked
@@ -102,6 +102,7 @@ struct Engine::Impl {
   int64_t step_draft_tokens_ = 0;
   int64_t step_accepted_draft_tokens_ = 0;
   StepCost step_cost_;
+  std::vector<float> logits_;  // of a step
   int64_t step_completion_tokens_ = 0;
 
   std::thread thread_;  // last: starts when all else stands
@@ -253,7 +254,8 @@ void Engine::Impl::choose_drafts() {
   if (num_rows == 0 || num_rows >= StepCost::kMostRows) return;
   std::vector<Guess> guesses;
   for (size_t i = 0; i < decoding.size(); ++i) {
-    for (const double chance : decoding[i]->propose_draft(kMostDraftTokens).chance) {
+    for (const double chance :
+         decoding[i]->propose_draft(kMostDraftTokens).chance) {
       guesses.push_back({chance, i});
     }
   }
@@ -297,14 +299,13 @@ void Engine::Impl::step() {
   }
   if (chunks.empty()) return;
   const auto start_time = std::chrono::steady_clock::now();
-  std::vector<float> logits;
+  const float* row = nullptr;
   try {
-    logits = forward(chunks);
+    row = forward(chunks);
   } catch (...) {
     forward_each(owners, chunks);
     return;
   }
-  const float* row = logits.data();
   for (size_t i = 0; i < chunks.size(); ++i) {
     advance(*owners[i], chunks[i], row);
     row += num_logit_rows(chunks[i]) * generator_->model->config().vocab_size;
@@ -316,15 +317,16 @@ void Engine::Impl::step() {
   }
 }
 
-std::vector<float> Engine::Impl::forward(const std::vector<SequenceChunk>& chunks) const {
-  std::vector<float> logits = generator_->model->forward(chunks);
+// The logits of a step; valid until the next one.
+const float* Engine::Impl::forward(const std::vector<SequenceChunk>& chunks) {
+  generator_->model->forward_into(chunks, logits_);
   int64_t num_rows = 0;
   for (const SequenceChunk& chunk : chunks) num_rows += num_logit_rows(chunk);
   const int64_t vocab_size = generator_->model->config().vocab_size;
-  QUARRY_CHECK(static_cast<int64_t>(logits.size()) == num_rows * vocab_size, ErrorCode::kInternal,
-               "the model gave ", logits.size(), " logits for ", num_rows, " rows and ", vocab_size,
-               " tokens");
-  return logits;
+  QUARRY_CHECK(static_cast<int64_t>(logits_.size()) == num_rows * vocab_size, ErrorCode::kInternal,
+               "the model gave ", logits_.size(), " logits for ", num_rows, " rows and ",
+               vocab_size, " tokens");
+  return logits_.data();
 }
 
 // After a failed step: each sequence on its own, so that only the guilty one ends.
@@ -333,8 +335,7 @@ void Engine::Impl::forward_each(const std::vector<Sequence*>& owners,
   for (Sequence* owner : owners) owner->rewind();
   for (size_t i = 0; i < chunks.size(); ++i) {
     try {
-      const std::vector<float> logits = forward({chunks[i]});
-      advance(*owners[i], chunks[i], logits.data());
+      advance(*owners[i], chunks[i], forward({chunks[i]}));
     } catch (...) {
       owners[i]->finish(FinishReason::kError, current_error());
     }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "data/core/error.h"
+#include "generator/kernels/elementwise.h"
 
 namespace quarry {
 namespace {
@@ -11,6 +12,16 @@ namespace {
 void check_range(const char* field, double value, double low, double high, const char* range) {
   QUARRY_CHECK(value >= low && value <= high, ErrorCode::kInvalidArgument, field, " is ", value,
                ", must be ", range);
+}
+
+int32_t likeliest(const float* logits, int64_t vocab_size) {
+  QUARRY_CHECK(
+      !kernels::has_nan(logits, vocab_size), ErrorCode::kInternal, "the model gave NaN for token ",
+      std::find_if(logits, logits + vocab_size, [](float x) { return std::isnan(x); }) - logits);
+  const int64_t best = vocab_size > 0 ? kernels::argmax(logits, vocab_size) : 0;
+  QUARRY_CHECK(vocab_size > 0 && std::isfinite(logits[best]), ErrorCode::kInternal,
+               "the model gave no finite logit");
+  return static_cast<int32_t>(best);
 }
 
 }  // namespace
@@ -33,12 +44,12 @@ Sampler::Sampler(const SamplingOptions& options, const std::vector<int32_t>& pro
 }
 
 int32_t Sampler::sample(const float* logits, int64_t vocab_size) {
-  penalize(logits, vocab_size);
-  int32_t token = argmax();
+  logits = penalize(logits, vocab_size);
+  int32_t token = likeliest(logits, vocab_size);
   if (options_.temperature > 0.0) {
-    candidates_.resize(logits_.size());
-    for (size_t i = 0; i < logits_.size(); ++i) {
-      candidates_[i] = {static_cast<int32_t>(i), logits_[i] / options_.temperature, 0.0};
+    candidates_.resize(static_cast<size_t>(vocab_size));
+    for (size_t i = 0; i < candidates_.size(); ++i) {
+      candidates_[i] = {static_cast<int32_t>(i), logits[i] / options_.temperature, 0.0};
     }
     keep_top_k();
     weigh();
@@ -50,25 +61,16 @@ int32_t Sampler::sample(const float* logits, int64_t vocab_size) {
   return token;
 }
 
-void Sampler::penalize(const float* logits, int64_t vocab_size) {
-  logits_.assign(logits, logits + vocab_size);
+const float* Sampler::penalize(const float* logits, int64_t vocab_size) {
+  if (seen_.empty()) return logits;
+  penalized_.assign(logits, logits + vocab_size);
   for (int32_t id : seen_) {
     if (id < 0 || id >= vocab_size) continue;
-    float& logit = logits_[static_cast<size_t>(id)];
+    float& logit = penalized_[static_cast<size_t>(id)];
     const float penalty = static_cast<float>(options_.repetition_penalty);
     logit = logit > 0.0f ? logit / penalty : logit * penalty;
   }
-}
-
-int32_t Sampler::argmax() const {
-  size_t best = 0;
-  for (size_t i = 0; i < logits_.size(); ++i) {
-    QUARRY_CHECK(!std::isnan(logits_[i]), ErrorCode::kInternal, "the model gave NaN for token ", i);
-    if (logits_[i] > logits_[best]) best = i;
-  }
-  QUARRY_CHECK(!logits_.empty() && std::isfinite(logits_[best]), ErrorCode::kInternal,
-               "the model gave no finite logit");
-  return static_cast<int32_t>(best);
+  return penalized_.data();
 }
 
 void Sampler::keep_top_k() {

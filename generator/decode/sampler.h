@@ -26,8 +26,8 @@ class Sampler {
     double weight;  // exp(score - best score)
   };
 
-  void penalize(const float* logits, int64_t vocab_size);
-  int32_t argmax() const;
+  // The logits after the penalty.
+  const float* penalize(const float* logits, int64_t vocab_size);
   void keep_top_k();
   void weigh();
   void keep_top_p();
@@ -37,7 +37,7 @@ class Sampler {
   SamplingOptions options_;
   std::unordered_set<int32_t> seen_;
   SplitMix64 random_;
-  std::vector<float> logits_;          // after the penalty
+  std::vector<float> penalized_;       // logits after the penalty, where there is one
   std::vector<Candidate> candidates_;  // scratch of sample()
 };
 

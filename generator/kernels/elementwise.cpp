@@ -30,6 +30,7 @@ void half_to_float(const uint16_t* x, int64_t count, float* out) {
   half_to_float_body<VecPortable>(x, count, out);
 }
 int64_t argmax(const float* x, int64_t count) { return argmax_body<VecPortable>(x, count); }
+bool has_nan(const float* x, int64_t count) { return has_nan_body(x, count); }
 void float_to_half(const float* x, int64_t count, uint16_t* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = quant::float_to_half(x[i]);
 }
@@ -140,6 +141,10 @@ void half_to_float(const uint16_t* x, int64_t count, float* out) {
 
 int64_t argmax(const float* x, int64_t count) {
   return choose(portable::argmax, avx2::argmax, avx512::argmax)(x, count);
+}
+
+bool has_nan(const float* x, int64_t count) {
+  return choose(portable::has_nan, avx2::has_nan, avx512::has_nan)(x, count);
 }
 
 }  // namespace quarry::kernels

@@ -37,5 +37,6 @@ void half_to_float(const uint16_t* x, int64_t count, float* out);
 
 // Index of the largest value, the lowest index on ties. REQUIRES: count >= 1.
 int64_t argmax(const float* x, int64_t count);
+bool has_nan(const float* x, int64_t count);
 
 }  // namespace quarry::kernels

@@ -28,6 +28,7 @@ void half_to_float(const uint16_t* x, int64_t count, float* out) {
   half_to_float_body<VecAvx2>(x, count, out);
 }
 int64_t argmax(const float* x, int64_t count) { return argmax_body<VecAvx2>(x, count); }
+bool has_nan(const float* x, int64_t count) { return has_nan_body(x, count); }
 void float_to_half(const float* x, int64_t count, uint16_t* out) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {

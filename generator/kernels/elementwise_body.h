@@ -124,5 +124,11 @@ int64_t argmax_body(const float* x, int64_t count) {
   return 0;
 }
 
+inline bool has_nan_body(const float* x, int64_t count) {
+  int32_t found = 0;  // without a way out of the loop it is done in vectors
+  for (int64_t i = 0; i < count; ++i) found |= x[i] != x[i] ? 1 : 0;
+  return found != 0;
+}
+
 }  // namespace
 }  // namespace quarry::kernels

@@ -13,7 +13,8 @@
   void rope_half(float* x, int64_t half, const float* cosine, const float* sine);               \
   void float_to_half(const float* x, int64_t count, uint16_t* out);                             \
   void half_to_float(const uint16_t* x, int64_t count, float* out);                             \
-  int64_t argmax(const float* x, int64_t count);
+  int64_t argmax(const float* x, int64_t count);                                                \
+  bool has_nan(const float* x, int64_t count);
 
 namespace quarry::kernels {
 namespace portable {

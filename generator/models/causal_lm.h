@@ -93,12 +93,18 @@ class CausalLm {
   virtual void encode(const std::vector<int32_t>& source, const LoraAdapter* adapter,
                       KvCache& cache) const;
 
-  // Runs all chunks as one batch. Returns float32 logits, one row of vocab_size for each chunk (or
-  // for each of its tokens when all_logits), in order. A sequence's logits do not depend on what
-  // else is in the batch, nor on how its prompt was cut into chunks.
+  // Runs all chunks as one batch. `logits` become one row of vocab_size for each chunk (or for each
+  // of its tokens when all_logits), in order; given again, it keeps its memory. A sequence's logits
+  // do not depend on what else is in the batch, nor on how its prompt was cut into chunks.
   // Throws kInvalidArgument when a cache would pass max_seq_len, a token is out of range or a cache
   // lacks the memory of an encoder that the model has.
-  virtual std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const = 0;
+  virtual void forward_into(const std::vector<SequenceChunk>& chunks,
+                            std::vector<float>& logits) const = 0;
+  std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const {
+    std::vector<float> logits;
+    forward_into(chunks, logits);
+    return logits;
+  }
 
   // Negative log-likelihoods in nats of the tree's targets, in order, rounded as forward() does
   // (kFloat32) or as a gradient step's forward pass in bfloat16, which is faster. `adapter` may be

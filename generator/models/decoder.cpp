@@ -64,8 +64,9 @@ Tensor Decoder::run_layers(const DecoderPass& pass, bool checkpoint_layers) cons
   return finish(pass, std::move(x));
 }
 
-std::vector<float> Decoder::forward(const std::vector<SequenceChunk>& chunks) const {
-  if (chunks.empty()) return {};
+void Decoder::forward_into(const std::vector<SequenceChunk>& chunks,
+                           std::vector<float>& logits) const {
+  if (chunks.empty()) return logits.clear();
   const at::NoGradGuard no_grad;
   std::vector<int64_t> output_rows;
   const DecoderPass pass = plan_chunks(chunks, config_, output_rows);
@@ -79,7 +80,7 @@ std::vector<float> Decoder::forward(const std::vector<SequenceChunk>& chunks) co
     adapters.insert(adapters.end(), static_cast<size_t>(chunk.all_logits ? chunk.num_tokens : 1),
                     chunk.adapter);
   }
-  return run_head(x, adapters);
+  run_head(x, adapters, logits);
 }
 
 const kernels::PackedMatrix& Decoder::head_of(const LoraAdapter* adapter) const {
@@ -87,10 +88,10 @@ const kernels::PackedMatrix& Decoder::head_of(const LoraAdapter* adapter) const 
   return own == nullptr ? *modules_->head : *own->packed;
 }
 
-std::vector<float> Decoder::run_head(const Tensor& x,
-                                     const std::vector<const LoraAdapter*>& adapters) const {
+void Decoder::run_head(const Tensor& x, const std::vector<const LoraAdapter*>& adapters,
+                       std::vector<float>& logits) const {
   const int64_t num_rows = x.size(0);
-  std::vector<float> logits(static_cast<size_t>(num_rows * config_.vocab_size));
+  logits.resize(static_cast<size_t>(num_rows * config_.vocab_size));
   for (int64_t first = 0; first < num_rows;) {
     const kernels::PackedMatrix& head = head_of(adapters[static_cast<size_t>(first)]);
     int64_t last = first + 1;
@@ -99,12 +100,11 @@ std::vector<float> Decoder::run_head(const Tensor& x,
                     logits.data() + first * config_.vocab_size, config_.vocab_size);
     first = last;
   }
-  if (modules_->head_bias.empty()) return logits;
+  if (modules_->head_bias.empty()) return;
   for (int64_t row = 0; row < num_rows; ++row) {
     float* values = logits.data() + row * config_.vocab_size;
     kernels::add(values, modules_->head_bias.data(), config_.vocab_size, values);
   }
-  return logits;
 }
 
 nn::ActivationBitsScope Decoder::rounding_of(GradientOptions::Compute compute) const {

@@ -22,7 +22,8 @@ class Decoder : public CausalLm {
   const std::vector<TensorSlot>& tensor_slots() const final { return modules_->tensor_slots; }
   std::vector<float> tensor_values(const std::string& name) const final;
   std::unique_ptr<KvCache> make_cache() const final;
-  std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const final;
+  void forward_into(const std::vector<SequenceChunk>& chunks,
+                    std::vector<float>& logits) const final;
   using CausalLm::target_losses;
   std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter,
                                    GradientOptions::Compute compute) const final;
@@ -64,8 +65,8 @@ class Decoder : public CausalLm {
   // Has passes over trees, with gradients or without, round alike while it lives.
   nn::ActivationBitsScope rounding_of(GradientOptions::Compute compute) const;
   // Logits of x [R, width], whose rows run with `adapters` or null.
-  std::vector<float> run_head(const Tensor& x,
-                              const std::vector<const LoraAdapter*>& adapters) const;
+  void run_head(const Tensor& x, const std::vector<const LoraAdapter*>& adapters,
+                std::vector<float>& logits) const;
   const kernels::PackedMatrix& head_of(const LoraAdapter* adapter) const;
 
   std::shared_ptr<const DecoderModules> modules_;

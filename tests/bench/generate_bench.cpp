@@ -94,7 +94,7 @@ Round run_round(const CausalLm& model, const Options& options, const Adapters& a
       chunks[i].tokens = &next[i];
       chunks[i].num_tokens = 1;
     }
-    logits = model.forward(chunks);
+    model.forward_into(chunks, logits);
   }
   round.decode = decode_watch.elapsed();
   return round;

@@ -108,7 +108,8 @@ std::unique_ptr<KvCache> Model::make_cache() const {
   return std::make_unique<KvCache>(1, 1, 1, config_.max_seq_len, KvCache::ElementType::kFloat);
 }
 
-std::vector<float> Model::forward(const std::vector<SequenceChunk>& chunks) const {
+void Model::forward_into(const std::vector<SequenceChunk>& chunks,
+                         std::vector<float>& logits) const {
   std::unique_lock<std::mutex> lock(mutex_);
   if (busy_) std::abort();
   busy_ = true;
@@ -126,7 +127,7 @@ std::vector<float> Model::forward(const std::vector<SequenceChunk>& chunks) cons
     }
   }
   steps_.push_back(step);
-  std::vector<float> logits;
+  logits.clear();
   for (const SequenceChunk& chunk : chunks) {
     const std::vector<int32_t> all = append(chunk);
     std::vector<int32_t> history;
@@ -141,7 +142,6 @@ std::vector<float> Model::forward(const std::vector<SequenceChunk>& chunks) cons
       logits[row + static_cast<size_t>(next_(history, chunk.adapter))] = 8.0f;
     }
   }
-  return logits;
 }
 
 std::vector<float> Model::target_losses(const TokenTree&, const LoraAdapter*,

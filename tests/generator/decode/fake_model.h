@@ -49,7 +49,8 @@ class Model : public CausalLm {
 
   const CausalLmConfig& config() const override { return config_; }
   std::unique_ptr<KvCache> make_cache() const override;
-  std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const override;
+  void forward_into(const std::vector<SequenceChunk>& chunks,
+                    std::vector<float>& logits) const override;
   const std::vector<LinearSlot>& linear_slots() const override { return slots_; }
   const std::vector<TensorSlot>& tensor_slots() const override { return tensor_slots_; }
   std::vector<float> tensor_values(const std::string&) const override { return {}; }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "generator/quant/half.h"
 #include "tests/generator/kernels/kernel_test_util.h"
@@ -213,6 +214,20 @@ TEST_P(Elementwise, ArgmaxTakesTheFirstOfEquals) {
     x.assign(x.size(), -std::numeric_limits<float>::infinity());
     EXPECT_EQ(argmax(x.data(), count), 0);
   }
+}
+
+TEST_P(Elementwise, HasNanFindsOneAnywhere) {
+  for (const int64_t count : kSizes) {
+    auto x = random_floats(count, 15);
+    x[0] = -std::numeric_limits<float>::infinity();
+    EXPECT_FALSE(has_nan(x.data(), count));
+    for (const int64_t at : {int64_t{0}, count / 2, count - 1}) {
+      const float before = std::exchange(x[at], std::nanf(""));
+      EXPECT_TRUE(has_nan(x.data(), count)) << at << " of " << count;
+      x[at] = before;
+    }
+  }
+  EXPECT_FALSE(has_nan(nullptr, 0));
 }
 
 }  // namespace
