@@ -13,6 +13,7 @@
 #include "generator/decode/constraint/constraints.h"
 #include "generator/decode/prefix_cache.h"
 #include "generator/decode/prefix_file.h"
+#include "generator/decode/recent_answers.h"
 #include "generator/decode/sequence.h"
 #include "generator/decode/step_cost.h"
 
@@ -102,6 +103,7 @@ struct Engine::Impl {
   int64_t step_draft_tokens_ = 0;
   int64_t step_accepted_draft_tokens_ = 0;
   StepCost step_cost_;
+  RecentAnswers recent_answers_;
   std::vector<float> logits_;  // of a step
   int64_t step_completion_tokens_ = 0;
 
@@ -255,7 +257,7 @@ void Engine::Impl::choose_drafts() {
   std::vector<Guess> guesses;
   for (size_t i = 0; i < decoding.size(); ++i) {
     for (const double chance :
-         decoding[i]->propose_draft(kMostDraftTokens).chance) {
+         decoding[i]->propose_draft(recent_answers_.tokens(), kMostDraftTokens).chance) {
       guesses.push_back({chance, i});
     }
   }
@@ -378,6 +380,7 @@ void Engine::Impl::retire_finished() {
   stats_.completion_tokens_total += std::exchange(step_completion_tokens_, 0);
   const auto done = [this](const std::shared_ptr<Sequence>& sequence) {
     if (!sequence->finished()) return false;
+    if (options_.prompt_lookup) recent_answers_.add(sequence->answer());
     retire(sequence);
     return true;
   };

@@ -61,10 +61,11 @@ SequenceChunk Sequence::next_chunk(int64_t prefill_budget) {
   return chunk;
 }
 
-const PromptLookup::Draft& Sequence::propose_draft(int64_t most) {
+const PromptLookup::Draft& Sequence::propose_draft(const std::vector<int32_t>& others,
+                                                   int64_t most) {
   // The token that is sampled after the draft is the last that may come.
   const int64_t left = max_tokens_ - static_cast<int64_t>(result_.tokens.size()) - 1;
-  lookup_.propose(history_, std::min(most, left));
+  lookup_.propose(history_, others, std::min(most, left));
   if (constraint_) lookup_.cut_draft(count_allowed(lookup_.draft().tokens));
   return lookup_.draft();
 }

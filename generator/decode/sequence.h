@@ -50,8 +50,9 @@ class Sequence {
   // Leaves there what has been computed; of a prompt that is not yet fed, whole pages only.
   void keep_prefix(PrefixCache& prefixes) const;
 
-  // Tokens that may follow the newest one, at most `most`. REQUIRES: started, not prefilling.
-  const PromptLookup::Draft& propose_draft(int64_t most);
+  // Tokens that may follow the newest one, at most `most`; `others` as PromptLookup has it.
+  // REQUIRES: started, not prefilling.
+  const PromptLookup::Draft& propose_draft(const std::vector<int32_t>& others, int64_t most);
   // How many of them the next chunk holds; 0 unless set for that chunk.
   void use_draft(int64_t num_tokens) { draft_tokens_ = num_tokens; }
 
@@ -68,6 +69,7 @@ class Sequence {
 
   bool finished() const { return finished_; }
   FinishReason finish_reason() const { return result_.finish_reason; }
+  const std::vector<int32_t>& answer() const { return result_.tokens; }  // until publish()
   // Ends the request where it stands. `error` for kError.
   void finish(FinishReason reason, const std::string& error = "");
   // Lets go of cache and adapter and hands the result to the future. Once, after finish().

@@ -123,7 +123,7 @@ struct HitRates {
   void count(std::vector<int32_t> history, const std::vector<int32_t>& answer) {
     PromptLookup lookup;
     for (const int32_t token : answer) {
-      const PromptLookup::Draft& draft = lookup.propose(history, 1);
+      const PromptLookup::Draft& draft = lookup.propose(history, {}, 1);
       if (draft.matched > 0) {
         const size_t bucket = static_cast<size_t>(std::min<int64_t>(draft.matched, 8)) - 1;
         ++guesses[bucket];

@@ -276,6 +276,17 @@ TEST(Engine, PromptLookupLeavesRoomInTheContext) {
   EXPECT_EQ(result.finish_reason, FinishReason::kLength);
 }
 
+TEST(Engine, AnAnswerHelpsToGuessTheNextOne) {
+  // Answers alike whatever is asked, in letters that no prompt has.
+  const std::string answer = "abcdefghijklmnopqrstuvwxyz";
+  const fake::NextToken next = fake::scripted(3, bytes_of(answer));
+  Rig rig(next);
+  EXPECT_EQ(generate(*rig.engine, request_of("1+1", 100)).text, answer);
+  EXPECT_EQ(rig.engine->stats().accepted_draft_tokens_total, 0);
+  EXPECT_EQ(generate(*rig.engine, request_of("2+2", 100)).text, answer);
+  EXPECT_GT(rig.engine->stats().accepted_draft_tokens_total, 5);
+}
+
 TEST(Engine, ManyAtOnceWithDraftsEachGetTheTextTheyGetAlone) {
   // Says the whole history again from its 9th letter on, so that drafts come true now and then.
   const fake::NextToken echo = [](const std::vector<int32_t>& history, const LoraAdapter*) {
