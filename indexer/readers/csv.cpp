@@ -3,8 +3,10 @@
 
 #include "data/core/error.h"
 #include "data/text/utf8.h"
+#include "indexer/readers/charset.h"
 #include "indexer/readers/readers.h"
 #include "indexer/readers/records.h"
+#include "indexer/readers/source_text.h"
 
 namespace quarry {
 namespace {
@@ -13,6 +15,7 @@ namespace {
 struct CsvRecord {
   std::vector<std::string> fields;
   std::string source;
+  std::string assumed;  // CleanText::assumed
   int64_t taken = 0;
   bool too_long = false;
   bool unclosed_quote = false;
@@ -53,6 +56,7 @@ class CsvParser {
     }
     record.unclosed_quote = quoted;
     finish_field(record, field);
+    decode(record);
     return true;
   }
 
@@ -74,8 +78,22 @@ class CsvParser {
   }
 
   static void finish_field(CsvRecord& record, std::string& field) {
-    if (!record.too_long) record.fields.push_back(repair_utf8(field));
+    if (!record.too_long) record.fields.push_back(field);
     field.clear();
+  }
+
+  // By all of the record, for a field alone may be too short to tell.
+  static void decode(CsvRecord& record) {
+    if (is_valid_utf8(record.source)) return;
+    const std::optional<CleanText> clean = clean_text(record.source);
+    if (clean && !record.too_long) record.assumed = clean->assumed;
+    for (std::string& field : record.fields) {
+      if (record.assumed.empty()) {
+        field = repair_utf8(field);
+      } else {
+        field = decode_charset(field, record.assumed).value_or(DecodedText()).text;
+      }
+    }
   }
 
   ByteStream& stream_;
@@ -104,12 +122,19 @@ class SeparatedReader : public Reader {
       sink.on_skip({SkipKind::kUnsupported, path.string(), "empty"});
       return;
     }
+    if (is_marked_utf16(record.source)) {
+      sink.on_skip({SkipKind::kUnsupported, path.string(), "UTF-16, wanted UTF-8: save it so"});
+      return;
+    }
+    std::string assumed = record.assumed;
     std::vector<std::string> header = record.fields;
     if (!header.empty() && header[0].compare(0, 3, "\xef\xbb\xbf") == 0) header[0].erase(0, 3);
     if (!sink.on_bytes(record.taken)) return;
     for (int64_t number = 1; parser.next(record); ++number) {
       if (!sink.on_bytes(record.taken) || !read_row(number, header, record, records)) return;
+      if (assumed.empty()) assumed = record.assumed;
     }
+    if (!assumed.empty()) sink.on_warning(path.string(), assumption_text(assumed));
     if (stream.failed()) {
       sink.on_skip({SkipKind::kUnreadable, path.string(), "input/output error"});
     }

@@ -7,6 +7,7 @@
 
 #include "data/core/error.h"
 #include "data/text/utf8.h"
+#include "indexer/readers/charset.h"
 #include "indexer/readers/readers.h"
 #include "indexer/readers/source_text.h"
 
@@ -318,7 +319,8 @@ class HtmlReader : public Reader {
 
   void read(const std::filesystem::path& path, const ReaderOptions& options,
             const ReadSink& sink) const override {
-    std::optional<ParsedDocument> parsed = read_text_file(path, name(), options, sink);
+    std::optional<ParsedDocument> parsed =
+        read_text_file(path, name(), options, sink, declared_html_charset);
     if (!parsed) return;
     const std::string html = std::move(parsed->document.text);
     if (nesting_bound(html) > kMaxDepth) {

@@ -41,7 +41,10 @@ class JsonlReader : public Reader {
       line.clear();
       const int64_t taken = stream.read_line(line, options.max_document_bytes);
       if (taken == 0) break;
-      ++number;
+      if (++number == 1 && is_marked_utf16(line)) {
+        sink.on_skip({SkipKind::kUnsupported, path.string(), "UTF-16, wanted UTF-8: save it so"});
+        return;
+      }
       if (!sink.on_bytes(taken) || !read_record(number, taken, line, records)) return;
     }
     if (stream.failed()) {

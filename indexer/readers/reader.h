@@ -54,7 +54,7 @@ struct ReadSink {
   std::function<bool(const std::string& uri, const std::string& content_hash)> is_known;
   std::function<bool(ParsedDocument&& parsed)> on_document;
   std::function<bool(Skip&& skip)> on_skip;
-  // A document was taken but not as it lies (broken bytes replaced ...).
+  // A document was taken but not as it lies (broken bytes replaced, a charset assumed).
   std::function<void(const std::string& uri, const std::string& message)> on_warning;
   // Bytes of the source that were used up since the last call.
   std::function<bool(int64_t bytes)> on_bytes;

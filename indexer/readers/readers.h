@@ -5,7 +5,7 @@
 namespace quarry {
 
 // One object of each kind, for the registry and for tests.
-const Reader& text_reader();               // any UTF-8 text; spans point into the file's own bytes
+const Reader& text_reader();               // any text; of UTF-8 spans point into the file's bytes
 const Reader& markdown_reader();           // CommonMark headings; spans as above
 const Reader& restructured_text_reader();  // section titles; spans as above
 const Reader& html_reader();               // text of the page without navigation, scripts, styles

@@ -40,7 +40,7 @@ const Reader* find_reader(const std::filesystem::path& path, std::string_view he
     if (std::find(known.begin(), known.end(), extension) != known.end()) return reader;
   }
   if (head.substr(0, 5) == "%PDF-") return &pdf_reader();
-  const bool utf16 = head.substr(0, 2) == "\xff\xfe" || head.substr(0, 2) == "\xfe\xff";
+  const bool utf16 = is_marked_utf16(head);
   if (!utf16 && head.find('\0') != std::string_view::npos) return nullptr;
   if (looks_like_html(head)) return &html_reader();
   // The last bytes may be cut inside a character.

@@ -10,6 +10,7 @@
 #include "data/core/error.h"
 #include "data/core/hash.h"
 #include "data/text/utf8.h"
+#include "indexer/readers/charset.h"
 
 namespace quarry {
 namespace {
@@ -36,26 +37,34 @@ class FileDescriptor {
   int file_;
 };
 
-std::string from_utf16(std::string_view bytes, bool big_endian) {
-  const auto unit = [&](size_t at) {
-    const auto low = static_cast<unsigned char>(bytes[at + (big_endian ? 1 : 0)]);
-    const auto high = static_cast<unsigned char>(bytes[at + (big_endian ? 0 : 1)]);
-    return static_cast<char32_t>(high << 8 | low);
-  };
-  std::string text;
-  for (size_t at = 2; at + 1 < bytes.size(); at += 2) {
-    char32_t c = unit(at);
-    if (c >= 0xD800 && c < 0xDC00 && at + 3 < bytes.size()) {
-      const char32_t low = unit(at + 2);
-      if (low >= 0xDC00 && low < 0xE000) {
-        c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
-        at += 2;
-      }
-    }
-    append_utf8(text, c >= 0xD800 && c < 0xE000 ? kReplacementCharacter : c);
+struct Utf8Count {
+  int64_t broken = 0;
+  int64_t beyond_ascii = 0;  // whole characters
+};
+
+Utf8Count count_utf8(const std::string& bytes) {
+  Utf8Count count;
+  for (size_t at = 0; at < bytes.size();) {
+    bool valid = true;
+    if (next_code_point(bytes, at, valid) >= 0x80 && valid) ++count.beyond_ascii;
+    if (!valid) ++count.broken;
   }
-  return text;
+  return count;
 }
+
+bool is_few(int64_t broken, const std::string& bytes) {
+  return static_cast<double>(broken) <= kMaxBrokenShare * static_cast<double>(bytes.size());
+}
+
+std::optional<CleanText> from_utf16(const std::string& bytes) {
+  const char* charset = bytes[0] == '\xfe' ? "UTF-16BE" : "UTF-16LE";
+  auto decoded = decode_charset(std::string_view(bytes).substr(2), charset);
+  if (!decoded || decoded->text.find('\0') != std::string::npos) return std::nullopt;
+  return CleanText{std::move(decoded->text), decoded->replaced, ""};
+}
+
+// ISO-2022 charsets write everything in ASCII bytes.
+bool may_be_ascii(const std::string& charset) { return charset.compare(0, 8, "iso-2022") == 0; }
 
 }  // namespace
 
@@ -98,33 +107,39 @@ std::optional<std::string> read_source(const std::filesystem::path& path,
   return bytes;
 }
 
-std::optional<CleanText> clean_text(std::string bytes) {
-  CleanText clean;
-  if (bytes.size() >= 2 &&
-      (bytes.compare(0, 2, "\xff\xfe") == 0 || bytes.compare(0, 2, "\xfe\xff") == 0)) {
-    clean.text = from_utf16(bytes, bytes[0] == '\xfe');
-    if (clean.text.find('\0') != std::string::npos) return std::nullopt;
-    return clean;
-  }
+bool is_marked_utf16(std::string_view bytes) {
+  return bytes.substr(0, 2) == "\xff\xfe" || bytes.substr(0, 2) == "\xfe\xff";
+}
+
+std::optional<CleanText> clean_text(std::string bytes, const std::string& declared) {
+  if (is_marked_utf16(bytes)) return from_utf16(bytes);
   if (std::memchr(bytes.data(), 0, bytes.size()) != nullptr) return std::nullopt;
-  if (is_valid_utf8(bytes)) {
-    clean.text = std::move(bytes);
-    return clean;
+  const bool is_marked = bytes.compare(0, 3, "\xef\xbb\xbf") == 0;
+  if (is_marked) bytes.erase(0, 3);
+  if (is_valid_utf8(bytes) && (is_marked || !may_be_ascii(declared))) {
+    return CleanText{std::move(bytes), 0, ""};
   }
-  for (size_t at = 0; at < bytes.size();) {
-    bool valid = true;
-    next_code_point(bytes, at, valid);
-    if (!valid) ++clean.replaced;
+  if (!declared.empty() && !is_marked) {
+    auto decoded = decode_charset(bytes, declared);
+    if (decoded && is_few(decoded->replaced, bytes)) {
+      return CleanText{std::move(decoded->text), decoded->replaced, ""};
+    }
   }
-  if (static_cast<double>(clean.replaced) > kMaxBrokenShare * static_cast<double>(bytes.size())) {
-    return std::nullopt;
+  const Utf8Count count = count_utf8(bytes);
+  const bool is_utf8 = is_marked || count.beyond_ascii >= count.broken;
+  if (!is_utf8 && looks_like_windows_1252(bytes)) {
+    auto decoded = decode_charset(bytes, kWindows1252);
+    if (decoded && decoded->replaced == 0) {
+      return CleanText{std::move(decoded->text), 0, kWindows1252};
+    }
   }
-  clean.text = repair_utf8(bytes);
-  return clean;
+  if (!is_few(count.broken, bytes)) return std::nullopt;
+  return CleanText{repair_utf8(bytes), count.broken, ""};
 }
 
 std::optional<ParsedDocument> read_text_file(const std::filesystem::path& path, const char* format,
-                                             const ReaderOptions& options, const ReadSink& sink) {
+                                             const ReaderOptions& options, const ReadSink& sink,
+                                             const DeclaredCharset& declared) {
   std::optional<std::string> bytes = read_source(path, options, sink);
   if (!bytes) return std::nullopt;
   ParsedDocument parsed;
@@ -134,17 +149,24 @@ std::optional<ParsedDocument> read_text_file(const std::filesystem::path& path, 
   document.title = path.filename().string();
   document.content_hash = sha256_hex(*bytes);
   if (sink.is_known(document.uri, document.content_hash)) return std::nullopt;
-  std::optional<CleanText> clean = clean_text(std::move(*bytes));
+  const std::string charset = declared ? declared(*bytes) : "";
+  std::optional<CleanText> clean = clean_text(std::move(*bytes), charset);
   if (!clean) {
-    skip(sink, SkipKind::kUnsupported, document.uri, "binary, not text");
+    skip(sink, SkipKind::kUnsupported, document.uri, "binary, or text in an unknown charset");
     return std::nullopt;
   }
   if (clean->replaced > 0) {
     sink.on_warning(document.uri,
-                    concat(clean->replaced, " places that are not UTF-8 were replaced"));
+                    concat(clean->replaced, " places that are not ",
+                           charset.empty() ? "UTF-8" : charset.c_str(), " were replaced"));
   }
+  if (!clean->assumed.empty()) sink.on_warning(document.uri, assumption_text(clean->assumed));
   document.text = std::move(clean->text);
   return parsed;
+}
+
+std::string assumption_text(const std::string& charset) {
+  return "is not UTF-8 and does not say what it is: read as " + charset;
 }
 
 std::vector<Line> split_lines(std::string_view text) {

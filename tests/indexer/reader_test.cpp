@@ -249,15 +249,59 @@ TEST(PdfReader, AMissingProgramIsNamed) {
   EXPECT_THAT(reading.skips, ElementsAre(HasSubstr("needs the program pdftotext")));
 }
 
-TEST(TextReader, BrokenBytesAreReplacedWithAWarning) {
+TEST(TextReader, OtherCharsetsAreReadWithAWarning) {
   TemporaryFolder folder;
   const std::filesystem::path path = folder / "a.txt";
-  write_bytes(path, "na\xefve text that is otherwise fine, and long enough");
-  const Reading reading = read_with(text_reader(), path);
+  write_bytes(path, "na\xefve text");
+  const Reading latin = read_with(text_reader(), path);
+  ASSERT_THAT(latin.documents, SizeIs(1));
+  EXPECT_EQ(latin.documents[0].document.text, "na\u00EFve text");
+  EXPECT_THAT(latin.warnings,
+              ElementsAre(HasSubstr("a.txt: is not UTF-8 and does not say what it is: read as "
+                                    "windows-1252")));
+  write_bytes(path, "na\xc3\xafve text, fine but for one place: \xef");
+  const Reading broken = read_with(text_reader(), path);
+  ASSERT_THAT(broken.documents, SizeIs(1));
+  EXPECT_THAT(broken.warnings, ElementsAre(HasSubstr("1 places that are not UTF-8")));
+}
+
+TEST(HtmlReader, ADeclaredCharsetIsRead) {
+  TemporaryFolder folder;
+  const std::filesystem::path path = folder / "a.html";
+  write_bytes(path,
+              "<html><head><meta charset=\"windows-1251\"></head><body><h1>\xcf\xf0\xe8"
+              "\xe2\xe5\xf2</h1></body></html>");
+  const Reading reading = read_with(html_reader(), path);
   ASSERT_THAT(reading.documents, SizeIs(1));
-  EXPECT_EQ(reading.documents[0].document.text.substr(0, 8), "na\uFFFDve ");
-  EXPECT_TRUE(is_valid_utf8(reading.documents[0].document.text));
-  EXPECT_THAT(reading.warnings, ElementsAre(HasSubstr("1 places that are not UTF-8")));
+  EXPECT_EQ(reading.documents[0].document.text, "\u041F\u0440\u0438\u0432\u0435\u0442");
+  EXPECT_THAT(outline(reading.documents[0]), SizeIs(1));
+  EXPECT_THAT(reading.warnings, IsEmpty()) << "the page says it";
+}
+
+TEST(MarkdownReader, AByteOrderMarkHidesNoHeading) {
+  TemporaryFolder folder;
+  const std::filesystem::path path = folder / "a.md";
+  write_bytes(path, "\xef\xbb\xbf# Title\n\nText.\n");
+  const Reading reading = read_with(markdown_reader(), path);
+  ASSERT_THAT(reading.documents, SizeIs(1));
+  EXPECT_THAT(outline(reading.documents[0]), ElementsAre("1 Title"));
+}
+
+TEST(CsvReader, RowsThatAreNotUtf8) {
+  TemporaryFolder folder;
+  const std::filesystem::path path = folder / "a.csv";
+  write_bytes(path,
+              "id,text,stra\xdf"
+              "e\n1,caf\xe9,Weg\n2,plain,Weg\n");
+  const Reading reading = read_with(csv_reader(), path);
+  ASSERT_THAT(reading.documents, SizeIs(2));
+  EXPECT_EQ(reading.documents[0].document.text, "caf\u00E9");
+  EXPECT_EQ(reading.documents[0].document.metadata.at("stra\u00DFe"), "Weg");
+  EXPECT_THAT(reading.warnings, ElementsAre(HasSubstr("a.csv: is not UTF-8")));
+  write_bytes(path, std::string("\xff\xfei\0d\0", 6));
+  for (const Reader* reader : {&csv_reader(), &jsonl_reader()}) {
+    EXPECT_THAT(read_with(*reader, path).skips, ElementsAre(HasSubstr("UTF-16, wanted UTF-8")));
+  }
 }
 
 TEST(TextReader, BinaryEmptyLargeAndMissingFilesAreReported) {
@@ -272,21 +316,14 @@ TEST(TextReader, BinaryEmptyLargeAndMissingFilesAreReported) {
   write_bytes(path, "");
   EXPECT_THAT(skips(), ElementsAre(HasSubstr("a.txt: empty")));
   write_bytes(path, std::string("abc\0def", 7));
-  EXPECT_THAT(skips(), ElementsAre(HasSubstr("a.txt: binary, not text")));
+  EXPECT_THAT(skips(), ElementsAre(HasSubstr("a.txt: binary, or text in an unknown charset")));
   write_bytes(path, "\x80\x81\x82 abc");
-  EXPECT_THAT(skips(), ElementsAre(HasSubstr("a.txt: binary, not text")));
+  EXPECT_THAT(skips(), ElementsAre(HasSubstr("a.txt: binary, or text in an unknown charset")));
   write_bytes(path, std::string(101, 'a'));
   EXPECT_THAT(skips(), ElementsAre(HasSubstr("one document of 101 bytes: the limit is 100")));
   std::filesystem::remove(path);
   ::mkfifo(path.c_str(), 0600);
   EXPECT_THAT(skips(), ElementsAre(HasSubstr("not a regular file")));
-}
-
-TEST(CleanText, Utf16IsConverted) {
-  const std::string little("\xff\xfeh\0i\0\x3d\xd8\x00\xde", 10);
-  EXPECT_EQ(clean_text(little)->text, "hi\U0001F600");
-  const std::string big("\xfe\xff\0h\0i\xd8\x00", 8);
-  EXPECT_EQ(clean_text(big)->text, "hi\uFFFD");
 }
 
 TEST(FindReader, ByExtensionElseByContent) {

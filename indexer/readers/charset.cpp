@@ -1,0 +1,134 @@
+#include "indexer/readers/charset.h"
+
+#include <iconv.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cerrno>
+
+#include "data/text/utf8.h"
+
+namespace quarry {
+namespace {
+
+class Converter {
+ public:
+  explicit Converter(const std::string& charset)
+      : handle_(::iconv_open("UTF-8", charset.c_str())) {}
+  Converter(const Converter&) = delete;
+  Converter& operator=(const Converter&) = delete;
+  ~Converter() {
+    if (is_open()) ::iconv_close(handle_);
+  }
+  bool is_open() const { return handle_ != reinterpret_cast<iconv_t>(-1); }
+
+  // Appends what comes of bytes from `at` on; false where one stands that is none of the charset.
+  bool convert(std::string_view bytes, size_t& at, std::string& out) {
+    std::array<char, 16384> buffer;
+    while (true) {
+      char* from = const_cast<char*>(bytes.data()) + at;  // iconv writes nothing there
+      size_t left = bytes.size() - at;
+      char* to = buffer.data();
+      size_t room = buffer.size();
+      const size_t result = ::iconv(handle_, &from, &left, &to, &room);
+      const bool is_full = result == static_cast<size_t>(-1) && errno == E2BIG;
+      out.append(buffer.data(), buffer.size() - room);
+      at = bytes.size() - left;
+      if (result != static_cast<size_t>(-1)) return true;
+      if (!is_full) return false;
+    }
+  }
+
+ private:
+  iconv_t handle_;
+};
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return out;
+}
+
+bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f'; }
+
+// The name after `key` and '=' in a tag, in quotes or not; empty: none.
+std::string value_of(const std::string& tag, const std::string& key) {
+  size_t at = tag.find(key);
+  if (at == std::string::npos) return "";
+  at += key.size();
+  while (at < tag.size() && is_space(tag[at])) ++at;
+  if (at == tag.size() || tag[at] != '=') return "";
+  ++at;
+  while (at < tag.size() && (is_space(tag[at]) || tag[at] == '"' || tag[at] == '\'')) ++at;
+  const size_t start = at;
+  while (at < tag.size() && (std::isalnum(static_cast<unsigned char>(tag[at])) != 0 ||
+                             std::string_view("-_.:").find(tag[at]) != std::string_view::npos)) {
+    ++at;
+  }
+  return tag.substr(start, at - start);
+}
+
+// As iconv has it.
+std::string charset_of_label(const std::string& label) {
+  constexpr size_t kLongestLabel = 40;
+  static const std::array<const char*, 7> kLatin = {"iso-8859-1", "iso8859-1", "latin1", "ascii",
+                                                    "us-ascii",   "cp1252",    "l1"};
+  if (label.size() > kLongestLabel || label.compare(0, 3, "utf") == 0) return "";
+  const bool is_latin = std::find(kLatin.begin(), kLatin.end(), label) != kLatin.end();
+  return is_latin ? kWindows1252 : label;
+}
+
+}  // namespace
+
+const char* const kWindows1252 = "windows-1252";
+
+std::optional<DecodedText> decode_charset(std::string_view bytes, const std::string& charset) {
+  Converter converter(charset);
+  if (!converter.is_open()) return std::nullopt;
+  const size_t unit = lower(charset).compare(0, 6, "utf-16") == 0 ? 2 : 1;
+  DecodedText decoded;
+  for (size_t at = 0; at < bytes.size();) {
+    if (converter.convert(bytes, at, decoded.text)) break;
+    append_utf8(decoded.text, kReplacementCharacter);
+    ++decoded.replaced;
+    at += std::min(unit, bytes.size() - at);
+  }
+  if (!is_valid_utf8(decoded.text)) decoded.text = repair_utf8(decoded.text);
+  return decoded;
+}
+
+std::string declared_html_charset(std::string_view html) {
+  constexpr size_t kPrescanned = 1024;
+  const std::string head = lower(html.substr(0, kPrescanned));
+  if (head.compare(0, 5, "<?xml") == 0) {
+    const std::string label = value_of(head.substr(0, head.find("?>")), "encoding");
+    if (!label.empty()) return charset_of_label(label);
+  }
+  for (size_t at = head.find('<'); at != std::string::npos; at = head.find('<', at + 1)) {
+    if (head.compare(at, 4, "<!--") == 0) {
+      at = head.find("-->", at);
+      if (at == std::string::npos) break;
+    } else if (head.compare(at, 5, "<meta") == 0) {
+      const std::string label = value_of(head.substr(at, head.find('>', at) - at), "charset");
+      if (!label.empty()) return charset_of_label(label);
+    }
+  }
+  return "";
+}
+
+bool looks_like_windows_1252(std::string_view bytes) {
+  int64_t ascii_letters = 0;
+  int64_t others = 0;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool is_text_control = c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\x1b';
+    if ((byte < 0x20 && !is_text_control) || byte == 0x7F) return false;
+    if (byte == 0x81 || byte == 0x8D || byte == 0x8F || byte == 0x90 || byte == 0x9D) return false;
+    if (byte >= 0x80) ++others;
+    if (byte < 0x80 && std::isalpha(byte) != 0) ++ascii_letters;
+  }
+  return others <= ascii_letters;
+}
+
+}  // namespace quarry
