@@ -253,6 +253,11 @@ SearchMode parse_search_mode(const std::string& text) {
               "\" is unknown: use dense, lexical or hybrid");
 }
 
+const char* search_mode_name(SearchMode mode) {
+  if (mode == SearchMode::kDense) return "dense";
+  return mode == SearchMode::kLexical ? "lexical" : "hybrid";
+}
+
 Fusion parse_fusion(const std::string& text) {
   if (text == "min-max") return Fusion::kMinMax;
   if (text == "rrf") return Fusion::kRrf;

@@ -21,6 +21,7 @@ enum class Fusion {
 
 // Throws kInvalidArgument naming the value and the choices.
 SearchMode parse_search_mode(const std::string& text);
+const char* search_mode_name(SearchMode mode);
 Fusion parse_fusion(const std::string& text);
 
 struct SearchOptions {

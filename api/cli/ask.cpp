@@ -1,6 +1,7 @@
 #include <iostream>
 #include <memory>
 
+#include "api/answer_json.h"
 #include "api/cli/command.h"
 #include "api/cli/options.h"
 #include "api/logprobs_json.h"
@@ -36,6 +37,20 @@ void print_sources(const Answer& answer) {
   }
 }
 
+OrderedJson answer_json(const std::string& question, const Answer& answer) {
+  OrderedJson json;
+  json["question"] = question;
+  json["answer"] = answer.text;
+  json["adapter"] = answer.adapter.empty() ? OrderedJson() : OrderedJson(answer.adapter);
+  json.update(
+      retrieval_json(answer.answered, answer.search_seconds, answer.citations, answer.latent));
+  json["finish_reason"] = finish_reason_name(answer.generation.finish_reason);
+  json["usage"] = usage_json(answer.generation);
+  json["prefill_seconds"] = answer.generation.prefill_seconds;
+  json["decode_seconds"] = answer.generation.decode_seconds;
+  return json;
+}
+
 void ask(const AskArguments& arguments, CommandContext& context) {
   AskOptions options;
   options.search = to_search_options(arguments.search);
@@ -65,8 +80,7 @@ void ask(const AskArguments& arguments, CommandContext& context) {
   QUARRY_CHECK(answer.generation.finish_reason != FinishReason::kError, ErrorCode::kInternal,
                "generation failed: ", answer.generation.error);
   if (arguments.as_json) {
-    OrderedJson json = to_json(answer);
-    json["question"] = arguments.question;
+    OrderedJson json = answer_json(arguments.question, answer);
     if (options.top_logprobs >= 0) {
       json["logprobs"] = logprobs_json(*engine->generator()->tokenizer, answer.generation.logprobs);
     }

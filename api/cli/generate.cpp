@@ -2,6 +2,7 @@
 #include <iterator>
 #include <memory>
 
+#include "api/answer_json.h"
 #include "api/cli/command.h"
 #include "api/cli/options.h"
 #include "api/logprobs_json.h"
@@ -69,9 +70,9 @@ void generate(GenerateArguments arguments, CommandContext& context) {
   OrderedJson json;
   json["text"] = result.text;
   json["finish_reason"] = finish_reason_name(result.finish_reason);
-  json["usage"] = {{"prompt_tokens", result.prompt_tokens},
-                   {"completion_tokens", result.completion_tokens}};
-  json["seconds"] = {{"prefill", result.prefill_seconds}, {"decode", result.decode_seconds}};
+  json["usage"] = usage_json(result);
+  json["prefill_seconds"] = result.prefill_seconds;
+  json["decode_seconds"] = result.decode_seconds;
   if (arguments.top_logprobs >= 0) {
     json["logprobs"] = logprobs_json(*generator->tokenizer, result.logprobs);
   }

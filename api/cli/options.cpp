@@ -289,53 +289,6 @@ OpenedIndex open_index(const std::string& index, bool needs_embedder, const Embe
   return opened;
 }
 
-OrderedJson to_json(const Hit& hit) {
-  OrderedJson json;
-  json["passage_id"] = hit.passage.id;
-  json["score"] = hit.score;
-  if (hit.dense_score) json["dense_score"] = *hit.dense_score;
-  if (hit.lexical_score) json["lexical_score"] = *hit.lexical_score;
-  if (hit.rerank_score) json["rerank_score"] = *hit.rerank_score;
-  json["document"] = hit.passage.document_uri;
-  json["title"] = hit.passage.title;
-  json["heading"] = hit.passage.heading;
-  json["start"] = hit.passage.start;
-  json["end"] = hit.passage.end;
-  json["text"] = hit.passage.text;
-  if (!hit.passage.metadata.empty()) json["metadata"] = hit.passage.metadata;
-  return json;
-}
-
-OrderedJson to_json(const Answer& answer) {
-  OrderedJson json;
-  json["answer"] = answer.text;
-  json["answered"] = answer.answered;
-  json["adapter"] = answer.adapter.empty() ? OrderedJson() : OrderedJson(answer.adapter);
-  json["sources"] = OrderedJson::array();
-  for (const Citation& citation : answer.citations) {
-    OrderedJson source = to_json(citation.hit);
-    source["index"] = citation.index;
-    json["sources"].push_back(std::move(source));
-  }
-  if (!answer.latent.empty()) json["passages"] = OrderedJson::array();
-  for (const LatentPassage& passage : answer.latent) {
-    OrderedJson item;
-    item["passage_id"] = passage.hit.passage.id;
-    item["title"] = passage.hit.passage.title;
-    item["prior"] = passage.prior;
-    item["posterior"] = passage.posterior;
-    if (!passage.text.empty()) item["answer"] = passage.text;
-    json["passages"].push_back(std::move(item));
-  }
-  json["finish_reason"] = finish_reason_name(answer.generation.finish_reason);
-  json["usage"] = {{"prompt_tokens", answer.generation.prompt_tokens},
-                   {"completion_tokens", answer.generation.completion_tokens}};
-  json["seconds"] = {{"search", answer.search_seconds},
-                     {"prefill", answer.generation.prefill_seconds},
-                     {"decode", answer.generation.decode_seconds}};
-  return json;
-}
-
 std::string source_label(const Passage& passage) {
   if (passage.title.empty() && passage.heading.empty()) return passage.document_uri;
   if (passage.heading.empty() || passage.heading == passage.title) return passage.title;

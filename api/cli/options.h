@@ -95,9 +95,6 @@ struct OpenedIndex {
 };
 OpenedIndex open_index(const std::string& index, bool needs_embedder, const EmbedderFlags& flags);
 
-OrderedJson to_json(const Hit& hit);
-OrderedJson to_json(const Answer& answer);
-
 // "title > heading" of a passage, whichever are there; the document's uri when neither is.
 std::string source_label(const Passage& passage);
 

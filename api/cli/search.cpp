@@ -2,8 +2,10 @@
 #include <iostream>
 #include <memory>
 
+#include "api/answer_json.h"
 #include "api/cli/command.h"
 #include "api/cli/options.h"
+#include "data/core/stopwatch.h"
 
 namespace quarry::cli {
 namespace {
@@ -48,18 +50,15 @@ void search(const SearchArguments& arguments, CommandContext& context) {
   const OpenedIndex opened =
       open_index(arguments.index, options.mode != SearchMode::kLexical, arguments.embedder);
   const std::shared_ptr<const Reranker> reranker = load_reranker(arguments.flags);
+  const auto start = std::chrono::steady_clock::now();
   std::vector<Hit> hits =
       opened.retriever->search(arguments.query, reranker ? candidate_search(options) : options);
   if (reranker) {
     hits = reranker->rerank(arguments.query, std::move(hits), options.top_k, nullptr);
   }
+  const double search_seconds = seconds_since(start);
   if (arguments.as_json) {
-    OrderedJson json;
-    json["query"] = arguments.query;
-    json["mode"] = arguments.flags.mode;
-    json["hits"] = OrderedJson::array();
-    for (const Hit& hit : hits) json["hits"].push_back(to_json(hit));
-    print_json(json);
+    print_json(search_json(arguments.query, options.mode, hits, search_seconds));
   } else {
     print_hits(hits);
   }

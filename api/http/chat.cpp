@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 
+#include "api/answer_json.h"
 #include "api/http/constraint.h"
 #include "api/http/generation.h"
 #include "api/http/sources.h"
@@ -218,15 +219,10 @@ std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,
 
 // Beside OpenAI's fields: whether the documents answer, and every passage in the prompt, if so. A
 // stream says it before the first word as far as it is known then.
-OrderedJson retrieval_json(const ChatPlan& plan, bool answered) {
+OrderedJson retrieval_of(const ChatPlan& plan, bool answered) {
   if (!plan.retrieve) return nullptr;
-  OrderedJson retrieval;
-  retrieval["answered"] = answered;
-  retrieval["search_seconds"] = plan.prepared.search_seconds;
-  retrieval["citations"] =
-      answered ? citations_json(plan.prepared.citations) : OrderedJson::array();
-  if (!plan.passages.empty()) retrieval["passages"] = latent_json(plan.passages);
-  return retrieval;
+  return retrieval_json(answered, plan.prepared.search_seconds, plan.prepared.citations,
+                        plan.passages);
 }
 
 OrderedJson annotations_of(const ChatPlan& plan, const ChatResult& result) {
@@ -301,7 +297,7 @@ OrderedJson chunk_json(const ChatPlan& plan, OrderedJson delta, const OrderedJso
 
 void stream_chat(ChatPlan& plan, SseWriter& writer) {
   OrderedJson first = chunk_json(plan, {{"role", "assistant"}, {"content", ""}}, nullptr);
-  first["retrieval"] = retrieval_json(plan, plan.prepared.relevant);
+  first["retrieval"] = retrieval_of(plan, plan.prepared.relevant);
   writer.event(first);
   const ChatResult result = run(
       plan,
@@ -315,7 +311,7 @@ void stream_chat(ChatPlan& plan, SseWriter& writer) {
     OrderedJson marks = chunk_json(plan, {{"annotations", annotations_of(plan, result)}}, nullptr);
     const bool changed = plan.prepared.relevant && !result.answered;
     if (changed || !plan.passages.empty()) {
-      marks["retrieval"] = retrieval_json(plan, result.answered);
+      marks["retrieval"] = retrieval_of(plan, result.answered);
     }
     writer.event(marks);
   }
@@ -348,7 +344,7 @@ OrderedJson completion_json(const ChatPlan& plan, const ChatResult& result) {
   body["adapter"] = adapter_json(*plan.prepared.adapter);
   body["choices"] = OrderedJson::array({std::move(choice)});
   body["usage"] = usage_json(result.generated);
-  body["retrieval"] = retrieval_json(plan, result.answered);
+  body["retrieval"] = retrieval_of(plan, result.answered);
   return body;
 }
 

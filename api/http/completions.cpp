@@ -1,6 +1,7 @@
 // POST /v1/completions: raw continuation of one prompt, without retrieval or chat template.
 #include <memory>
 
+#include "api/answer_json.h"
 #include "api/http/constraint.h"
 #include "api/http/generation.h"
 #include "api/http/sse.h"

@@ -152,15 +152,6 @@ GenerateResult Generation::finish() {
   return result;
 }
 
-OrderedJson usage_json(const GenerateResult& result) {
-  OrderedJson usage;
-  usage["prompt_tokens"] = result.prompt_tokens;
-  usage["completion_tokens"] = result.completion_tokens;
-  usage["total_tokens"] = result.prompt_tokens + result.completion_tokens;
-  usage["prompt_tokens_details"] = {{"cached_tokens", result.cached_tokens}};
-  return usage;
-}
-
 const char* openai_finish_reason(FinishReason reason) {
   return reason == FinishReason::kLength ? "length" : "stop";
 }

@@ -70,7 +70,6 @@ class Generation {
   bool first_token_seen_ = false;
 };
 
-OrderedJson usage_json(const GenerateResult& result);
 // "stop" or "length", OpenAI's words.
 const char* openai_finish_reason(FinishReason reason);
 

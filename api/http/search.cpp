@@ -1,8 +1,10 @@
 // POST /v1/search: passages with their spans and scores; GET /documents: text of a document of the
 // index. Neither ever opens a file that a client names.
+#include "api/answer_json.h"
 #include "api/http/context.h"
 #include "api/http/fields.h"
 #include "api/http/sources.h"
+#include "data/core/stopwatch.h"
 
 namespace quarry::http {
 namespace {
@@ -59,14 +61,7 @@ void handle_search(ServerContext& context, Exchange&, const httplib::Request& re
   const SearchOptions options = read_search_options(fields, defaults);
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Hit> hits = context.pipeline.search(*query, options);
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  OrderedJson answer;
-  answer["object"] = "list";
-  answer["query"] = *query;
-  answer["data"] = OrderedJson::array();
-  for (const Hit& hit : hits) answer["data"].push_back(source_json(hit));
-  answer["search_seconds"] = elapsed.count();
-  write_json(answer, response);
+  write_json(search_json(*query, options.mode, hits, seconds_since(start)), response);
 }
 
 // GET /documents?uri=U[&start=B&end=E[&context=N]][&format=text]. JSON with the text in three

@@ -1,34 +1,16 @@
 #include "api/http/sources.h"
 
-#include <cctype>
+#include "api/answer_json.h"
 
 namespace quarry::http {
 namespace {
 
 constexpr int64_t kMostPassages = 1000;
 
-OrderedJson null_if_absent(const std::optional<double>& value) {
-  return value ? OrderedJson(*value) : OrderedJson();
-}
-
 int64_t count_code_points(const std::string& text, size_t end) {
   int64_t count = 0;
   for (size_t i = 0; i < end; ++i) count += (static_cast<unsigned char>(text[i]) & 0xC0) != 0x80;
   return count;
-}
-
-std::string percent_encode(const std::string& text) {
-  static const char kDigits[] = "0123456789ABCDEF";
-  std::string encoded;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (std::isalnum(byte) != 0 || c == '-' || c == '.' || c == '_' || c == '~' || c == '/') {
-      encoded += c;
-    } else {
-      encoded += {'%', kDigits[byte >> 4], kDigits[byte & 15]};
-    }
-  }
-  return encoded;
 }
 
 OrderedJson annotation(const Citation& citation, const OrderedJson& source, int64_t start,
@@ -47,53 +29,6 @@ OrderedJson annotation(const Citation& citation, const OrderedJson& source, int6
 }
 
 }  // namespace
-
-std::string source_url(const Passage& passage) {
-  return concat("/source?uri=", percent_encode(passage.document_uri), "&start=", passage.start,
-                "&end=", passage.end);
-}
-
-OrderedJson source_json(const Hit& hit) {
-  const Passage& passage = hit.passage;
-  OrderedJson source;
-  source["score"] = hit.score;
-  source["dense_score"] = null_if_absent(hit.dense_score);
-  source["lexical_score"] = null_if_absent(hit.lexical_score);
-  source["rerank_score"] = null_if_absent(hit.rerank_score);
-  source["uri"] = passage.document_uri;
-  source["title"] = passage.title;
-  source["heading"] = passage.heading;
-  source["start"] = passage.start;
-  source["end"] = passage.end;
-  source["quote"] = passage.text;
-  source["url"] = source_url(passage);
-  source["metadata"] = passage.metadata;
-  return source;
-}
-
-OrderedJson citations_json(const std::vector<Citation>& citations) {
-  OrderedJson list = OrderedJson::array();
-  for (const Citation& citation : citations) {
-    OrderedJson source;
-    source["number"] = citation.index;
-    source.update(source_json(citation.hit));
-    list.push_back(std::move(source));
-  }
-  return list;
-}
-
-OrderedJson latent_json(const std::vector<LatentPassage>& passages) {
-  OrderedJson list = OrderedJson::array();
-  for (size_t z = 0; z < passages.size(); ++z) {
-    OrderedJson item;
-    item["number"] = z + 1;
-    item["prior"] = passages[z].prior;
-    item["posterior"] = passages[z].posterior;
-    if (!passages[z].text.empty()) item["answer"] = passages[z].text;
-    list.push_back(std::move(item));
-  }
-  return list;
-}
 
 OrderedJson annotations_json(const std::string& answer, const std::vector<Citation>& citations) {
   OrderedJson list = OrderedJson::array();

@@ -78,22 +78,22 @@ def run_and_kill(words, seconds):
 def shown(mode):
     """What a search shows: document -> version. Fails on a document that is not whole."""
     done = run("search", index, "ledger", "--mode", mode, "--top-k", 1000, "--json", status=(0, 4))
-    hits = json.loads(done.stdout)["hits"]
+    hits = json.loads(done.stdout)["data"]
     if len(hits) >= 1000:
         sys.exit("FAIL this test's corpus is too large for one search")
     passages = {}
     for hit in hits:
-        passages.setdefault(hit["document"], []).append(hit)
+        passages.setdefault(hit["uri"], []).append(hit)
     versions = {}
     for document, parts in passages.items():
-        found = {int(v) for part in parts for v in re.findall(r"ledger v(\d+)", part["text"])}
+        found = {int(v) for part in parts for v in re.findall(r"ledger v(\d+)", part["quote"])}
         if len(found) != 1:
             sys.exit(f"FAIL {mode}: {document} shows versions {sorted(found)} at once")
         version = found.pop()
         text = text_of(version)
         covered = set()
         for part in parts:
-            if text[part["start"]:part["end"]] != part["text"]:
+            if text[part["start"]:part["end"]] != part["quote"]:
                 sys.exit(f"FAIL {mode}: {document}: a span that is not its text")
             covered.update(range(part["start"], part["end"]))
         missing = [i for i, c in enumerate(text) if not c.isspace() and i not in covered]

@@ -306,6 +306,8 @@ TEST(HttpRoutes, SearchGivesHitsWithSpansAndScores) {
   ASSERT_EQ(reply.status, 200) << reply.body;
   const Json body = reply.json();
   ASSERT_EQ(body["data"].size(), 1u);
+  EXPECT_EQ(body["mode"], "lexical");
+  EXPECT_EQ(body["data"][0]["passage_id"], 1);
   EXPECT_EQ(body["data"][0]["uri"], "/docs/steam engines.txt");
   EXPECT_EQ(body["data"][0]["score"], 1.0);
   EXPECT_EQ(body["data"][0]["dense_score"], 0.9);

@@ -50,8 +50,8 @@ TEST_F(EncoderCli, QuestionsHaveAnEncoderOfTheirOwn) {
   build();
   const Json same = json_of(search({"--mode", "dense"}));
   const Json own = json_of(search({"--mode", "dense", "--query-encoder", model("dpr_question")}));
-  ASSERT_EQ(own.at("hits").size(), 4U);
-  EXPECT_NE(own.at("hits")[0].at("dense_score"), same.at("hits")[0].at("dense_score"));
+  ASSERT_EQ(own.at("data").size(), 4U);
+  EXPECT_NE(own.at("data")[0].at("dense_score"), same.at("data")[0].at("dense_score"));
   const ProgramResult other =
       run_quarry(search({"--mode", "dense", "--query-encoder", model("dpr_projected")}));
   EXPECT_NE(other.exit_code, 0);
@@ -63,7 +63,7 @@ TEST_F(EncoderCli, AnIndexFindsItsEmbeddersFolderAgain) {
   build();
   const Json hits =
       json_of({"search", index_, "who walked on the moon?", "--mode", "dense", "--json"});
-  EXPECT_EQ(hits.at("hits").size(), 4U);
+  EXPECT_EQ(hits.at("data").size(), 4U);
   folder_.write("more/5.txt", "a boat sails on the sea\n");
   const ProgramResult added =
       run_quarry({"index", "add", index_, (folder_.path() / "more").string()});
@@ -78,16 +78,16 @@ TEST_F(EncoderCli, RerankOrdersByItsScores) {
   build();
   const std::vector<std::string> rerank = {"--rerank", model("bert_rerank"), "--top-k", "3"};
   const Json json = json_of(search(rerank));
-  const Json& hits = json.at("hits");
+  const Json& hits = json.at("data");
   ASSERT_EQ(hits.size(), 3U);
   for (size_t i = 0; i < hits.size(); ++i) {
     EXPECT_EQ(hits[i].at("score"), hits[i].at("rerank_score"));
-    EXPECT_TRUE(hits[i].contains("dense_score"));
+    EXPECT_TRUE(hits[i].at("dense_score").is_number());
     EXPECT_LE(hits[i].at("score"), hits[i == 0 ? 0 : i - 1].at("score"));
   }
   // By transformers' logits of the same passages this one is the best, by a wide margin.
-  EXPECT_EQ(hits[0].at("text"), "the sea is not full");
-  EXPECT_FALSE(json_of(search({})).at("hits")[0].contains("rerank_score"));
+  EXPECT_EQ(hits[0].at("quote"), "the sea is not full");
+  EXPECT_TRUE(json_of(search({})).at("data")[0].at("rerank_score").is_null());
 
   const ProgramResult wrong = run_quarry(search({"--rerank", model("bert_sequence")}));
   EXPECT_NE(wrong.exit_code, 0);

@@ -56,19 +56,20 @@ class MainJob : public ::testing::Test {
 TEST_F(MainJob, EveryModeFindsThePassage) {
   for (const char* mode : {"dense", "lexical", "hybrid"}) {
     const Json found = search("Who built the lighthouse?", mode);
-    ASSERT_FALSE(found.at("hits").empty()) << mode;
-    EXPECT_THAT(found.at("hits")[0].at("text").get<std::string>(), HasSubstr("Ada Thorne")) << mode;
+    ASSERT_FALSE(found.at("data").empty()) << mode;
+    EXPECT_THAT(found.at("data")[0].at("quote").get<std::string>(), HasSubstr("Ada Thorne"))
+        << mode;
   }
 }
 
 TEST_F(MainJob, SpansPointIntoTheSourceFile) {
-  const Json hit = search("What does a berth cost?", "hybrid").at("hits").at(0);
+  const Json hit = search("What does a berth cost?", "hybrid").at("data").at(0);
   std::ifstream file(folder_.path() / "docs/harbour.md", std::ios::binary);
   const std::string source{std::istreambuf_iterator<char>(file), {}};
   const int64_t start = hit.at("start");
   const int64_t end = hit.at("end");
   EXPECT_EQ(source.substr(static_cast<size_t>(start), static_cast<size_t>(end - start)),
-            hit.at("text").get<std::string>());
+            hit.at("quote").get<std::string>());
   EXPECT_THAT(hit.at("heading").get<std::string>(), HasSubstr("Fees"));
 }
 
@@ -87,7 +88,7 @@ TEST_F(MainJob, TheSameQuestionGivesTheSameAnswer) {
   const Json first = parse_json(run_quarry(command).output, "ask", ErrorCode::kInternal);
   const Json second = parse_json(run_quarry(command).output, "ask", ErrorCode::kInternal);
   EXPECT_EQ(first.at("answer"), second.at("answer"));
-  EXPECT_EQ(first.at("sources"), second.at("sources"));
+  EXPECT_EQ(first.at("citations"), second.at("citations"));
 }
 
 TEST_F(MainJob, AnAbsentTopicIsNotInvented) {
@@ -113,7 +114,7 @@ TEST_F(MainJob, BuildingAgainEmbedsNothingAndChangesFollowTheFiles) {
   const Json changed = parse_json(third.output, "build", ErrorCode::kInternal);
   EXPECT_EQ(changed.at("documents_updated"), 1);
   EXPECT_EQ(changed.at("documents_removed"), 1);
-  EXPECT_THAT(search("Who painted the lighthouse?", "dense").at("hits")[0].at("text"),
+  EXPECT_THAT(search("Who painted the lighthouse?", "dense").at("data")[0].at("quote"),
               HasSubstr("Olaf Brandt"));
   EXPECT_EQ(run_quarry({"index", "verify", index_}).exit_code, 0);
 }

@@ -43,7 +43,21 @@ expect answer '"chat.completion"' "$answer"
 expect citation 'lighthouse.txt' "$answer"
 stream=$(curl -sfN "$url/v1/chat/completions" -H 'Content-Type: application/json' -d "$ask,\"stream\":true}")
 expect stream 'data: \[DONE\]' "$stream"
-expect search 'Ada Thorne' "$(curl -sf "$url/v1/search" -H 'Content-Type: application/json' -d '{"query":"lighthouse"}')"
+found=$(curl -sf "$url/v1/search" -H 'Content-Type: application/json' -d '{"query":"lighthouse"}')
+expect search 'Ada Thorne' "$found"
+# The command line prints what HTTP answers, under the same names; only times differ.
+python3 - "$found" "$("$quarry" search "$work/index" lighthouse --json)" "$answer" \
+  "$("$quarry" ask "$work/index" 'Who built the lighthouse of Brackwater?' --adapter none --max-tokens 32 --json)" <<'EOF'
+import json, sys
+served, printed, chat, asked = map(json.loads, sys.argv[1:])
+for found in served, printed, chat["retrieval"], asked:
+    assert found.pop("search_seconds") > 0, found
+assert served == printed, f"FAIL: search differs: {served} and {printed}"
+expected = chat["retrieval"] | {name: chat[name] for name in ("adapter", "usage")}
+asked = {name: asked[name] for name in expected}
+assert asked["citations"], "FAIL: nothing was cited"
+assert asked == expected, f"FAIL: an answer differs: {asked} and {expected}"
+EOF
 expect metrics 'quarry_' "$(curl -sf "$url/metrics")"
 expect page '<title>' "$(curl -sf "$url/")"
 wrong=$(curl -s -o /dev/null -w '%{http_code}' "$url/v1/chat/completions" -H 'Content-Type: application/json' -d '{"model":"no-such","messages":[]}')

@@ -201,7 +201,7 @@ def make_index(arguments, work):
 def with_passages(arguments, work, row):
     found, _ = run([arguments.quarry, "--quiet", "search", os.path.join(work, "index"), row["question"], "--mode", "dense",
                     "--top-k", str(PASSAGES), "--json"])
-    return dict(row, passages=[{"title": hit["title"], "text": hit["text"]} for hit in json.loads(found)["hits"]])
+    return dict(row, passages=[{"title": hit["title"], "text": hit["quote"]} for hit in json.loads(found)["data"]])
 
 
 def report(name, rounds):
