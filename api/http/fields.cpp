@@ -90,6 +90,9 @@ void Fields::only_empty(const char* name, const std::string& why) const {
 }
 
 Json parse_body(const std::string& body) {
+  if (body.find_first_not_of(" \t\r\n") == std::string::npos) {
+    throw ApiError(400, "the request has no body, expected a JSON object");
+  }
   Json parsed = parse_json(body, "request body", ErrorCode::kInvalidArgument);
   if (!parsed.is_object()) {
     throw ApiError(

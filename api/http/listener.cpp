@@ -226,9 +226,10 @@ bool Listener::serve_request(Connection& connection, bool last) {
     request.headers.erase("Range");
     request.path = "/";                     // routed already: see install_handlers()
     request.headers.erase("Content-Type");  // every body is JSON; httplib would parse forms
-    // httplib reads a DELETE's body up to the end of the connection when it has no length.
-    if (request.method == "DELETE" && !request.has_header("Content-Length") &&
-        !request.has_header("Transfer-Encoding")) {
+    // Without a length there is no body (RFC 9112, 6.3); httplib would read to the connection's
+    // end.
+    if ((request.method == "DELETE" || request.method == "POST") &&
+        !request.has_header("Content-Length") && !request.has_header("Transfer-Encoding")) {
       request.headers.emplace("Content-Length", "0");
     }
     if (exchange.rejection) {

@@ -61,10 +61,7 @@ void check_body_headers(const ServerContext& context, const httplib::Request& re
   }
   check_content_type(request);
   const std::string length = request.get_header_value("Content-Length");
-  if (length.empty()) {
-    if (request.has_header("Transfer-Encoding")) return;  // counted while it is read
-    throw ApiError(411, "the request has neither Content-Length nor Transfer-Encoding");
-  }
+  if (length.empty()) return;  // no body, or chunks, which are counted while they are read
   const bool digits = length.find_first_not_of("0123456789") == std::string::npos;
   if (!digits) throw ApiError(400, "Content-Length is '" + length + "', expected a number");
   if (length.size() > 18 || std::stoll(length) > context.options.max_payload_bytes) {

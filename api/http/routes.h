@@ -18,7 +18,7 @@ struct Route {
 const std::vector<Route>& routes();
 
 // Decides what can be decided from a request's line and headers: sets exchange.route, and
-// exchange.rejection for 401, 404, 405, 411, 413, 415 and 503. Never throws.
+// exchange.rejection for 400, 401, 404, 405, 413, 415 and 503. Never throws.
 void admit(const ServerContext& context, const httplib::Request& request, Exchange& exchange);
 
 }  // namespace quarry::http

@@ -116,11 +116,42 @@ TEST(HttpErrors, BodiesThatAreNotJsonNameTheByte) {
   HttpRig rig;
   const auto post = [&](const std::string& body) { return rig.post("/v1/chat/completions", body); };
   expect_openai_error(post("{\"messages\": [}"), 400, "byte 1");
-  expect_openai_error(post(""), 400, "request body");
+  for (const char* empty : {"", " \n"}) {
+    expect_openai_error(post(empty), 400, "the request has no body, expected a JSON object");
+  }
+  expect_openai_error(post("null"), 400, "is a JSON null, expected an object");
   expect_openai_error(post("[1, 2]"), 400, "is a JSON array, expected an object");
-  expect_openai_error(post("{\"a\": \"\xFF\xFE\"}"), 400, "request body");
+  expect_openai_error(post("{\"a\": \"\xFF\xFE\"}"), 400, "UTF-8");
   expect_openai_error(post(std::string(100000, '[')), 400, "deep");
   expect_openai_error(post("{\"a\":" + std::string(100000, '{')), 400, "request body");
+}
+
+TEST(HttpErrors, EveryPostWantsAnObjectAndNamesWhatIsMissing) {
+  const TemporaryFolder folder;
+  HttpRigOptions options;
+  options.server.adapter_root = std::filesystem::canonical(folder.path());
+  HttpRig rig(options);
+  const std::pair<const char*, const char*> posts[] = {
+      {"/v1/chat/completions", "'messages' is missing"},
+      {"/v1/completions", "'prompt' is missing"},
+      {"/v1/embeddings", "'input' is missing"},
+      {"/v1/search", "'query' is missing"},
+      {"/v1/adapters", "'name' is missing"},
+      {"/v1/adapters/combine", "'name' is missing"},
+      {"/v1/adapters/fuse", "'weights' is missing"}};
+  for (const auto& [path, missing] : posts) {
+    expect_openai_error(rig.post(path, std::string("{}")), 400, missing);
+    expect_openai_error(rig.post(path, std::string()), 400, "the request has no body");
+    expect_openai_error(rig.post(path, std::string("[{}]")), 400, "is a JSON array");
+    expect_openai_error(rig.post(path, std::string("question=1")), 400, "request body");
+    for (const char* length : {"99999999999999999999", "-5", "5x"}) {
+      RawClient client(rig.port());
+      client.send(std::string("POST ") + path +
+                  " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " +
+                  length + "\r\n\r\n");
+      EXPECT_THAT(client.read_until("}}"), HasSubstr(length)) << path;
+    }
+  }
 }
 
 TEST(HttpErrors, OverLongPromptNamesBothLengths) {
@@ -282,7 +313,9 @@ TEST(HttpErrors, RequestsThatAreNotHttp) {
   EXPECT_THAT(half_body.read_until("}}"), HasSubstr("the request did not arrive in time"));
   RawClient no_length(rig.port());
   no_length.send("POST /v1/search HTTP/1.1\r\nContent-Type: application/json\r\n\r\n");
-  EXPECT_THAT(no_length.read_until("}}"), HasSubstr("neither Content-Length nor"));
+  const std::string reply = no_length.read_until("}}");
+  EXPECT_THAT(reply, StartsWith("HTTP/1.1 400 "));
+  EXPECT_THAT(reply, HasSubstr("the request has no body, expected a JSON object"));
   EXPECT_EQ(rig.get("/healthz").status, 200);
 }
 
