@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "data/core/closest_name.h"
 #include "data/core/error.h"
 #include "data/core/hash.h"
 #include "finetune/config_readers.h"
@@ -21,42 +22,41 @@ const ConfigField* find_field(const std::string& name) {
   return nullptr;
 }
 
-// Levenshtein distance.
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
-}
-
 std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
-// By the whole name, or by its last component under a wrong or missing section.
-std::string nearest_name(const std::string& name) {
-  std::string nearest;
-  size_t best = std::string::npos;
-  for (const ConfigField& field : config_fields()) {
-    const size_t whole = 2 * edit_distance(name, field.name);
-    const size_t last = 2 * edit_distance(last_component(name), last_component(field.name)) + 1;
-    if (std::min(whole, last) < best) {
-      best = std::min(whole, last);
-      nearest = field.name;
-    }
+// What the last component of a field is called by our flags and elsewhere.
+std::string our_word(const std::string& word) {
+  static const std::pair<const char*, const char*> kOthers[] = {{"rank", "r"},
+                                                                {"lora_r", "r"},
+                                                                {"alpha", "lora_alpha"},
+                                                                {"lr", "learning_rate"},
+                                                                {"num_train_epochs", "epochs"}};
+  for (const auto& [other, ours] : kOthers) {
+    if (word == other) return ours;
   }
-  return nearest;
+  return word;
+}
+
+// By the last component, in the section that is named before others; empty when no name is near.
+std::string nearest_name(const std::string& name) {
+  const std::string last = last_component(name);
+  const std::string section = name.substr(0, name.size() - last.size());
+  std::vector<const ConfigField*> fields;
+  for (const ConfigField& field : config_fields()) fields.push_back(&field);
+  std::stable_partition(fields.begin(), fields.end(), [&section](const ConfigField* field) {
+    return field->name.compare(0, section.size(), section) == 0;
+  });
+  std::vector<std::string> components;
+  for (const ConfigField* field : fields) components.push_back(last_component(field->name));
+  const std::optional<size_t> nearest = closest_name(our_word(last), components);
+  return nearest ? fields[*nearest]->name : "";
 }
 
 [[noreturn]] void throw_unknown(const std::string& name) {
-  throw_error(ErrorCode::kInvalidArgument, "unknown option \"", name.substr(0, 100),
-              "\": did you mean ", nearest_name(name), "?");
+  const std::string nearest = nearest_name(name);
+  throw_error(ErrorCode::kInvalidArgument, "unknown option \"", name.substr(0, 100), "\": ",
+              nearest.empty() ? "`quarry finetune --fields` lists those there are"
+                              : "did you mean " + nearest + "?");
 }
 
 bool is_section(const std::string& name) {

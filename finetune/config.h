@@ -216,7 +216,7 @@ struct ConfigField {
 // Every option, in the order of the struct. Immutable.
 const std::vector<ConfigField>& config_fields();
 
-// Sets one option. Throws kInvalidArgument; an unknown name gets the nearest known one suggested.
+// Sets one option. Throws kInvalidArgument; of an unknown name a near known one is suggested.
 void set_config_field(FinetuneConfig& config, const std::string& name, const std::string& text);
 
 // What training.epochs = 0 means for so many rows.

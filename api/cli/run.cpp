@@ -1,12 +1,11 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <iostream>
-#include <numeric>
 
 #include "api/cli/command.h"
+#include "data/core/closest_name.h"
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 
@@ -59,22 +58,6 @@ ExitCode exit_code_of(const Error& error) {
   return kExitFailed;
 }
 
-// Levenshtein distance; the words are short.
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substitute = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
-    }
-  }
-  return row.back();
-}
-
 // The subcommand that the words on the command line reached.
 const CLI::App* deepest_subcommand(const CLI::App& app) {
   const CLI::App* current = &app;
@@ -82,20 +65,7 @@ const CLI::App* deepest_subcommand(const CLI::App& app) {
   return current;
 }
 
-std::string closest(const std::string& word, const std::vector<std::string>& candidates) {
-  std::string best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    const size_t distance = edit_distance(word, candidate);
-    if (distance < best_distance) {
-      best_distance = distance;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
-// Names of what could have been meant at the place where parsing stopped.
+// What could have been meant at the place where parsing stopped; empty when nothing is near.
 std::string suggestion(const CLI::App& app, const std::string& word) {
   const CLI::App* command = deepest_subcommand(app);
   std::vector<std::string> candidates;
@@ -108,7 +78,8 @@ std::string suggestion(const CLI::App& app, const std::string& word) {
       candidates.push_back(subcommand->get_name());
     }
   }
-  return closest(word, candidates);
+  const std::optional<size_t> meant = closest_name(word, candidates);
+  return meant ? candidates[*meant] : "";
 }
 
 int report_usage_error(const CLI::App& app, const CLI::ParseError& error) {

@@ -170,6 +170,16 @@ TEST(FinetuneConfig, UnknownKeysNameLineAndNearest) {
   FinetuneConfig config;
   EXPECT_EQ(message_of([&] { set_config_field(config, "adapter.rank", "4"); }),
             "unknown option \"adapter.rank\": did you mean adapter.r?");
+  EXPECT_EQ(message_of([&] { set_config_field(config, "adaptor.dropuot", "0"); }),
+            "unknown option \"adaptor.dropuot\": `quarry finetune --fields` lists those there are");
+  EXPECT_EQ(message_of([&] { set_config_field(config, "query_encoder.learning_rat", "1"); }),
+            "unknown option \"query_encoder.learning_rat\": did you mean "
+            "query_encoder.learning_rate?");
+  for (const char* name : {"foo", "training.warp_drive", "adapter", "x", "", ".", "training."}) {
+    EXPECT_THAT(message_of([&] { set_config_field(config, name, "1"); }),
+                HasSubstr("`quarry finetune --fields` lists those there are"))
+        << name;
+  }
 }
 
 TEST(FinetuneConfig, MistakesOfYamlNameTheLine) {
