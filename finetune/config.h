@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "data/core/json.h"
 #include "finetune/optimizer.h"
 #include "finetune/schedule.h"
 #include "generator/nn/lora_settings.h"
@@ -240,6 +241,8 @@ void read_config_yaml(const std::string& text, const std::string& source, Finetu
 
 // The whole resolved configuration: read_config_yaml() of it gives the same one.
 std::string to_yaml(const FinetuneConfig& config);
+// The same for programs, by sections; what is unset is null.
+OrderedJson to_json(const FinetuneConfig& config);
 
 // Throws kInvalidArgument naming the field, what was found and what was wanted: ranges, choices,
 // settings that need or exclude each other. Does not look at files.

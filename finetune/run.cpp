@@ -316,34 +316,31 @@ FinetuneRun::FinetuneRun(const FinetuneConfig& config, ProcessGroup* group) {
 
 FinetuneRun::~FinetuneRun() = default;
 
-std::string FinetuneRun::describe() {
+FinetunePlan FinetuneRun::plan() {
   Impl& run = *impl_;
   Recipe& recipe = *run.recipe;
   QUARRY_CHECK(run.take_batch(), ErrorCode::kInvalidArgument,
                "the training data gave no sequence:\n", to_text(recipe.summary()));
   TrainingShape shape = recipe.shape();
-  std::string first_batch = "\nThe first batch\n" + to_text(recipe.summary());
-  for (const std::string& example : recipe.examples(2)) first_batch += "\n" + example + "\n";
+  FinetunePlan plan;
+  plan.first_batch = recipe.summary();
+  plan.examples = recipe.examples(2);
   const auto start = Clock::now();
-  const StepResult step = recipe.learn_batch(1e-3);  // the adapter is thrown away
-  const double seconds = seconds_since(start);
+  plan.first_step = recipe.learn_batch(1e-3);  // the adapter is thrown away
+  plan.step_seconds = seconds_since(start);
   // The largest pass that the run will have, as far as its first batches tell.
   constexpr int64_t kBatchesSeen = 16;
-  const int64_t num_steps = run.planned_steps();
-  for (int64_t i = 1; i < std::min(num_steps, kBatchesSeen) && run.take_batch(); ++i) {
+  plan.steps = run.planned_steps();
+  for (int64_t i = 1; i < std::min(plan.steps, kBatchesSeen) && run.take_batch(); ++i) {
     shape.tokens = std::max(shape.tokens, recipe.shape().tokens);
   }
-  std::string notices;
-  for (const std::string& notice : recipe.notices()) {
-    notices += "\nnote             " + notice;
-  }
-  return concat(format_trainable(shape.count), notices, "\nbase model       ", recipe.base_name(),
-                "\ntraining rows    ", run.train_set.rows.size(), "\noptimizer steps  about ",
-                num_steps, "\nexpected time    ",
-                format_duration(seconds * static_cast<double>(num_steps)), " (the first step took ",
-                format_duration(seconds), ": ", step.sequences, " sequences, ", step.tokens,
-                " tokens in ", step.rows, " rows)\n\nMemory at the peak, estimated for passes of ",
-                shape.tokens, " rows\n", to_text(estimate_training(shape)), first_batch);
+  plan.count = shape.count;
+  plan.notices = recipe.notices();
+  plan.base_model = recipe.base_name();
+  plan.rows = static_cast<int64_t>(run.train_set.rows.size());
+  plan.pass_rows = shape.tokens;
+  plan.memory = estimate_training(shape);
+  return plan;
 }
 
 FinetuneOutcome FinetuneRun::train(bool resume, const FinetuneEvents& events) {

@@ -11,6 +11,7 @@
 #include "data/distributed/process_group.h"
 #include "finetune/config.h"
 #include "finetune/data/summary.h"
+#include "finetune/plan.h"
 #include "finetune/trainer.h"
 
 namespace quarry {
@@ -57,9 +58,8 @@ class FinetuneRun {
   FinetuneRun(const FinetuneRun&) = delete;
   FinetuneRun& operator=(const FinetuneRun&) = delete;
 
-  // What a dry run prints: counts, sizes, and the first sequences as text with their targets
-  // marked.
-  std::string describe();
+  // A dry run: takes a step that leaves nothing.
+  FinetunePlan plan();
 
   // Trains to the end. `resume` continues from the latest checkpoint in the folder bit for bit, or
   // starts when there is none; without it a folder that holds a run is refused. Throws

@@ -54,7 +54,14 @@ struct FinetuneArguments {
   bool as_json = false;
 };
 
-void print_fields() {
+void print_fields(bool as_json) {
+  if (as_json) {
+    OrderedJson json = OrderedJson::array();
+    for (const ConfigField& field : config_fields()) {
+      json.push_back({{"name", field.name}, {"default", field.default_text}, {"help", field.help}});
+    }
+    return print_json(json);
+  }
   for (const ConfigField& field : config_fields()) {
     std::cout << field.name << " = "
               << (field.default_text.empty() ? "(unset)" : field.default_text) << "\n    "
@@ -98,6 +105,55 @@ FinetuneEvents make_events(const CommandContext& context, Progress& progress) {
   return events;
 }
 
+OrderedJson to_json(const MemoryEstimate& memory) {
+  OrderedJson json;
+  json["base_bytes"] = memory.base_bytes;
+  json["adapter_bytes"] = memory.adapter_bytes;
+  json["optimizer_bytes"] = memory.optimizer_bytes;
+  json["activation_bytes"] = memory.activation_bytes;
+  json["logits_bytes"] = memory.logits_bytes;
+  json["checkpoint_bytes"] = memory.checkpoint_bytes;
+  json["workspace_bytes"] = memory.workspace_bytes;
+  json["program_bytes"] = memory.program_bytes;
+  json["total_bytes"] = memory.total();
+  return json;
+}
+
+OrderedJson to_json(const DataSummary& summary) {
+  OrderedJson json;
+  json["rows"] = summary.rows;
+  json["groups"] = summary.groups;
+  json["sequences"] = summary.sequences;
+  json["unanswerable"] = summary.unanswerable;
+  json["tokens"] = summary.tokens;
+  json["targets"] = summary.targets;
+  json["longest"] = summary.longest;
+  json["longest_id"] = summary.longest_id;
+  json["skipped"] = summary.skipped;
+  return json;
+}
+
+OrderedJson to_json(const FinetuneConfig& config, const FinetunePlan& plan) {
+  OrderedJson json;
+  json["config"] = quarry::to_json(config);
+  json["base_model"] = plan.base_model;
+  json["trainable_parameters"] = plan.count.trainable;
+  json["parameters"] = plan.count.all;
+  json["notices"] = plan.notices;
+  json["rows"] = plan.rows;
+  json["steps"] = plan.steps;
+  json["expected_seconds"] = plan.expected_seconds();
+  json["first_step"] = {{"seconds", plan.step_seconds},
+                        {"sequences", plan.first_step.sequences},
+                        {"tokens", plan.first_step.tokens},
+                        {"rows", plan.first_step.rows}};
+  json["memory"] = to_json(plan.memory);
+  json["memory"]["pass_rows"] = plan.pass_rows;
+  json["first_batch"] = to_json(plan.first_batch);
+  json["examples"] = plan.examples;
+  return json;
+}
+
 void report(const FinetuneOutcome& outcome, bool as_json) {
   if (as_json) {
     OrderedJson json;
@@ -138,7 +194,7 @@ void report(const FinetuneOutcome& outcome, bool as_json) {
 }
 
 void finetune(const FinetuneArguments& arguments, CommandContext& context) {
-  if (arguments.list_fields) return print_fields();
+  if (arguments.list_fields) return print_fields(arguments.as_json);
   const FinetuneConfig config = resolve(arguments);
   const auto group = join_process_group();
   const bool speaks = group == nullptr || group->rank() == 0;
@@ -149,8 +205,9 @@ void finetune(const FinetuneArguments& arguments, CommandContext& context) {
           : make_progress(std::cerr, draws ? ProgressStyle::kTerminal : ProgressStyle::kLines);
   FinetuneRun run(config, group.get());
   if (arguments.dry_run) {
-    const std::string text = run.describe();
-    if (speaks) std::cout << to_yaml(config) << "\n" << text;
+    const FinetunePlan plan = run.plan();
+    if (speaks && arguments.as_json) print_json(to_json(config, plan));
+    if (speaks && !arguments.as_json) std::cout << to_yaml(config) << "\n" << to_text(plan);
     return;
   }
   const FinetuneOutcome outcome = run.train(arguments.resume, make_events(context, *progress));
@@ -207,7 +264,7 @@ void add_finetune_command(CLI::App& app, CommandContext& context) {
   command->add_flag("--dry-run", arguments->dry_run,
                     "Show the configuration, the counts and the first sequences, and stop");
   command->add_flag("--fields", arguments->list_fields, "List every field of the configuration");
-  command->add_flag("--json", arguments->as_json, "The outcome as JSON");
+  command->add_flag("--json", arguments->as_json, "Print JSON");
   add_finetune_estimate_command(*command);
   command->callback([arguments, command, &context] {
     if (command->get_subcommands().empty()) finetune(*arguments, context);

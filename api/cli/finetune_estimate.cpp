@@ -116,7 +116,10 @@ void add_finetune_estimate_command(CLI::App& finetune) {
       "  quarry finetune estimate --config ~/models/my-llama --device-gb 24\n"
       "  quarry finetune estimate --config flan-t5-base --adapter adapter_config.json\n"
       "What a run of our own takes is part of `quarry finetune --dry-run`.");
-  command->callback([arguments] { estimate(*arguments); });
+  command->callback([arguments, &finetune] {
+    arguments->as_json |= finetune.count("--json") > 0;  // before the verb
+    estimate(*arguments);
+  });
 }
 
 }  // namespace quarry::cli

@@ -197,7 +197,7 @@ TEST_F(FinetuneRunTest, TrainsOnAQuantizedBase) {
 }
 
 TEST_F(FinetuneRunTest, DryRunTellsCountsMemoryAndTheFirstBatch) {
-  const std::string text = FinetuneRun(config("dry")).describe();
+  const std::string text = to_text(FinetuneRun(config("dry")).plan());
   EXPECT_THAT(text, HasSubstr("trainable params: "));
   EXPECT_THAT(text, HasSubstr("optimizer steps  about 7"));
   EXPECT_THAT(text, HasSubstr("Memory at the peak"));
@@ -207,7 +207,7 @@ TEST_F(FinetuneRunTest, DryRunTellsCountsMemoryAndTheFirstBatch) {
   // 3 (64 + 128)) of 2 layers.
   FinetuneConfig saved = config("dry");
   saved.adapter.modules_to_save = {"lm_head", "norm"};
-  EXPECT_THAT(FinetuneRun(saved).describe(), HasSubstr("trainable params: 27,648 || "));
+  EXPECT_THAT(to_text(FinetuneRun(saved).plan()), HasSubstr("trainable params: 27,648 || "));
 }
 
 // Rows of prompt and completion on a model whose encoder reads the prompt, as a user runs it.

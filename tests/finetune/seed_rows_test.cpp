@@ -99,7 +99,7 @@ TEST_F(SeedRow, LoraConfigOnAFlanT5) {
   options.data.train = {write_letter_pairs().string()};
   options.data.completion_form = "raw";
   // q and v of 2 encoder and, twice, of 3 decoder layers: 4 (32 + 24) each.
-  EXPECT_THAT(FinetuneRun(options).describe(), HasSubstr("trainable params: 3,584 || "));
+  EXPECT_THAT(to_text(FinetuneRun(options).plan()), HasSubstr("trainable params: 3,584 || "));
   const FinetuneOutcome outcome = train(options);
   expect_falls(0.8);
   const Json saved = read_json_file(outcome.last_adapter / "adapter_config.json");
@@ -225,7 +225,7 @@ preprocessing: {split: {type: random, probabilities: [0.8, 0.1, 0.1]}}
   options.data.train = {write_code_rows("code.csv").string()};
   options.training.max_steps = 0;  // by its epochs
   EXPECT_EQ(options.model.load_in, "nf4");
-  const std::string first = FinetuneRun(options).describe();
+  const std::string first = to_text(FinetuneRun(options).plan());
   EXPECT_THAT(first, HasSubstr("### Instruction: Add "));
   EXPECT_THAT(first, HasSubstr("\n### Input: xs\n### Response:\n\xC2\xAB"));
   const FinetuneOutcome outcome = train(options);

@@ -192,14 +192,14 @@ TEST_F(Classification, RowsAreHeldOutAndADryRunTellsCounts) {
   options.data.eval_share = 0.25;
   options.training.epochs = 1;
   FinetuneRun run(options);
-  const std::string text = run.describe();
+  const std::string text = to_text(run.plan());
   EXPECT_THAT(text, HasSubstr("training rows    120\n"));
   // 4 x (6 matrices of each of 2 layers, and the pooler); 2 x 64 + 2 of the head, made and copied.
   const int64_t lora = 4 * (2 * (4 * 128 + 2 * 192) + 128);
   EXPECT_THAT(text, HasSubstr(concat("trainable params: ", lora / 1000, ",", lora % 1000 + 130)));
   EXPECT_THAT(text, HasSubstr(" 11 tokens: "));
   options.training.max_seq_len = 16;  // no text is longer
-  EXPECT_THAT(FinetuneRun(options).describe(), HasSubstr(" 11 tokens: "));
+  EXPECT_THAT(to_text(FinetuneRun(options).plan()), HasSubstr(" 11 tokens: "));
   const FinetuneOutcome outcome = FinetuneRun(options).train(false, {});
   EXPECT_GT(figure(outcome, "accuracy"), 0.0);
 }

@@ -174,7 +174,7 @@ TEST_F(Contrastive, MinedPassagesHoldNoAnswer) {
 }
 
 TEST_F(Contrastive, DryRunShowsMinedPassages) {
-  const std::string text = FinetuneRun(config("dry")).describe();
+  const std::string text = to_text(FinetuneRun(config("dry")).plan());
   EXPECT_THAT(text, HasSubstr("trainable params: 7,168 || "));
   EXPECT_THAT(text, HasSubstr("called?\n+ Place "));
   EXPECT_THAT(text, HasSubstr("\n- Place "));

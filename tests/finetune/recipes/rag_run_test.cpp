@@ -193,7 +193,7 @@ TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
 }
 
 TEST_F(RagRunTest, DryRunTellsOfBothAdapters) {
-  const std::string text = FinetuneRun(config("rag-sequence", "dry")).describe();
+  const std::string text = to_text(FinetuneRun(config("rag-sequence", "dry")).plan());
   // Of the generator's 2 layers 4 (2 (64 + 64) + 2 (64 + 32) + 3 (64 + 128)) each, of the encoder's
   // 4 (4 (64 + 64) + 2 (64 + 128)).
   EXPECT_THAT(text, HasSubstr("trainable params: 15,360 || "));
