@@ -163,6 +163,7 @@ Pipeline::Prepared Pipeline::prepare(const std::vector<ChatMessage>& messages,
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Hit> hits = search(query, options.search);
   prepared.search_seconds = seconds_since(start);
+  prepared.passages_found = static_cast<int64_t>(hits.size());
   const double min_relevance =
       options.min_relevance < 0.0 ? kDefaultMinRelevance : options.min_relevance;
   prepared.relevant = !hits.empty() && relevance(query, hits) >= min_relevance;
@@ -182,6 +183,7 @@ Answer Pipeline::answer_from(const std::vector<Hit>& hits, const std::vector<Cha
   Prepared prepared;
   prepared.adapter = engine_->adapters().acquire(options.adapter);
   prepared.relevant = true;
+  prepared.passages_found = static_cast<int64_t>(hits.size());
   build_prompt(model, messages, hits, options, prepared);
   return answer(std::move(prepared), options, on_text);
 }
@@ -191,6 +193,7 @@ Answer Pipeline::answer(Prepared prepared, const AskOptions& options,
   Answer answer;
   answer.adapter = prepared.adapter->name;
   answer.search_seconds = prepared.search_seconds;
+  answer.passages_found = prepared.passages_found;
   if (!prepared.relevant) {
     answer.answered = false;
     answer.text = prepared.adapter->not_in_documents;

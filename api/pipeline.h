@@ -54,6 +54,7 @@ struct LatentPassage {
 struct Answer {
   std::string text;
   bool answered = true;               // false: the documents do not hold the answer, `text` says so
+  int64_t passages_found = 0;         // by the search, relevant or not
   std::vector<Citation> citations;    // every passage in the prompt, from 1; none without an answer
   std::string adapter;                // ServedAdapter::name; empty: the base model
   std::vector<LatentPassage> latent;  // none for kConcat and without an answer
@@ -89,6 +90,7 @@ class Pipeline {
   // In two steps, for streaming servers that must send headers in between.
   struct Prepared {
     bool relevant = false;
+    int64_t passages_found = 0;
     std::vector<Citation> citations;
     std::vector<int32_t> prompt;  // rendered and tokenized, fits the model's context
     // Instead of it, one for each citation, where decoding is over latent passages.

@@ -37,6 +37,21 @@ void print_sources(const Answer& answer) {
   }
 }
 
+// What can be tried after "not in the documents".
+std::string refusal_help(const Answer& answer) {
+  if (answer.passages_found == 0) {
+    return "the search found no passage at all; `quarry index info` tells what there is";
+  }
+  if (answer.generation.completion_tokens == 0) {
+    return "what was found hardly speaks of this, so no model was asked; `quarry search` shows "
+           "it, --min-relevance 0 asks all the same";
+  }
+  const std::string base = answer.adapter.empty() ? "" : ", --adapter none asks the untuned model";
+  return "the model found no answer in the passages; --refusal-bias=-2 lets it refuse less "
+         "readily, a larger --top-k shows it more" +
+         base + ", `quarry search` shows what is there";
+}
+
 OrderedJson answer_json(const std::string& question, const Answer& answer) {
   OrderedJson json;
   json["question"] = question;
@@ -89,7 +104,9 @@ void ask(const AskArguments& arguments, CommandContext& context) {
     std::cout << "\n";
     print_sources(answer);
   }
-  if (!answer.answered) context.exit_code = kExitNoAnswer;
+  if (answer.answered) return;
+  if (!arguments.as_json && !context.quiet) std::cerr << "help: " << refusal_help(answer) << "\n";
+  context.exit_code = kExitNoAnswer;
 }
 
 }  // namespace

@@ -99,6 +99,23 @@ TEST_F(MainJob, AnAbsentTopicIsNotInvented) {
   EXPECT_FALSE(answer.at("answered").get<bool>());
 }
 
+TEST_F(MainJob, ARefusalSaysWhatCanBeTried) {
+  std::vector<std::string> command = {"ask", index_, "Which enzyme phosphorylates glucose?"};
+  const ProgramResult irrelevant = run_quarry(command);
+  EXPECT_EQ(irrelevant.exit_code, 4);
+  EXPECT_THAT(irrelevant.errors, HasSubstr("help: what was found hardly speaks of this"));
+  command.insert(command.end(), {"--min-relevance", "0", "--refusal-bias=100"});
+  const ProgramResult refused = run_quarry(command);
+  EXPECT_EQ(refused.exit_code, 4) << refused.output;
+  EXPECT_THAT(refused.errors, HasSubstr("help: the model found no answer in the passages; "
+                                        "--refusal-bias=-2"));
+  command.emplace_back("--quiet");
+  EXPECT_EQ(run_quarry(command).errors, "");
+  command.insert(command.end(), {"--filter", "author=nobody"});
+  command.erase(std::find(command.begin(), command.end(), "--quiet"));
+  EXPECT_THAT(run_quarry(command).errors, HasSubstr("help: the search found no passage at all"));
+}
+
 TEST_F(MainJob, BuildingAgainEmbedsNothingAndChangesFollowTheFiles) {
   const ProgramResult again = run_quarry({"index", "build", index_, docs_, "--json"});
   ASSERT_EQ(again.exit_code, 0) << again.errors;
