@@ -52,6 +52,14 @@ struct IndexOptions {
   std::function<void(const std::vector<std::string>& uris)> on_commit;
 };
 
+// Documents that were removed and that the next build of `source` finds again.
+struct ReturningDocuments {
+  std::string target;  // as it was named
+  Source source;
+  std::string
+      below_root;  // the target below source.path; empty for records, which no pattern names
+};
+
 struct IndexReport {
   int64_t documents_added = 0;
   int64_t documents_changed = 0;
@@ -62,7 +70,8 @@ struct IndexReport {
   std::vector<Skip> skips;
   int64_t warned = 0;
   std::vector<std::string> warnings;
-  bool cancelled = false;  // what was committed stays; the same command goes on
+  std::vector<ReturningDocuments> returning;  // of remove_documents(), at most one for a target
+  bool cancelled = false;                     // what was committed stays; the same command goes on
   double seconds = 0.0;
   double embed_seconds = 0.0;
   StoreStats stats;  // after the last commit

@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 bool matches(const std::vector<std::string>& patterns, const fs::path& below_root,
              const fs::path& path) {
   return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-    return ::fnmatch(pattern.c_str(), below_root.c_str(), 0) == 0 ||
+    const std::string from_root = (pattern[0] == '/' ? "/" : "") + below_root.string();
+    return ::fnmatch(pattern.c_str(), from_root.c_str(), 0) == 0 ||
            ::fnmatch(pattern.c_str(), path.filename().c_str(), 0) == 0;
   });
 }
@@ -94,6 +95,17 @@ fs::path normal_path(const fs::path& path) {
   fs::path normal = fs::absolute(path).lexically_normal();
   if (!normal.has_filename() && normal != normal.root_path()) normal = normal.parent_path();
   return normal;
+}
+
+bool is_walked(const fs::path& root, const WalkOptions& options, const fs::path& path) {
+  const fs::path below = path.lexically_relative(root);
+  fs::path place;
+  for (const fs::path& name : below) {
+    place /= name;
+    if (name.string()[0] == '.' || root / place == options.index_folder) return path == root;
+    if (matches(options.exclude, place, root / place)) return false;
+  }
+  return options.include.empty() || matches(options.include, below, path);
 }
 
 std::vector<FoundFile> walk(const fs::path& root, const WalkOptions& options,

@@ -11,8 +11,8 @@ namespace quarry {
 
 struct WalkOptions {
   // Shell patterns (*, ?, [..]; * also crosses "/"), matched against the path below the root and
-  // against the file's name. Files must match one of `include` (empty: all) and none of `exclude`;
-  // a folder that matches `exclude` is not entered.
+  // against the file's name; with a "/" before it against that path alone. Files must match one of
+  // `include` (empty: all) and none of `exclude`; a folder that matches `exclude` is not entered.
   std::vector<std::string> include;
   std::vector<std::string> exclude;
   std::filesystem::path index_folder;  // never entered
@@ -29,6 +29,10 @@ struct FoundFile {
 // missing.
 std::vector<FoundFile> walk(const std::filesystem::path& root, const WalkOptions& options,
                             const std::function<void(Skip&&)>& on_skip);
+
+// Whether walk() would come to `path`, a file below `root`, if it is there.
+bool is_walked(const std::filesystem::path& root, const WalkOptions& options,
+               const std::filesystem::path& path);
 
 // Absolute and lexically normal, without a trailing slash.
 std::filesystem::path normal_path(const std::filesystem::path& path);

@@ -7,6 +7,7 @@
 
 #include "api/cli/command.h"
 #include "api/cli/options.h"
+#include "api/cli/rm_help.h"
 #include "data/core/error.h"
 #include "data/core/progress.h"
 #include "data/core/staged_folder.h"
@@ -61,6 +62,9 @@ OrderedJson to_json(const IndexReport& report) {
     json["skips"].push_back({{"uri", skip.uri}, {"reason", skip.reason}});
   }
   json["warnings"] = report.warnings;
+  for (const ReturningDocuments& returning : report.returning) {
+    json["returning"].push_back({{"target", returning.target}, {"source", returning.source.path}});
+  }
   json["cancelled"] = report.cancelled;
   json["seconds"] = report.seconds;
   json["embed_seconds"] = report.embed_seconds;
@@ -273,6 +277,10 @@ void remove(const IndexArguments& arguments, CommandContext& context) {
   const IndexReport report = remove_documents(options, *context.cancel);
   sync_vector_index(arguments.index, sync_options(arguments.vectors));
   finish(report, arguments, context);
+  if (context.quiet || arguments.as_json) return;
+  for (const ReturningDocuments& returning : report.returning) {
+    std::cerr << "help: " << rm_help(arguments.index, returning) << "\n";
+  }
 }
 
 void info(const IndexArguments& arguments) {
@@ -390,7 +398,8 @@ void add_build_flags(CLI::App& command, IndexArguments& arguments) {
       ->expected(1);
   command
       .add_option("--exclude", arguments.options.exclude,
-                  "No files or folders that match this glob (repeatable)")
+                  "No files or folders that match this glob; '/drafts' only the one in the folder "
+                  "that is named (repeatable)")
       ->take_all()
       ->expected(1);
   add_embedding_flags(command, arguments);
@@ -465,6 +474,11 @@ void add_index_command(CLI::App& app, CommandContext& context) {
   CLI::App* rm = add_verb(*index, "rm", "Remove documents by path or uri", *arguments);
   rm->add_option("TARGET", arguments->paths, "Path (with all below it) or document uri")
       ->required();
+  rm->footer(
+      "What is still there below a folder that the index was built from comes back with the next\n"
+      "build, unless that leaves it out. A folder that is itself removed is forgotten.\n"
+      "Example\n  quarry index rm notes.idx ~/notes/old.md\n"
+      "  quarry index build notes.idx ~/notes --exclude '/old.md'");
   rm->callback([arguments, &context] { remove(*arguments, context); });
 
   CLI::App* info_verb = add_verb(*index, "info", "Tell what an index holds", *arguments);

@@ -167,6 +167,20 @@ TEST_F(BuildTest, IncludeAndExcludePatterns) {
   EXPECT_THAT(uris(), ElementsAre("corpus/a.txt", "corpus/b.md"));
 }
 
+TEST_F(BuildTest, APatternFromTheRootLeavesOutNothingElse) {
+  fs::create_directories(corpus() / "sub" / "deep");
+  write_bytes(corpus() / "sub" / "a.txt", "Another a.");
+  write_bytes(corpus() / "sub" / "deep" / "sub", "A file called sub.");
+  IndexOptions anchored = options({corpus()});
+  anchored.exclude = {"/a.txt", "/deep"};
+  build(anchored);
+  EXPECT_THAT(uris(), ElementsAre("corpus/b.md", "corpus/sub/a.txt", "corpus/sub/c.jsonl#x",
+                                  "corpus/sub/c.jsonl#y", "corpus/sub/deep/sub"));
+  anchored.exclude = {"/sub"};
+  build(anchored);
+  EXPECT_THAT(uris(), ElementsAre("corpus/a.txt", "corpus/b.md"));
+}
+
 TEST_F(BuildTest, LoopsHiddenFilesAndTheIndexItselfAreLeftOut) {
   fs::create_directory_symlink(corpus(), corpus() / "sub" / "loop");
   write_bytes(corpus() / ".hidden.txt", "secret");
@@ -283,6 +297,33 @@ TEST_F(BuildTest, RemovesByUriByPathAndForgetsTheSource) {
   EXPECT_THAT(load_sources(*open()), IsEmpty());
   EXPECT_THAT(uris(), IsEmpty());
   EXPECT_THAT(open()->verify(), IsEmpty());
+}
+
+TEST_F(BuildTest, ARemovalTellsWhatTheNextBuildFindsAgain) {
+  write_bytes(corpus() / "sub" / "gone.txt", "Soon gone.");
+  build();
+  const auto returning = [&](const fs::path& target) { return remove({target}).returning; };
+  const std::vector<ReturningDocuments> file = returning(corpus() / "a.txt");
+  ASSERT_THAT(file, SizeIs(1));
+  EXPECT_EQ(file[0].source.path, corpus().string());
+  EXPECT_EQ(file[0].below_root, "a.txt");
+  fs::remove(corpus() / "sub" / "gone.txt");
+  EXPECT_THAT(returning(corpus() / "sub" / "gone.txt"), IsEmpty());
+  const std::vector<ReturningDocuments> record = returning(corpus() / "sub" / "c.jsonl#x");
+  ASSERT_THAT(record, SizeIs(1));
+  EXPECT_EQ(record[0].below_root, "") << "no pattern names a record";
+  const std::vector<ReturningDocuments> folder = returning(corpus() / "sub");
+  ASSERT_THAT(folder, SizeIs(1));
+  EXPECT_EQ(folder[0].below_root, "sub");
+  EXPECT_EQ(build().documents_added, 3) << "a.txt and both records";
+
+  IndexOptions without = options({corpus()});
+  without.exclude = {"/a.txt"};
+  build(without);
+  IndexOptions alone = options({corpus() / "a.txt"});
+  build(alone);
+  EXPECT_THAT(returning(corpus() / "a.txt"), IsEmpty()) << "the folder leaves it out";
+  EXPECT_THAT(returning(corpus()), IsEmpty()) << "the source is forgotten";
 }
 
 TEST_F(BuildTest, CancelKeepsWholeDocumentsAndTheNextRunGoesOn) {

@@ -136,6 +136,21 @@ TEST_F(MainJob, BuildingAgainEmbedsNothingAndChangesFollowTheFiles) {
   EXPECT_EQ(run_quarry({"index", "verify", index_}).exit_code, 0);
 }
 
+TEST_F(MainJob, ARemovedFileThatWouldComeBackIsLeftOutAsTold) {
+  const std::string removed = docs_ + "/lighthouse.txt";
+  const ProgramResult rm = run_quarry({"index", "rm", index_, removed});
+  EXPECT_EQ(rm.exit_code, 0) << rm.errors;
+  EXPECT_THAT(rm.errors, HasSubstr("help: " + removed + " is still there below " + docs_));
+  const size_t command = rm.errors.find("quarry index build '" + index_ + "' '" + docs_ + "'");
+  ASSERT_NE(command, std::string::npos) << rm.errors;
+  EXPECT_THAT(rm.errors.substr(command), HasSubstr("--exclude '/lighthouse.txt'"));
+  const ProgramResult built =
+      run_quarry({"index", "build", index_, docs_, "--exclude", "/lighthouse.txt", "--json"});
+  EXPECT_EQ(parse_json(built.output, "build", ErrorCode::kInternal).at("documents"), 2);
+  const ProgramResult quiet = run_quarry({"--quiet", "index", "rm", index_, docs_ + "/sub"});
+  EXPECT_EQ(quiet.errors, "");
+}
+
 TEST_F(MainJob, InfoTellsWhatTheIndexHolds) {
   const ProgramResult result = run_quarry({"index", "info", index_, "--json"});
   const Json info = parse_json(result.output, "info", ErrorCode::kInternal);
