@@ -12,7 +12,18 @@
 #include "generator/kernels/packed_strips.h"
 #include "generator/quant/half.h"
 
-namespace quarry::kernels::portable {
+namespace quarry::kernels {
+namespace {
+
+// The whole number of `scale`s nearest to a value, of at most a byte.
+int byte_code(float value, float scale) {
+  const float most = float{kByteMax};
+  return static_cast<int>(std::min(std::max(std::nearbyint(value / scale), -most), most));
+}
+
+}  // namespace
+
+namespace portable {
 
 void add_low_rank_bytes(const LowRankBytes& b, const LowRankRows& rows, int64_t begin, int64_t end,
                         float* y, int64_t ldy) {
@@ -35,20 +46,29 @@ void add_low_rank_bytes(const LowRankBytes& b, const LowRankRows& rows, int64_t 
   }
 }
 
-}  // namespace quarry::kernels::portable
+void round_low_rank_row(const float* values, int64_t rank, uint8_t* u) {
+  const int64_t bytes = (rank + 3) / 4 * 4;
+  float scale = largest_of(values, rank) / float{kByteMax};
+  int32_t center = 0;
+  std::memset(u, 0, static_cast<size_t>(bytes));
+  const bool finite = std::all_of(values, values + rank, [](float x) { return std::isfinite(x); });
+  if (!finite) scale = std::nanf("");
+  for (int64_t r = 0; r < rank && scale > 0.0f; ++r) {
+    const int code = byte_code(values[r], scale);
+    u[r] = static_cast<uint8_t>(code);
+    center -= kByteCenter * code;
+  }
+  std::memcpy(u + bytes, &scale, sizeof(scale));
+  std::memcpy(u + bytes + 4, &center, sizeof(center));
+}
 
-namespace quarry::kernels {
+}  // namespace portable
+
 namespace {
 
 // Columns of B that lie together: those of a register tile of gemm.
 constexpr int64_t kTileColumns = 64;
 constexpr int64_t kBlockOfFloats = 32;
-
-// The whole number of `scale`s nearest to a value, of at most a byte.
-int byte_code(float value, float scale) {
-  const float most = float{kByteMax};
-  return static_cast<int>(std::min(std::max(std::nearbyint(value / scale), -most), most));
-}
 
 // Rows of A while they are packed as kBytes.
 class BytePacker {
@@ -180,30 +200,12 @@ void LowRankPair::prefetch(int64_t begin, int64_t end) const {
 
 int64_t LowRankPair::u_bytes() const { return has_bytes_ ? 4 * groups() + 8 : 4 * rank_; }
 
-namespace {
-
-// One row of u as LowRankRows has it.
-void round_row(const float* values, int64_t rank, int64_t groups, uint8_t* u) {
-  float scale = largest_of(values, rank) / float{kByteMax};
-  int32_t center = 0;
-  std::memset(u, 0, static_cast<size_t>(4 * groups));
-  const bool finite = std::all_of(values, values + rank, [](float x) { return std::isfinite(x); });
-  if (!finite) scale = std::nanf("");
-  for (int64_t r = 0; r < rank && scale > 0.0f; ++r) {
-    const int code = byte_code(values[r], scale);
-    u[r] = static_cast<uint8_t>(code);
-    center -= kByteCenter * code;
-  }
-  std::memcpy(u + 4 * groups, &scale, sizeof(scale));
-  std::memcpy(u + 4 * groups + 4, &center, sizeof(center));
-}
-
-}  // namespace
-
 void LowRankPair::make_u(const float* products, int64_t rows, uint8_t* u) const {
+  const auto round =
+      cpu_isa() == CpuIsa::kAvx512 ? avx512::round_low_rank_row : portable::round_low_rank_row;
   for (int64_t row = 0; row < rows; ++row, products += form_.terms * rank_, u += u_bytes()) {
     if (has_bytes_) {
-      round_row(products, rank_, groups(), u);
+      round(products, rank_, u);
       continue;
     }
     float* sums = reinterpret_cast<float*>(u);

@@ -76,6 +76,10 @@ void add_strips(const LowRankBytes& b, const LowRankRows& rows, int64_t strip,
   }
 }
 
+inline __mmask16 first_lanes(int64_t count) {
+  return count >= kLanes ? 0xffff : static_cast<__mmask16>((uint32_t{1} << count) - 1);
+}
+
 // Of the columns of a strip those in [begin, end).
 inline __mmask16 columns_of(int64_t strip, int64_t begin, int64_t end) {
   const int64_t first = begin > strip * kLanes ? begin - strip * kLanes : 0;
@@ -100,6 +104,36 @@ void add_low_rank_bytes(const LowRankBytes& b, const LowRankRows& rows, int64_t 
     }
     strip += count;
   }
+}
+
+void round_low_rank_row(const float* values, int64_t rank, uint8_t* u) {
+  const int64_t bytes = (rank + 3) / 4 * 4;
+  const auto lanes = [&](int64_t at) { return first_lanes(rank - at); };
+  __m512 largest = _mm512_setzero_ps();
+  bool is_finite = true;
+  for (int64_t at = 0; at < rank; at += kLanes) {
+    const __m512 size = _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes(at), values + at));
+    const __m512 infinity = _mm512_set1_ps(__builtin_inff());
+    is_finite = is_finite && _mm512_cmp_ps_mask(size, infinity, _CMP_LT_OQ) == 0xffff;
+    largest = _mm512_max_ps(largest, size);
+  }
+  const float scale = is_finite ? _mm512_reduce_max_ps(largest) / 127.0f : __builtin_nanf("");
+  const bool is_zero = !(scale > 0.0f);
+  const __m512i most = _mm512_set1_epi32(127);
+  int32_t sum = 0;
+  for (int64_t at = 0; at < bytes; at += kLanes) {
+    const __m512 value = _mm512_maskz_loadu_ps(lanes(at), values + at);
+    const __m512i rounded = is_zero
+                                ? _mm512_setzero_si512()
+                                : _mm512_cvtps_epi32(_mm512_div_ps(value, _mm512_set1_ps(scale)));
+    const __m512i code = _mm512_max_epi32(_mm512_min_epi32(rounded, most),
+                                          _mm512_sub_epi32(_mm512_setzero_si512(), most));
+    sum += _mm512_reduce_add_epi32(code);
+    _mm_mask_storeu_epi8(u + at, first_lanes(bytes - at), _mm512_cvtepi32_epi8(code));
+  }
+  const int32_t center = -128 * sum;
+  __builtin_memcpy(u + bytes, &scale, sizeof(scale));
+  __builtin_memcpy(u + bytes + 4, &center, sizeof(center));
 }
 
 }  // namespace quarry::kernels::avx512

@@ -2,7 +2,7 @@
 
 #include <stdint.h>
 
-// The versions of what LowRankPair adds with B in bytes.
+// The versions of what LowRankPair does with B and u in bytes.
 namespace quarry::kernels {
 
 // B of an update: strips of 16 columns, codes [groups][16][4] unsigned with 128 for 0, four of the
@@ -19,10 +19,14 @@ struct LowRankRows {
   int64_t count;
 };
 
-// y [rows, end - begin], row stride ldy, += float(sum of products) * (scale of column * of row).
+// add_low_rank_bytes   y [rows, end - begin], row stride ldy, += float(sum of products) * (scale of
+//                      column * of row)
+// round_low_rank_row   `rank` floats as one row of LowRankRows; of values that are not finite the
+//                      scale is NaN
 #define QUARRY_DECLARE_LOW_RANK                                                          \
   void add_low_rank_bytes(const LowRankBytes& b, const LowRankRows& rows, int64_t begin, \
-                          int64_t end, float* y, int64_t ldy);
+                          int64_t end, float* y, int64_t ldy);                           \
+  void round_low_rank_row(const float* values, int64_t rank, uint8_t* u);
 namespace portable {
 QUARRY_DECLARE_LOW_RANK
 }

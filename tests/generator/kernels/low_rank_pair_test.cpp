@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "generator/kernels/low_rank_pair_twins.h"
@@ -163,6 +164,24 @@ TEST(LowRankBytes, Avx512EqualsPortableAndLeavesOtherColumnsAlone) {
         avx512::add_low_rank_bytes(b, all, begin, end, fast.data() + 16, 170);
         EXPECT_EQ(plain, fast) << groups << " groups, " << rows << " rows, from " << begin;
       }
+    }
+  }
+}
+
+TEST(LowRankBytes, Avx512RoundsRowsAsPortableDoes) {
+  if (detect_cpu_isa() < CpuIsa::kAvx512) GTEST_SKIP() << "needs AVX-512";
+  for (const int64_t rank : {1, 4, 15, 16, 17, 64, 67}) {
+    std::vector<std::vector<float>> rows(5, random_floats(rank, 3));
+    std::fill(rows[1].begin(), rows[1].end(), 0.0f);
+    rows[2].back() = std::numeric_limits<float>::infinity();
+    rows[3].front() = std::nanf("");
+    for (float& value : rows[4]) value *= 1e-43f;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      std::vector<uint8_t> plain(static_cast<size_t>((rank + 3) / 4 * 4 + 8), 0xee);
+      std::vector<uint8_t> fast = plain;
+      portable::round_low_rank_row(rows[i].data(), rank, plain.data());
+      avx512::round_low_rank_row(rows[i].data(), rank, fast.data());
+      EXPECT_EQ(plain, fast) << "rank " << rank << ", row " << i;
     }
   }
 }
