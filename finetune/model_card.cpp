@@ -67,8 +67,8 @@ std::string data_section(const ModelCard& card) {
   if (card.data_files.empty()) return "";
   std::vector<std::vector<std::string>> rows;
   for (const DataFileRecord& file : card.data_files) {
-    rows.push_back(
-        {code(file.path), std::to_string(file.num_examples), file.licence, code(file.sha256)});
+    rows.push_back({code(file.path), file.num_examples ? std::to_string(*file.num_examples) : "",
+                    file.licence, code(file.sha256)});
   }
   return "## Training data\n\n" +
          table("the data files", {"file", "examples", "licence", "SHA-256"}, rows);

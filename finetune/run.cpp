@@ -184,6 +184,16 @@ struct FinetuneRun::Impl {
     return list + " there)";
   }
 
+  // Nothing where none of them is learned from.
+  std::optional<int64_t> count_rows_of(const std::string& path) const {
+    const std::string beginning = path + ":";
+    const auto count = std::count_if(
+        train_set.rows.begin(), train_set.rows.end(), [&beginning](const TrainingRow& row) {
+          return row.where.compare(0, beginning.size(), beginning) == 0;
+        });
+    return count == 0 ? std::nullopt : std::optional<int64_t>(count);
+  }
+
   void record_files() {
     std::vector<std::string> paths = config.data.train;
     paths.insert(paths.end(), config.data.eval.begin(), config.data.eval.end());
@@ -192,6 +202,7 @@ struct FinetuneRun::Impl {
       DataFileRecord record;
       record.path = std::filesystem::path(path).filename().string();
       record.sha256 = sha256_file_hex(path);
+      record.num_examples = count_rows_of(path);
       data_files.push_back(record);
     }
   }

@@ -189,10 +189,10 @@ Json write_environment(const fs::path& folder, const std::string& program_versio
   environment["memory"] = proc_value("/proc/meminfo", "MemTotal");
   environment["data_files"] = OrderedJson::array();
   for (const DataFileRecord& file : data_files) {
-    environment["data_files"].push_back({{"path", file.path},
-                                         {"sha256", file.sha256},
-                                         {"num_examples", file.num_examples},
-                                         {"licence", file.licence}});
+    OrderedJson json = {{"path", file.path}, {"sha256", file.sha256}};
+    if (file.num_examples) json["num_examples"] = *file.num_examples;
+    json["licence"] = file.licence;
+    environment["data_files"].push_back(std::move(json));
   }
   const std::string text = dump_json(environment, 2);
   write_file_atomically(folder / kEnvironmentFile, text + "\n");

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,7 +52,7 @@ class RunLog {
 struct DataFileRecord {
   std::string path;
   std::string sha256;
-  int64_t num_examples = 0;
+  std::optional<int64_t> num_examples;  // rows of it that may be learned; nothing of evaluation files
   std::string licence;  // as given; may be empty
 };
 

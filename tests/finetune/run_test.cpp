@@ -159,6 +159,8 @@ TEST_F(FinetuneRunTest, LeavesARunFolderAndAnAdapterThatServesTheModel) {
                            "best/adapter_model.safetensors"}) {
     EXPECT_TRUE(std::filesystem::exists(run / name)) << name;
   }
+  const Json environment = read_json_file(run / "environment.json");
+  EXPECT_EQ(environment["data_files"][0]["num_examples"], 10);
   EXPECT_GT(outcome.best_eval_loss, 0.0);
   EXPECT_THAT(test::read_file(run / "metrics.jsonl"), HasSubstr("\"phase\":\"eval\""));
   const LoadedGenerator loaded = load_generator(model_.string(), kernels::Precision::kFast);
