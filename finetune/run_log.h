@@ -52,7 +52,8 @@ class RunLog {
 struct DataFileRecord {
   std::string path;
   std::string sha256;
-  std::optional<int64_t> num_examples;  // rows of it that may be learned; nothing of evaluation files
+  std::optional<int64_t>
+      num_examples;     // rows of it that may be learned; nothing of evaluation files
   std::string licence;  // as given; may be empty
 };
 

@@ -198,7 +198,7 @@ void run_language_model(int argc, char** argv, WeightType type, Precision precis
   model.bytes += head.bytes;
   model.multiplies += head.multiplies;
   model.max_n = head.max_n;
-  for (const int64_t m : {1, 2, 4, 8}) run("decode " + name, model, m, 0);
+  for (const int64_t m : {1, 2, 3, 4, 5, 6, 8}) run("decode " + name, model, m, 0);
 }
 
 int run_all(int argc, char** argv) {
