@@ -32,6 +32,7 @@ StoreManifest new_manifest(const IndexOptions& options, const PassageEmbedder& e
   manifest.embedder_path = embedder.path();
   manifest.embedder_hash = embedder.content_hash();
   manifest.dim = embedder.dim();
+  manifest.unit_length = embedder.unit_length();
   const int64_t most = embedder.max_tokens() - kSpecialTokens;
   manifest.chunk_tokens =
       options.chunk_tokens > 0 ? options.chunk_tokens : std::min(kDefaultChunkTokens, most);

@@ -17,6 +17,7 @@ class EmbedderAdapter : public PassageEmbedder {
   std::string path() const override { return embedder_.path(); }
   std::string content_hash() const override { return embedder_.content_hash(); }
   int64_t dim() const override { return embedder_.dim(); }
+  bool unit_length() const override { return embedder_.unit_length(); }
   int64_t max_tokens() const override { return embedder_.max_tokens(); }
   int64_t count_tokens(std::string_view text) const override {
     return embedder_.tokenizer().count_tokens(text);

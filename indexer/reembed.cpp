@@ -24,6 +24,7 @@ StoreManifest manifest_for(const StoreManifest& before, const PassageEmbedder& e
   manifest.embedder_path = embedder.path();
   manifest.embedder_hash = embedder.content_hash();
   manifest.dim = embedder.dim();
+  manifest.unit_length = embedder.unit_length();
   manifest.chunk_tokens = before.chunk_tokens;
   manifest.chunk_overlap_tokens = before.chunk_overlap_tokens;
   return manifest;

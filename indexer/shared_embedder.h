@@ -24,6 +24,7 @@ class SharedEmbedder : public PassageEmbedder {
   std::string path() const override { return own_.path(); }
   std::string content_hash() const override { return own_.content_hash(); }
   int64_t dim() const override { return own_.dim(); }
+  bool unit_length() const override { return own_.unit_length(); }
   int64_t max_tokens() const override { return own_.max_tokens(); }
   int64_t count_tokens(std::string_view text) const override { return own_.count_tokens(text); }
   // Throws LostRankError.

@@ -55,6 +55,8 @@ class Embedder {
   // For people: the name, and whether there is an adapter of both sides.
   std::string description() const;
   int64_t dim() const { return encoder_.model->dim(); }
+  // Of passages' vectors.
+  bool unit_length() const { return encoder_.model->unit_length(); }
   int64_t max_tokens() const { return encoder_.model->max_tokens(); }
   const Tokenizer& tokenizer() const { return encoder_.model->tokenizer(); }
 

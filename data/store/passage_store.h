@@ -19,6 +19,7 @@ struct StoreManifest {
   std::string embedder_path;  // absolute, of its model when the index was made; empty: unknown
   std::string embedder_hash;  // content hash of the embedder's model
   int64_t dim = 0;
+  bool unit_length = false;  // every vector has length 1; stores made before this was kept: false
   int64_t chunk_tokens = 0;
   int64_t chunk_overlap_tokens = 0;
   std::string created_at;
@@ -105,7 +106,7 @@ class PassageStore {
   virtual std::vector<int64_t> removed_since(int64_t generation) const = 0;
 
   // Reads everything and reports each problem found (empty: sound): SQLite's own check, FTS against
-  // passages, spans against document text, vectors' size and norm.
+  // passages, spans against document text, vectors' size and length.
   virtual std::vector<std::string> verify() const = 0;
 };
 

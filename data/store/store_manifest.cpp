@@ -33,6 +33,9 @@ StoreManifest parse_manifest(const std::string& json, const std::string& source)
   }
   manifest.embedder_hash = field<std::string>(root, "embedder_hash", source);
   manifest.dim = field<int64_t>(root, "dim", source);
+  if (root.contains("unit_length")) {
+    manifest.unit_length = field<bool>(root, "unit_length", source);
+  }
   manifest.chunk_tokens = field<int64_t>(root, "chunk_tokens", source);
   manifest.chunk_overlap_tokens = field<int64_t>(root, "chunk_overlap_tokens", source);
   manifest.created_at = field<std::string>(root, "created_at", source);
@@ -47,6 +50,7 @@ std::string dump_manifest(const StoreManifest& manifest) {
   if (!manifest.embedder_path.empty()) json["embedder_path"] = manifest.embedder_path;
   json["embedder_hash"] = manifest.embedder_hash;
   json["dim"] = manifest.dim;
+  json["unit_length"] = manifest.unit_length;
   json["chunk_tokens"] = manifest.chunk_tokens;
   json["chunk_overlap_tokens"] = manifest.chunk_overlap_tokens;
   json["created_at"] = manifest.created_at;

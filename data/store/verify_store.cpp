@@ -9,7 +9,7 @@ namespace quarry {
 namespace {
 
 constexpr size_t kMaxProblems = 100;  // one broken page can spoil every row
-constexpr double kNormTolerance = 1e-3;
+constexpr double kLengthTolerance = 1e-3;
 
 class Verifier {
  public:
@@ -139,13 +139,19 @@ class Verifier {
         continue;
       }
       std::memcpy(vector.data(), blob.data(), bytes);
-      double squares = 0.0;
-      for (const float value : vector) squares += static_cast<double>(value) * value;
-      // Written so that NaN fails too.
-      if (!(std::abs(std::sqrt(squares) - 1.0) <= kNormTolerance)) {
-        report("vector of passage ", select.column_int(0), " has length ", std::sqrt(squares),
-               ", wanted 1");
-      }
+      check_length(select.column_int(0), vector);
+    }
+  }
+
+  // Written so that NaN fails too.
+  void check_length(int64_t passage, const std::vector<float>& vector) {
+    double squares = 0.0;
+    for (const float value : vector) squares += static_cast<double>(value) * value;
+    const double length = std::sqrt(squares);
+    if (!(length > 0.0 && std::isfinite(length))) {
+      report("vector of passage ", passage, " has length ", length, ", wanted one above 0");
+    } else if (manifest_.unit_length && !(std::abs(length - 1.0) <= kLengthTolerance)) {
+      report("vector of passage ", passage, " has length ", length, ", wanted 1");
     }
   }
 

@@ -31,6 +31,7 @@ class SentenceEncoder final : public TextEncoder {
   int64_t dim() const override {
     return parts_.projection != nullptr ? parts_.projection->out_features() : width();
   }
+  bool unit_length() const override { return parts_.unit_length; }
   int64_t max_tokens() const override { return parts_.max_tokens; }
   const Tokenizer& tokenizer() const override { return *parts_.tokenizer; }
   std::vector<float> encode(const std::vector<std::string>& texts) const override {

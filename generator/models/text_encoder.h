@@ -18,6 +18,8 @@ class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
   virtual int64_t dim() const = 0;
+  // Whether every vector has length 1.
+  virtual bool unit_length() const { return true; }
   // Longest input in tokens, template tokens included; longer inputs are cut there.
   virtual int64_t max_tokens() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;

@@ -21,6 +21,7 @@ class FakeEmbedder : public PassageEmbedder {
   std::string path() const override { return ""; }
   std::string content_hash() const override { return hash_; }
   int64_t dim() const override { return kDim; }
+  bool unit_length() const override { return true; }
   int64_t max_tokens() const override { return 256; }
 
   int64_t count_tokens(std::string_view text) const override {

@@ -74,6 +74,12 @@ TEST_F(EncoderCli, AnIndexFindsItsEmbeddersFolderAgain) {
   EXPECT_EQ(json_of({"index", "info", again, "--json"}).at("embedder_path"), model("dpr_context"));
 }
 
+TEST_F(EncoderCli, AnIndexWhoseVectorsHaveAnyLengthIsSound) {
+  build();
+  const ProgramResult verified = run_quarry({"index", "verify", index_});
+  EXPECT_EQ(verified.exit_code, 0) << verified.output << verified.errors;
+}
+
 TEST_F(EncoderCli, RerankOrdersByItsScores) {
   build();
   const std::vector<std::string> rerank = {"--rerank", model("bert_rerank"), "--top-k", "3"};

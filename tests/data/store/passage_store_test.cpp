@@ -38,6 +38,7 @@ TEST_F(PassageStoreTest, WhatWasCommittedIsReadBack) {
   const auto store = open();
   EXPECT_EQ(store->manifest().embedder_name, "fake");
   EXPECT_EQ(store->manifest().dim, kTestDim);
+  EXPECT_TRUE(store->manifest().unit_length);
   EXPECT_EQ(store->manifest().format_version, 1);
   EXPECT_EQ(store->manifest().created_at.size(), std::string("2026-01-01T00:00:00Z").size());
   EXPECT_EQ(store->stats().documents, 1);
@@ -253,6 +254,25 @@ TEST_F(PassageStoreTest, ReadOnlyWorksWhereNothingCanBeWritten) {
   fs::permissions(folder_.path(), fs::perms::owner_read | fs::perms::owner_exec);
   EXPECT_EQ(open()->search_text("one", 5).size(), 1U);
   fs::permissions(folder_.path(), fs::perms::owner_all);
+}
+
+TEST_F(PassageStoreTest, VectorsHaveTheLengthThatTheManifestSays) {
+  StoreManifest manifest = test_manifest();
+  manifest.unit_length = false;
+  {
+    auto store = PassageStore::create(path(), manifest);
+    std::vector<float> vectors(3 * kTestDim, 2.0F);
+    std::fill(vectors.begin() + kTestDim, vectors.begin() + 2 * kTestDim, 0.0F);
+    vectors.back() = std::numeric_limits<float>::quiet_NaN();
+    const Document document = make_document("/a", "long\nnothing\nno number");
+    store->begin();
+    store->put_document(document, line_passages(document), vectors.data());
+    store->commit();
+  }
+  EXPECT_FALSE(open()->manifest().unit_length);
+  EXPECT_THAT(open()->verify(),
+              ElementsAre("vector of passage 2 has length 0, wanted one above 0",
+                          "vector of passage 3 has length nan, wanted one above 0"));
 }
 
 TEST_F(PassageStoreTest, VerifyNamesWhatIsWrong) {

@@ -43,6 +43,7 @@ inline StoreManifest test_manifest() {
   manifest.embedder_name = "fake";
   manifest.embedder_hash = "0123";
   manifest.dim = kTestDim;
+  manifest.unit_length = true;
   manifest.chunk_tokens = 240;
   manifest.chunk_overlap_tokens = 0;
   return manifest;

@@ -44,6 +44,7 @@ INSTANTIATE_TEST_SUITE_P(Golden, Encoders,
 TEST_P(Encoders, VectorsEqualTransformers) {
   const LoadedEncoder loaded = load(kernels::Precision::kExact);
   EXPECT_EQ(loaded.model->max_tokens(), 24);
+  EXPECT_EQ(loaded.model->unit_length(), std::string(GetParam()).rfind("dpr", 0) != 0);
   const auto wanted = golden_.json.at("vectors").get<std::vector<std::vector<float>>>();
   const auto dim = static_cast<size_t>(loaded.model->dim());
   ASSERT_EQ(dim, wanted.at(0).size());
