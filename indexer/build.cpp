@@ -50,10 +50,8 @@ void check_manifest(const StoreManifest& manifest, const IndexOptions& options,
                     const PassageEmbedder& embedder) {
   const std::string index = options.index.string();
   QUARRY_CHECK(manifest.embedder_hash == embedder.content_hash() && manifest.dim == embedder.dim(),
-               ErrorCode::kInvalidArgument, index, ": made with the embedder ",
-               manifest.embedder_name, " (", manifest.embedder_hash.substr(0, 12), "), not with ",
-               embedder.name(), " (", embedder.content_hash().substr(0, 12),
-               "): use that one, with its adapter if any, or build a new index");
+               ErrorCode::kInvalidArgument, index, ": ",
+               other_embedder_text(manifest, embedder.name(), embedder.content_hash()));
   QUARRY_CHECK(options.chunk_tokens <= 0 || options.chunk_tokens == manifest.chunk_tokens,
                ErrorCode::kInvalidArgument, index, ": made with chunks of ", manifest.chunk_tokens,
                " tokens, asked for ", options.chunk_tokens, ": build a new index for that");

@@ -20,15 +20,11 @@ constexpr int64_t kMaxTopK = 1000;
 // the dense side found. SQLite has scored every match by then, so more rows cost little.
 constexpr int64_t kLexicalDepth = 1000;
 
-std::string short_hash(const std::string& hash) { return hash.substr(0, 12); }
-
 void check_embedder(const std::filesystem::path& index, const StoreManifest& manifest,
                     const Embedder& embedder) {
   QUARRY_CHECK(manifest.embedder_hash == embedder.content_hash(), ErrorCode::kInvalidArgument,
-               index.string(), ": made with the embedder ", manifest.embedder_name, " (",
-               short_hash(manifest.embedder_hash), "), not with ", embedder.description(), " (",
-               short_hash(embedder.content_hash()),
-               "): search with the first, or build the index anew");
+               index.string(), ": ",
+               other_embedder_text(manifest, embedder.description(), embedder.content_hash()));
   QUARRY_CHECK(manifest.dim == embedder.dim(), ErrorCode::kCorruptData, index.string(), ": holds ",
                manifest.dim, "-d vectors, ", embedder.name(), " makes ", embedder.dim());
 }

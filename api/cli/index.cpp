@@ -333,10 +333,9 @@ void check_embedder(const std::string& index, const StoreManifest& manifest,
     if (!is_model_here(embedder_model(manifest))) return;
     const auto embedder = load_index_embedder(index);
     if (embedder->content_hash() == manifest.embedder_hash) return;
-    problems.push_back(concat("embedder: the vectors were made with ", manifest.embedder_name, " (",
-                              manifest.embedder_hash.substr(0, 12), "), searches would use ",
-                              embedder->description(), " (", embedder->content_hash().substr(0, 12),
-                              ")"));
+    problems.push_back(
+        concat("searches would use another embedder: ",
+               other_embedder_text(manifest, embedder->description(), embedder->content_hash())));
   } catch (const Error& error) {
     problems.push_back(concat("embedder: ", error.what()));
   }

@@ -28,6 +28,11 @@ struct StoreManifest {
 // What the embedder's model is loaded by: its folder while that is there, else its name.
 std::string embedder_model(const StoreManifest& manifest);
 
+// What there is to say, behind the index's name, when it was made with another embedder than the
+// one given: both by name and hash, and what can be done.
+std::string other_embedder_text(const StoreManifest& manifest, const std::string& given_name,
+                                const std::string& given_hash);
+
 struct StoreStats {
   int64_t documents = 0;
   int64_t passages = 0;

@@ -65,4 +65,13 @@ std::string embedder_model(const StoreManifest& manifest) {
   return is_there ? path.string() : manifest.embedder_name;
 }
 
+std::string other_embedder_text(const StoreManifest& manifest, const std::string& given_name,
+                                const std::string& given_hash) {
+  constexpr size_t kShownHash = 12;
+  return concat("made with the embedder ", manifest.embedder_name, " (",
+                manifest.embedder_hash.substr(0, kShownHash), "), not with ", given_name, " (",
+                given_hash.substr(0, kShownHash),
+                "): use the first, with its adapter if any, or build a new index");
+}
+
 }  // namespace quarry

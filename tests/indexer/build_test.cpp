@@ -242,7 +242,7 @@ TEST_F(BuildTest, AnotherEmbedderOrChunkSizeIsRefused) {
   const Error error = error_of([&] { build_store(options({}), other, progress, cancel_); });
   EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
   EXPECT_THAT(error.what(), HasSubstr("made with the embedder fake (fake-hash-00), not with fake "
-                                      "(another-hash)"));
+                                      "(another-hash): use the first, with its adapter if any"));
   IndexOptions small = options({});
   small.chunk_tokens = 100;
   EXPECT_THAT(error_of([&] { build(small); }).what(),

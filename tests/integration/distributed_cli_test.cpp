@@ -257,7 +257,7 @@ TEST_F(DistributedCli, APassageEncoderTrainsTheSameAndMakesAnIndex) {
   std::filesystem::remove_all(folder_.path() / "tuned/embedder-adapter");
   const ProgramResult damaged = run_quarry({"index", "verify", path("tuned")});
   EXPECT_EQ(damaged.exit_code, 5);
-  EXPECT_THAT(damaged.output, HasSubstr("searches would use"));
+  EXPECT_THAT(damaged.output, HasSubstr("searches would use another embedder: made with "));
 }
 
 TEST_F(DistributedCli, AnIndexIsThatOfOneProcess) {

@@ -174,10 +174,11 @@ TEST_F(Search, AnotherEmbedderIsRefusedByName) {
   put_animals();
   const Error error = error_of([&] { Retriever::open(folder_.path(), letter_embedder("beef")); });
   EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-  EXPECT_EQ(std::string(error.what()),
-            folder_.path().string() +
-                ": made with the embedder fake (0123), not with letters (beef): search with the "
-                "first, or build the index anew");
+  EXPECT_EQ(
+      std::string(error.what()),
+      folder_.path().string() +
+          ": made with the embedder fake (0123), not with letters (beef): use the first, with its "
+          "adapter if any, or build a new index");
 }
 
 TEST_F(Search, WithoutEmbedderOnlyLexicalSearchWorks) {
