@@ -86,16 +86,57 @@ const char* const kWindows1252 = "windows-1252";
 std::optional<DecodedText> decode_charset(std::string_view bytes, const std::string& charset) {
   Converter converter(charset);
   if (!converter.is_open()) return std::nullopt;
-  const size_t unit = lower(charset).compare(0, 6, "utf-16") == 0 ? 2 : 1;
   DecodedText decoded;
   for (size_t at = 0; at < bytes.size();) {
     if (converter.convert(bytes, at, decoded.text)) break;
     append_utf8(decoded.text, kReplacementCharacter);
     ++decoded.replaced;
-    at += std::min(unit, bytes.size() - at);
+    ++at;
   }
   if (!is_valid_utf8(decoded.text)) decoded.text = repair_utf8(decoded.text);
   return decoded;
+}
+
+void Utf16Decoder::replace(std::string& out) {
+  append_utf8(out, kReplacementCharacter);
+  ++replaced_;
+}
+
+void Utf16Decoder::add_unit(char32_t unit, std::string& out) {
+  const bool is_low = unit >= 0xDC00 && unit <= 0xDFFF;
+  if (high_surrogate_ != 0 && is_low) {
+    append_utf8(out, 0x10000 + ((high_surrogate_ - 0xD800) << 10) + (unit - 0xDC00));
+    high_surrogate_ = 0;
+    return;
+  }
+  if (high_surrogate_ != 0) replace(out);
+  high_surrogate_ = unit >= 0xD800 && unit <= 0xDBFF ? unit : 0;
+  if (is_low) {
+    replace(out);
+  } else if (high_surrogate_ == 0) {
+    append_utf8(out, unit);
+  }
+}
+
+void Utf16Decoder::decode(std::string_view bytes, std::string& out) {
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (!first_byte_) {
+      first_byte_ = byte;
+      continue;
+    }
+    const char32_t high = big_endian_ ? *first_byte_ : byte;
+    const char32_t low = big_endian_ ? byte : *first_byte_;
+    first_byte_.reset();
+    add_unit(high << 8 | low, out);
+  }
+}
+
+void Utf16Decoder::finish(std::string& out) {
+  if (high_surrogate_ != 0) replace(out);
+  if (first_byte_) replace(out);
+  high_surrogate_ = 0;
+  first_byte_.reset();
 }
 
 std::string declared_html_charset(std::string_view html) {

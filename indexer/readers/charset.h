@@ -16,6 +16,27 @@ struct DecodedText {
 // Bytes of a charset that the C library's iconv knows by this name; nothing when it knows none.
 std::optional<DecodedText> decode_charset(std::string_view bytes, const std::string& charset);
 
+// UTF-16 that comes in pieces of any size.
+class Utf16Decoder {
+ public:
+  explicit Utf16Decoder(bool big_endian) : big_endian_(big_endian) {}
+  // Appends UTF-8; what lacks its other half waits for the next piece.
+  void decode(std::string_view bytes, std::string& out);
+  // Appends what stands for that which still waits.
+  void finish(std::string& out);
+  // Lone surrogates and a byte too many, U+FFFD in the text.
+  int64_t replaced() const { return replaced_; }
+
+ private:
+  void add_unit(char32_t unit, std::string& out);
+  void replace(std::string& out);
+
+  bool big_endian_;
+  std::optional<unsigned char> first_byte_;  // of a unit
+  char32_t high_surrogate_ = 0;              // 0: none waits
+  int64_t replaced_ = 0;
+};
+
 // What a page says its charset is: by a <meta> or an XML declaration in its first 1024 bytes. Empty
 // when it says none, UTF-8 or UTF-16, which such a declaration cannot be written in. ISO-8859-1 and
 // ASCII mean Windows-1252, as with browsers.

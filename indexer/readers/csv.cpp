@@ -122,22 +122,19 @@ class SeparatedReader : public Reader {
       sink.on_skip({SkipKind::kUnsupported, path.string(), "empty"});
       return;
     }
-    if (is_marked_utf16(record.source)) {
-      sink.on_skip({SkipKind::kUnsupported, path.string(), "UTF-16, wanted UTF-8: save it so"});
+    if (record.source.find('\0') != std::string::npos) {
+      sink.on_skip({SkipKind::kUnsupported, path.string(), kNotText});
       return;
     }
     std::string assumed = record.assumed;
-    std::vector<std::string> header = record.fields;
-    if (!header.empty() && header[0].compare(0, 3, "\xef\xbb\xbf") == 0) header[0].erase(0, 3);
+    const std::vector<std::string> header = record.fields;
     if (!sink.on_bytes(record.taken)) return;
     for (int64_t number = 1; parser.next(record); ++number) {
       if (!sink.on_bytes(record.taken) || !read_row(number, header, record, records)) return;
       if (assumed.empty()) assumed = record.assumed;
     }
     if (!assumed.empty()) sink.on_warning(path.string(), assumption_text(assumed));
-    if (stream.failed()) {
-      sink.on_skip({SkipKind::kUnreadable, path.string(), "input/output error"});
-    }
+    report_end(stream, path, sink);
   }
 
  private:

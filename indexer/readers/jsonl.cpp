@@ -41,15 +41,14 @@ class JsonlReader : public Reader {
       line.clear();
       const int64_t taken = stream.read_line(line, options.max_document_bytes);
       if (taken == 0) break;
-      if (++number == 1 && is_marked_utf16(line)) {
-        sink.on_skip({SkipKind::kUnsupported, path.string(), "UTF-16, wanted UTF-8: save it so"});
+      const bool is_whole = taken == static_cast<int64_t>(line.size());
+      if (++number == 1 && is_whole && line.find('\0') != std::string::npos) {
+        sink.on_skip({SkipKind::kUnsupported, path.string(), kNotText});
         return;
       }
       if (!sink.on_bytes(taken) || !read_record(number, taken, line, records)) return;
     }
-    if (stream.failed()) {
-      sink.on_skip({SkipKind::kUnreadable, path.string(), "input/output error"});
-    }
+    report_end(stream, path, sink);
   }
 
  private:
@@ -58,7 +57,6 @@ class JsonlReader : public Reader {
       return records.skip(number,
                           concat("a line of ", taken, " bytes: the limit is ", line.size()));
     }
-    if (number == 1 && line.compare(0, 3, "\xef\xbb\xbf") == 0) line.erase(0, 3);
     const std::string_view body = trim(line);
     if (body.empty()) return true;
     Json value;

@@ -51,24 +51,35 @@ ByteStream::ByteStream(const std::filesystem::path& path)
     : file_(path, std::ios::binary), buffer_(kBufferBytes) {}
 
 bool ByteStream::fill() {
-  if (at_ < filled_) return true;
+  if (at_ < bytes_.size()) return true;
   if (!file_.is_open() || failed_) return false;
   file_.read(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
   failed_ = file_.bad();
-  filled_ = static_cast<size_t>(file_.gcount());
+  bytes_ = {buffer_.data(), static_cast<size_t>(file_.gcount())};
   at_ = 0;
-  return filled_ > 0;
+  if (!started_) {
+    started_ = true;
+    if (is_marked_utf16(bytes_)) utf16_.emplace(bytes_[0] == '\xfe');
+    bytes_.remove_prefix(byte_order_mark_size(bytes_));
+  }
+  if (utf16_) {
+    decoded_.clear();
+    utf16_->decode(bytes_, decoded_);
+    if (file_.eof()) utf16_->finish(decoded_);
+    bytes_ = decoded_;
+  }
+  return !bytes_.empty();
 }
 
-int ByteStream::refill() { return fill() ? static_cast<unsigned char>(buffer_[at_++]) : -1; }
+int ByteStream::refill() { return fill() ? static_cast<unsigned char>(bytes_[at_++]) : -1; }
 
-int ByteStream::peek() { return fill() ? static_cast<unsigned char>(buffer_[at_]) : -1; }
+int ByteStream::peek() { return fill() ? static_cast<unsigned char>(bytes_[at_]) : -1; }
 
 int64_t ByteStream::read_line(std::string& out, int64_t limit) {
   int64_t taken = 0;
   while (fill()) {
-    const char* begin = buffer_.data() + at_;
-    const size_t available = filled_ - at_;
+    const char* begin = bytes_.data() + at_;
+    const size_t available = bytes_.size() - at_;
     const void* newline = std::memchr(begin, '\n', available);
     const size_t count = newline == nullptr
                              ? available
@@ -80,6 +91,16 @@ int64_t ByteStream::read_line(std::string& out, int64_t limit) {
     if (newline != nullptr) break;
   }
   return taken;
+}
+
+void report_end(const ByteStream& stream, const std::filesystem::path& path, const ReadSink& sink) {
+  if (stream.replaced() > 0) {
+    sink.on_warning(path.string(),
+                    concat(stream.replaced(), " places that are not UTF-16 were replaced"));
+  }
+  if (stream.failed()) {
+    sink.on_skip({SkipKind::kUnreadable, path.string(), "input/output error"});
+  }
 }
 
 RecordReader::RecordReader(const std::filesystem::path& path, const char* format,

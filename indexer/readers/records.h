@@ -5,21 +5,24 @@
 #include <fstream>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "indexer/readers/charset.h"
 #include "indexer/readers/reader.h"
 
 namespace quarry {
 
-// The bytes of a file, one at a time, from a buffer of fixed size.
+// The bytes of a file, one at a time, from a buffer of fixed size. A byte order mark is left out,
+// and what follows one of UTF-16 comes as UTF-8.
 class ByteStream {
  public:
   explicit ByteStream(const std::filesystem::path& path);
   bool is_open() const { return file_.is_open(); }
   // Next byte 0..255, or -1 at the end.
-  int next() { return at_ < filled_ ? static_cast<unsigned char>(buffer_[at_++]) : refill(); }
+  int next() { return at_ < bytes_.size() ? static_cast<unsigned char>(bytes_[at_++]) : refill(); }
   // Without taking it.
   int peek();
   // Appends bytes to `out` up to and including the next '\n'; past `limit` bytes of `out` they are
@@ -27,6 +30,8 @@ class ByteStream {
   int64_t read_line(std::string& out, int64_t limit);
   // True when the system, not the end of the file, stopped the reading.
   bool failed() const { return failed_; }
+  // Places so far that are no UTF-16 where a mark says that it is.
+  int64_t replaced() const { return utf16_ ? utf16_->replaced() : 0; }
 
  private:
   int refill();
@@ -34,10 +39,17 @@ class ByteStream {
 
   std::ifstream file_;
   std::vector<char> buffer_;
+  std::optional<Utf16Decoder> utf16_;
+  std::string decoded_;
+  std::string_view bytes_;  // of buffer_ or decoded_
   size_t at_ = 0;
-  size_t filled_ = 0;
+  bool started_ = false;
   bool failed_ = false;
 };
+
+// Tells the sink, behind the last record, how the file was read if not as it lies, and whether it
+// was not read to its end.
+void report_end(const ByteStream& stream, const std::filesystem::path& path, const ReadSink& sink);
 
 // Named values of one record, in their order, all valid UTF-8.
 using RecordFields = std::vector<std::pair<std::string, std::string>>;

@@ -57,10 +57,13 @@ bool is_few(int64_t broken, const std::string& bytes) {
 }
 
 std::optional<CleanText> from_utf16(const std::string& bytes) {
-  const char* charset = bytes[0] == '\xfe' ? "UTF-16BE" : "UTF-16LE";
-  auto decoded = decode_charset(std::string_view(bytes).substr(2), charset);
-  if (!decoded || decoded->text.find('\0') != std::string::npos) return std::nullopt;
-  return CleanText{std::move(decoded->text), decoded->replaced, ""};
+  Utf16Decoder decoder(bytes[0] == '\xfe');
+  CleanText clean;
+  decoder.decode(std::string_view(bytes).substr(2), clean.text);
+  decoder.finish(clean.text);
+  if (clean.text.find('\0') != std::string::npos) return std::nullopt;
+  clean.replaced = decoder.replaced();
+  return clean;
 }
 
 // ISO-2022 charsets write everything in ASCII bytes.
@@ -107,8 +110,17 @@ std::optional<std::string> read_source(const std::filesystem::path& path,
   return bytes;
 }
 
+const char* const kNotText = "binary, or text in an unknown charset";
+
 bool is_marked_utf16(std::string_view bytes) {
-  return bytes.substr(0, 2) == "\xff\xfe" || bytes.substr(0, 2) == "\xfe\xff";
+  const bool is_utf32 = bytes.substr(0, 4) == std::string_view("\xff\xfe\0\0", 4);
+  const std::string_view mark = bytes.substr(0, 2);
+  return (mark == "\xff\xfe" && !is_utf32) || mark == "\xfe\xff";
+}
+
+size_t byte_order_mark_size(std::string_view bytes) {
+  if (bytes.substr(0, 3) == "\xef\xbb\xbf") return 3;
+  return is_marked_utf16(bytes) ? 2 : 0;
 }
 
 std::optional<CleanText> clean_text(std::string bytes, const std::string& declared) {
@@ -152,7 +164,7 @@ std::optional<ParsedDocument> read_text_file(const std::filesystem::path& path, 
   const std::string charset = declared ? declared(*bytes) : "";
   std::optional<CleanText> clean = clean_text(std::move(*bytes), charset);
   if (!clean) {
-    skip(sink, SkipKind::kUnsupported, document.uri, "binary, or text in an unknown charset");
+    skip(sink, SkipKind::kUnsupported, document.uri, kNotText);
     return std::nullopt;
   }
   if (clean->replaced > 0) {

@@ -10,6 +10,9 @@
 
 namespace quarry {
 
+// Why a file is skipped that is no text that could be read.
+extern const char* const kNotText;
+
 // The bytes of a whole file, or nothing after telling the sink why (unreadable, empty, larger than
 // options.max_document_bytes).
 std::optional<std::string> read_source(const std::filesystem::path& path,
@@ -27,6 +30,8 @@ struct CleanText {
 std::optional<CleanText> clean_text(std::string bytes, const std::string& declared = "");
 // Whether a byte order mark says UTF-16.
 bool is_marked_utf16(std::string_view bytes);
+// Bytes of the mark of UTF-8 or UTF-16 that they begin with.
+size_t byte_order_mark_size(std::string_view bytes);
 // The warning that goes with `assumed`.
 std::string assumption_text(const std::string& charset);
 

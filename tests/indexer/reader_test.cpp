@@ -298,10 +298,75 @@ TEST(CsvReader, RowsThatAreNotUtf8) {
   EXPECT_EQ(reading.documents[0].document.text, "caf\u00E9");
   EXPECT_EQ(reading.documents[0].document.metadata.at("stra\u00DFe"), "Weg");
   EXPECT_THAT(reading.warnings, ElementsAre(HasSubstr("a.csv: is not UTF-8")));
-  write_bytes(path, std::string("\xff\xfei\0d\0", 6));
-  for (const Reader* reader : {&csv_reader(), &jsonl_reader()}) {
-    EXPECT_THAT(read_with(*reader, path).skips, ElementsAre(HasSubstr("UTF-16, wanted UTF-8")));
+}
+
+// With its byte order mark, and a lone surrogate for each U+FFFD.
+std::string utf16(const std::u16string& text, bool big_endian) {
+  std::string bytes;
+  for (char16_t unit : u"\uFEFF" + text) {
+    if (unit == 0xFFFD) unit = 0xD800;
+    const char high = static_cast<char>(unit >> 8);
+    const char low = static_cast<char>(unit & 0xFF);
+    bytes += big_endian ? high : low;
+    bytes += big_endian ? low : high;
   }
+  return bytes;
+}
+
+TEST(RecordReaders, MarkedUtf16IsRead) {
+  TemporaryFolder folder;
+  const std::filesystem::path csv = folder / "a.csv";
+  const std::filesystem::path jsonl = folder / "a.jsonl";
+  for (const bool big_endian : {false, true}) {
+    write_bytes(csv, utf16(u"\"id\",text\r\nb,\"na\u00EFve, \U0001F600\"\r\n", big_endian));
+    const Reading rows = read_with(csv_reader(), csv);
+    ASSERT_THAT(rows.documents, SizeIs(1));
+    EXPECT_EQ(rows.documents[0].document.uri, csv.string() + "#b");
+    EXPECT_EQ(rows.documents[0].document.text, "na\u00EFve, \U0001F600");
+    EXPECT_THAT(rows.warnings, IsEmpty());
+    write_bytes(jsonl, utf16(u"{\"id\": 1, \"text\": \"\u6771\u4EAC \uFFFD.\"}\n", big_endian));
+    const Reading records = read_with(jsonl_reader(), jsonl);
+    ASSERT_THAT(records.documents, SizeIs(1));
+    EXPECT_EQ(records.documents[0].document.text, "\u6771\u4EAC \uFFFD.");
+    EXPECT_THAT(records.warnings,
+                ElementsAre(HasSubstr("a.jsonl: 1 places that are not UTF-16 were replaced")));
+  }
+}
+
+TEST(RecordReaders, LongUtf16IsReadInPieces) {
+  TemporaryFolder folder;
+  const std::filesystem::path path = folder / "a.jsonl";
+  std::u16string text;
+  for (int i = 0; i < 30000; ++i) text += u"{\"text\": \"some words \u6771\U0001F600\"}\n";
+  write_bytes(path, utf16(text, false));
+  const Reading reading = read_with(jsonl_reader(), path);
+  EXPECT_THAT(reading.skips, IsEmpty());
+  ASSERT_THAT(reading.documents, SizeIs(30000));
+  EXPECT_EQ(reading.documents.back().document.text, "some words \u6771\U0001F600");
+  write_bytes(path, utf16(u"{\"text\": \"x\"}\uFFFD", false));
+  EXPECT_THAT(read_with(jsonl_reader(), path).skips, SizeIs(1)) << "half a character at the end";
+}
+
+TEST(RecordReaders, OtherWideCharactersAreSkipped) {
+  TemporaryFolder folder;
+  const std::filesystem::path path = folder / "a.csv";
+  for (const std::string& bytes : {std::string("\xff\xfe\0\0i\0\0\0d\0\0\0", 12),  // UTF-32
+                                   std::string("i\0d\0\n\0\x31\0", 8)}) {          // no mark
+    write_bytes(path, bytes);
+    for (const Reader* reader : {&csv_reader(), &jsonl_reader()}) {
+      EXPECT_THAT(read_with(*reader, path).skips,
+                  ElementsAre(HasSubstr("a.csv: binary, or text in an unknown charset")));
+    }
+  }
+}
+
+TEST(RecordReaders, AUtf8MarkIsNoPartOfAName) {
+  TemporaryFolder folder;
+  const std::filesystem::path path = folder / "a.csv";
+  write_bytes(path, "\xef\xbb\xbf\"id\",text\nb,words\n");
+  const Reading reading = read_with(csv_reader(), path);
+  ASSERT_THAT(reading.documents, SizeIs(1));
+  EXPECT_EQ(reading.documents[0].document.uri, path.string() + "#b");
 }
 
 TEST(TextReader, BinaryEmptyLargeAndMissingFilesAreReported) {
