@@ -11,24 +11,41 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Well-formed UTF-8 as Unicode's table 3-7: no overlong form, no surrogate, nothing past U+10FFFF.
-bool is_utf8(const std::string& text) {
+// Where the first byte stands that is not well-formed UTF-8 as Unicode's table 3-7: no overlong
+// form, no surrogate, nothing past U+10FFFF; npos: all is.
+size_t find_invalid_utf8(const std::string& text) {
   const auto* p = reinterpret_cast<const unsigned char*>(text.data());
-  const auto* const end = p + text.size();
-  while (p < end) {
-    const unsigned char lead = *p++;
-    if (lead < 0x80) continue;
-    const int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-    if (lead < 0xC2 || lead > 0xF4 || end - p < more) return false;
+  for (size_t at = 0; at < text.size();) {
+    const unsigned char lead = p[at];
+    if (lead < 0x80) {
+      ++at;
+      continue;
+    }
+    const size_t more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
+    if (lead < 0xC2 || lead > 0xF4 || text.size() - at <= more) return at;
     const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
     const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-    if (*p < low || *p > high) return false;
-    for (int i = 1; i < more; ++i) {
-      if ((p[i] & 0xC0U) != 0x80) return false;
+    if (p[at + 1] < low || p[at + 1] > high) return at;
+    for (size_t i = 2; i <= more; ++i) {
+      if ((p[at + i] & 0xC0U) != 0x80) return at;
     }
-    p += more;
+    at += more + 1;
   }
-  return true;
+  return std::string::npos;
+}
+
+void check_utf8(const std::string& line, const std::string& where, bool is_first) {
+  const std::string mark = line.substr(0, 2);
+  QUARRY_CHECK(!is_first || (mark != "\xFF\xFE" && mark != "\xFE\xFF"), ErrorCode::kCorruptData,
+               where, ": found the byte order mark of UTF-16 or UTF-32, wanted UTF-8");
+  QUARRY_CHECK(line.find('\0') == std::string::npos, ErrorCode::kCorruptData, where,
+               ": found a NUL byte, as in UTF-16 or in no text, wanted UTF-8");
+  const size_t at = find_invalid_utf8(line);
+  if (at == std::string::npos) return;
+  char byte[8];
+  std::snprintf(byte, sizeof(byte), "0x%02X", static_cast<unsigned char>(line[at]));
+  throw_error(ErrorCode::kCorruptData, where, ": byte ", at + 1, " is ", byte,
+              ", which is not UTF-8, wanted UTF-8");
 }
 
 std::string scalar_text(const Json& value, const char* field, const std::string& where) {
@@ -55,7 +72,7 @@ void for_each_line(const fs::path& path,
     const std::string where = concat(path.string(), ":", number);
     if (!line.empty() && line.back() == '\r') line.pop_back();
     if (number == 1 && line.compare(0, 3, "\xEF\xBB\xBF") == 0) line.erase(0, 3);
-    QUARRY_CHECK(is_utf8(line), ErrorCode::kCorruptData, where, ": not UTF-8");
+    check_utf8(line, where, number == 1);
     visit(line, where);
     line.clear();
   };

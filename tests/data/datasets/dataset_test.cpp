@@ -164,7 +164,7 @@ TEST_F(Dataset, BadLineNamesFileLineAndField) {
 TEST_F(Dataset, InvalidUtf8IsRefusedWithItsLine) {
   for (const char* bad : {"\xC0\xAF", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE2\x82"}) {
     const fs::path path = write("bad.csv", std::string("question\nok\n") + bad + "\n");
-    EXPECT_EQ(failure("csv", path, ErrorCode::kCorruptData), path.string() + ":3: not UTF-8");
+    EXPECT_THAT(failure("csv", path, ErrorCode::kCorruptData), HasSubstr(":3: byte 1 is 0x"));
   }
 }
 

@@ -104,7 +104,13 @@ TEST_F(TrainingSetFiles, BadFilesAreRefused) {
   EXPECT_EQ(failure("a.jsonl", "\n \n", ErrorCode::kCorruptData, {}, "qa"),
             "a.jsonl: found no row, wanted at least one (read as qa)");
   EXPECT_EQ(failure("a.jsonl", "{\"question\": \"Q\xFF\", \"answer\": \"A\"}"),
-            "a.jsonl:1: not UTF-8");
+            "a.jsonl:1: byte 16 is 0xFF, which is not UTF-8, wanted UTF-8");
+  EXPECT_EQ(failure("a.csv", std::string("\xff\xfeq\0,\0", 6)),
+            "a.csv:1: found the byte order mark of UTF-16 or UTF-32, wanted UTF-8");
+  EXPECT_EQ(failure("a.csv", std::string("q\0,\0a\0\n\0", 8)),
+            "a.csv:1: found a NUL byte, as in UTF-16 or in no text, wanted UTF-8");
+  EXPECT_EQ(failure("a.csv", "question,answer\nQ,caf\xe9\n"),
+            "a.csv:2: byte 6 is 0xE9, which is not UTF-8, wanted UTF-8");
   EXPECT_THAT(failure("a.jsonl", "{\"question\": \"Q\", \"answer\": \"A\"}\n{\"question\": "),
               HasSubstr("a.jsonl:2: not valid JSON"));
   EXPECT_EQ(failure("a.jsonl", "[1]"), "a.jsonl:1: found array, wanted an object");
@@ -261,6 +267,14 @@ TEST_F(TrainingSetFiles, CsvColumnsAreTheUsualOnesOrThoseNamed) {
   EXPECT_EQ(other.rows[0].id, (folder_.path() / "q.tsv:2").string());
   const TrainingSet pairs = read("p.csv", "prompt,completion\nHi,Hello\n");
   EXPECT_EQ(pairs.rows[0].messages[1].content, "Hello");
+}
+
+TEST_F(TrainingSetFiles, AByteOrderMarkIsNoPartOfAName) {
+  EXPECT_EQ(read("a.csv", "\xEF\xBB\xBFquestion,answer\nQ,A\n").rows.at(0).question, "Q");
+  EXPECT_EQ(read("b.csv", "\xEF\xBB\xBF\"question\",answer\nQ,A\n").rows.at(0).question, "Q");
+  EXPECT_EQ(
+      read("c.jsonl", "\xEF\xBB\xBF{\"question\": \"Q\", \"answer\": \"A\"}\n").rows.at(0).question,
+      "Q");
 }
 
 TEST_F(TrainingSetFiles, BadCsvIsRefused) {
