@@ -16,6 +16,7 @@
 #include "generator/weights/model_catalog.h"
 #include "indexer/build.h"
 #include "indexer/embedder_adapter.h"
+#include "indexer/readers/reader.h"
 #include "indexer/reembed.h"
 #include "indexer/shared_embedder.h"
 #include "retriever/index_embedder.h"
@@ -293,6 +294,7 @@ void info(const IndexArguments& arguments) {
   json["documents"] = stats.documents;
   json["passages"] = stats.passages;
   json["text_bytes"] = stats.text_bytes;
+  json["assumed_charset"] = store->documents_with(kAssumedCharset);
   json["generation"] = stats.generation;
   json["embedder"] = manifest.embedder_name;
   json["embedder_path"] = manifest.embedder_path;

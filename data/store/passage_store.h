@@ -99,6 +99,8 @@ class PassageStore {
   // Ids of passages whose document metadata has every given key with the given value; "uri_prefix"
   // and "format" are understood as keys too.
   virtual std::vector<int64_t> passages_where(const Metadata& filter) const = 0;
+  // Number of documents whose metadata has this key.
+  virtual int64_t documents_with(const std::string& key) const = 0;
 
   // Calls visit for every passage with id > after_id in id order: for rebuilding or topping up the
   // vector index. Vector has dim floats and lives during the call only.

@@ -334,6 +334,13 @@ std::vector<int64_t> SqlitePassageStore::passages_where(const Metadata& filter) 
   return ids;
 }
 
+int64_t SqlitePassageStore::documents_with(const std::string& key) const {
+  SqliteStatement select =
+      database_.prepare("SELECT count(DISTINCT document_id) FROM metadata WHERE key = ?1");
+  select.bind(1, key);
+  return select.step() ? select.column_int(0) : 0;
+}
+
 void SqlitePassageStore::copy_vector(std::string_view blob, int64_t id, float* out) const {
   const size_t bytes = static_cast<size_t>(manifest_.dim) * sizeof(float);
   QUARRY_CHECK(blob.size() == bytes, ErrorCode::kCorruptData, database_.path().string(),

@@ -33,6 +33,7 @@ class SqlitePassageStore : public PassageStore {
   std::vector<int64_t> passages_of(const std::string& uri) const override;
   std::vector<Scored> search_text(const std::string& query, int64_t limit) const override;
   std::vector<int64_t> passages_where(const Metadata& filter) const override;
+  int64_t documents_with(const std::string& key) const override;
   void for_each_vector(
       int64_t after_id,
       const std::function<void(int64_t id, const float* vector)>& visit) const override;

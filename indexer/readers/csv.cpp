@@ -152,7 +152,7 @@ class SeparatedReader : public Reader {
     }
     RecordFields fields;
     for (size_t i = 0; i < header.size(); ++i) fields.emplace_back(header[i], record.fields[i]);
-    return records.add(number, record.source, fields, RecordText::kAllFields);
+    return records.add(number, record.source, fields, RecordText::kAllFields, record.assumed);
   }
 
   const char* name_;

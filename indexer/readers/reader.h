@@ -26,6 +26,9 @@ struct ParsedDocument {
   std::vector<Heading> headings;
 };
 
+// Metadata of a document that is not UTF-8 and does not say what it is: the charset it was read as.
+constexpr const char* kAssumedCharset = "assumed_charset";
+
 // Why something that was asked for is not in the index.
 enum class SkipKind {
   kUnreadable,   // the system refused; what is stored of it stays

@@ -112,7 +112,7 @@ bool RecordReader::skip(int64_t number, const std::string& reason) {
 }
 
 bool RecordReader::add(int64_t number, const std::string& source, const RecordFields& fields,
-                       RecordText record_text) {
+                       RecordText record_text, const std::string& assumed) {
   const int id = find_field(fields, options_.id_field, kIdNames);
   const int title = find_field(fields, options_.title_field, kTitleNames);
   const int text = find_field(fields, options_.text_field, kTextNames);
@@ -142,6 +142,7 @@ bool RecordReader::add(int64_t number, const std::string& source, const RecordFi
     const auto& [name, value] = fields[i];
     if (!value.empty() && value.size() <= kMaxMetadataBytes) document.metadata[name] = value;
   }
+  if (!assumed.empty()) document.metadata[kAssumedCharset] = assumed;
   return sink_.on_document(std::move(parsed));
 }
 

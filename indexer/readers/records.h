@@ -67,9 +67,9 @@ class RecordReader {
                const ReadSink& sink);
 
   // `number` counts records from 1 and names those without an id ("path#12"). `source` is the
-  // record's own bytes, for the hash. False: stop reading.
+  // record's own bytes, for the hash; `assumed` as CleanText::assumed. False: stop reading.
   bool add(int64_t number, const std::string& source, const RecordFields& fields,
-           RecordText record_text);
+           RecordText record_text, const std::string& assumed = "");
   // Reports record `number` as left out. False: stop reading.
   bool skip(int64_t number, const std::string& reason);
 

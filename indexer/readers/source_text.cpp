@@ -172,7 +172,10 @@ std::optional<ParsedDocument> read_text_file(const std::filesystem::path& path, 
                     concat(clean->replaced, " places that are not ",
                            charset.empty() ? "UTF-8" : charset.c_str(), " were replaced"));
   }
-  if (!clean->assumed.empty()) sink.on_warning(document.uri, assumption_text(clean->assumed));
+  if (!clean->assumed.empty()) {
+    sink.on_warning(document.uri, assumption_text(clean->assumed));
+    document.metadata[kAssumedCharset] = clean->assumed;
+  }
   document.text = std::move(clean->text);
   return parsed;
 }

@@ -256,6 +256,7 @@ TEST(TextReader, OtherCharsetsAreReadWithAWarning) {
   const Reading latin = read_with(text_reader(), path);
   ASSERT_THAT(latin.documents, SizeIs(1));
   EXPECT_EQ(latin.documents[0].document.text, "na\u00EFve text");
+  EXPECT_EQ(latin.documents[0].document.metadata.at("assumed_charset"), "windows-1252");
   EXPECT_THAT(latin.warnings,
               ElementsAre(HasSubstr("a.txt: is not UTF-8 and does not say what it is: read as "
                                     "windows-1252")));
@@ -297,6 +298,8 @@ TEST(CsvReader, RowsThatAreNotUtf8) {
   ASSERT_THAT(reading.documents, SizeIs(2));
   EXPECT_EQ(reading.documents[0].document.text, "caf\u00E9");
   EXPECT_EQ(reading.documents[0].document.metadata.at("stra\u00DFe"), "Weg");
+  EXPECT_EQ(reading.documents[0].document.metadata.at("assumed_charset"), "windows-1252");
+  EXPECT_EQ(reading.documents[1].document.metadata.count("assumed_charset"), 0U) << "is ASCII";
   EXPECT_THAT(reading.warnings, ElementsAre(HasSubstr("a.csv: is not UTF-8")));
 }
 

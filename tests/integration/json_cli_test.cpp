@@ -48,6 +48,15 @@ class JsonCli : public ::testing::Test {
   std::string model_;
 };
 
+TEST_F(JsonCli, InfoCountsDocumentsOfAnAssumedCharset) {
+  folder_.write("docs/latin.txt", "caf\xe9 and a longer text around it\n");
+  const std::string index = path("x.idx");
+  json_of({"index", "build", index, path("docs"), "--embedder", kEncoder});
+  const Json info = json_of({"index", "info", index});
+  EXPECT_EQ(info.at("documents"), 2);
+  EXPECT_EQ(info.at("assumed_charset"), 1);
+}
+
 TEST_F(JsonCli, EveryCommandPrintsOneDocument) {
   const std::string index = path("x.idx");
   json_of({"index", "build", index, path("docs"), "--embedder", kEncoder});

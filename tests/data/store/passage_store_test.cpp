@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <cstdlib>
+#include <limits>
 
 #include "tests/data/store/store_fixture.h"
 
@@ -184,6 +185,8 @@ TEST_F(PassageStoreTest, FilterMatchesEveryCondition) {
   EXPECT_THAT(store->passages_where({{"uri_prefix", "/docs/"}, {"format", "text"}}),
               ElementsAre(1));
   EXPECT_THAT(store->passages_where({{"lang", "' OR 1"}}), IsEmpty());
+  EXPECT_EQ(store->documents_with("lang"), 2);
+  EXPECT_EQ(store->documents_with("nothing"), 0);
 }
 
 TEST_F(PassageStoreTest, ListsDocumentsByPrefixInOrder) {
