@@ -106,6 +106,7 @@ class Pipeline {
   Answer answer(Prepared prepared, const AskOptions& options, const Engine::OnText& on_text) const;
 
   const Retriever* retriever() const { return retriever_.get(); }
+  const Reranker* reranker() const { return reranker_.get(); }
   Engine& engine() const { return *engine_; }
   const Embedder* embedder() const { return embedder_.get(); }
 

@@ -108,7 +108,8 @@ int64_t read_top_logprobs(const Fields& fields) {
 }
 
 // `retrieval`: true, false or {"enabled", "top_k", "mode", "filter", "min_relevance", ...}.
-void read_retrieval(const Fields& fields, bool has_index, ChatRequest& chat) {
+void read_retrieval(const Fields& fields, const Pipeline& pipeline, ChatRequest& chat) {
+  const bool has_index = pipeline.retriever() != nullptr;
   chat.retrieve = has_index;
   const Json* value = fields.find("retrieval");
   if (value == nullptr) return;
@@ -117,20 +118,15 @@ void read_retrieval(const Fields& fields, bool has_index, ChatRequest& chat) {
   } else if (value->is_object()) {
     const Fields retrieval(*value, "retrieval.");
     chat.retrieve = retrieval.boolean("enabled").value_or(true);
-    chat.ask.search = read_search_options(retrieval, chat.ask.search);
+    chat.ask.search =
+        read_search_options(retrieval, chat.ask.search, pipeline.reranker() != nullptr);
     chat.ask.min_relevance =
         retrieval.number("min_relevance", -1.0, 1e6).value_or(chat.ask.min_relevance);
     chat.ask.refusal_bias =
         retrieval.number("refusal_bias", -1e6, 1e6).value_or(chat.ask.refusal_bias);
     chat.ask.prior_temperature =
         retrieval.number("prior_temperature", 1e-4, 1e4).value_or(chat.ask.prior_temperature);
-    if (const auto decode = retrieval.string("decode")) {
-      try {
-        chat.ask.decode = parse_decoding(*decode);
-      } catch (const Error& error) {
-        throw bad_request("retrieval.decode", error.what());
-      }
-    }
+    chat.ask.decode = retrieval.choice("decode", parse_decoding).value_or(chat.ask.decode);
   } else {
     fields.fail("retrieval", "true, false or an object");
   }
@@ -149,7 +145,7 @@ ChatRequest read_chat_request(const ServerContext& context, const std::string& t
   chat.messages = read_messages(fields);
   chat.ask = context.options.ask;
   chat.parameters = read_generation_parameters(fields, chat.ask, chat.ask.max_tokens);
-  read_retrieval(fields, context.pipeline.retriever() != nullptr, chat);
+  read_retrieval(fields, context.pipeline, chat);
   chat.ask.adapter = context.adapter_of(chat.model, chat.retrieve);
   if (chat.model.empty()) chat.model = context.model_of(chat.ask.adapter);
   chat.ask.max_tokens = chat.parameters.max_tokens;
@@ -177,7 +173,13 @@ Pipeline::Prepared prepare(const ServerContext& context, const ChatRequest& chat
     const size_t tokens = render_chat(generator, {question}).size();
     check_context_length(context, "messages", static_cast<int64_t>(tokens));
   }
-  return context.pipeline.prepare(chat.messages, chat.ask);
+  try {
+    return context.pipeline.prepare(chat.messages, chat.ask);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidArgument) throw;
+    const bool is_latent = chat.ask.decode != Decoding::kConcat;
+    throw bad_request(is_latent ? "retrieval.decode" : "messages", error.what());
+  }
 }
 
 std::shared_ptr<ChatPlan> make_plan(ServerContext& context, Exchange& exchange,

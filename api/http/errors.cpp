@@ -2,7 +2,10 @@
 
 #include <httplib.h>
 
+#include <algorithm>
+
 #include "data/core/error.h"
+#include "data/text/utf8.h"
 
 namespace quarry::http {
 namespace {
@@ -40,11 +43,26 @@ const char* type_of(int status) {
   }
 }
 
+// what() ends at a zero byte, so there is none.
+std::string readable(std::string message) {
+  constexpr size_t kLongest = 1000;
+  constexpr size_t kTail = 200;
+  if (message.size() > kLongest) {
+    message = repair_utf8(message.substr(0, kLongest - kTail)) + " ... " +
+              repair_utf8(message.substr(message.size() - kTail));
+  }
+  std::replace(message.begin(), message.end(), '\0', '?');
+  return message;
+}
+
 OrderedJson null_if_empty(const std::string& text) {
   return text.empty() ? OrderedJson() : OrderedJson(text);
 }
 
 }  // namespace
+
+ApiError::ApiError(int status, const std::string& message)
+    : std::runtime_error(readable(message)), status(status) {}
 
 ApiError bad_request(const std::string& param, const std::string& message) {
   ApiError error(400, message);

@@ -16,7 +16,8 @@ namespace quarry::http {
 //   {"error": {"message", "type", "param", "code"}}   (param and code may be null).
 class ApiError : public std::runtime_error {
  public:
-  ApiError(int status, const std::string& message) : std::runtime_error(message), status(status) {}
+  // A message that is very long, for what a client sent is in it, is cut in its middle.
+  ApiError(int status, const std::string& message);
 
   int status;
   std::string param;       // field of the request at fault; empty: null

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/http/errors.h"
+#include "data/core/error.h"
 #include "data/core/json.h"
 
 namespace quarry::http {
@@ -29,6 +30,19 @@ class Fields {
   void only_one(const char* name) const;                            // a number equal to 1
   void only_false(const char* name) const;                          // false
   void only_empty(const char* name, const std::string& why) const;  // [], {} or ""
+
+  // `parse(text)` of a string that is one of a few names; its Error becomes one of this field.
+  template <typename Parse>
+  auto choice(const char* name, const Parse& parse) const
+      -> std::optional<decltype(parse(std::string()))> {
+    const std::optional<std::string> text = string(name);
+    if (!text) return std::nullopt;
+    try {
+      return parse(*text);
+    } catch (const Error& error) {
+      throw bad_request(full_name(name), error.what());
+    }
+  }
 
   [[noreturn]] void fail(const char* name, const std::string& wanted) const;
   std::string full_name(const char* name) const { return prefix_ + name; }

@@ -58,7 +58,8 @@ void handle_search(ServerContext& context, Exchange&, const httplib::Request& re
   }
   SearchOptions defaults;
   defaults.rerank_candidates = context.options.ask.search.rerank_candidates;
-  const SearchOptions options = read_search_options(fields, defaults);
+  const SearchOptions options =
+      read_search_options(fields, defaults, context.pipeline.reranker() != nullptr);
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Hit> hits = context.pipeline.search(*query, options);
   write_json(search_json(*query, options.mode, hits, seconds_since(start)), response);
@@ -71,7 +72,11 @@ void handle_document(ServerContext& context, Exchange&, const httplib::Request& 
   if (!request.has_param("uri")) throw bad_request("uri", "'uri' is missing");
   const std::string uri = request.get_param_value("uri");
   const std::optional<Document> document = retriever_of(context).document(uri);
-  if (!document) throw ApiError(404, "the index holds no document '" + uri + "'");
+  if (!document) {
+    ApiError error(404, "the index holds no document '" + uri + "'");
+    error.param = "uri";
+    throw error;
+  }
   const std::string& text = document->text;
   if (request.get_param_value("format") == "text") {
     response.status = 200;

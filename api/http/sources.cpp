@@ -49,30 +49,26 @@ OrderedJson annotations_json(const std::string& answer, const std::vector<Citati
   return list;
 }
 
-SearchOptions read_search_options(const Fields& fields, const SearchOptions& defaults) {
+SearchOptions read_search_options(const Fields& fields, const SearchOptions& defaults,
+                                  bool has_reranker) {
   SearchOptions options = defaults;
   options.top_k = fields.integer("top_k", 1, kMostPassages).value_or(options.top_k);
   options.candidates = fields.integer("candidates", 1, 10000).value_or(options.candidates);
   options.rerank_candidates =
       fields.integer("rerank_candidates", 0, kMostPassages).value_or(options.rerank_candidates);
+  if (fields.find("rerank_candidates") != nullptr && options.rerank_candidates > 0 &&
+      !has_reranker) {
+    fields.fail("rerank_candidates", "0: no reranker is loaded, start with --rerank MODEL");
+  }
   options.dense_weight = fields.number("dense_weight", 0.0, 1.0).value_or(options.dense_weight);
-  if (const auto mode = fields.string("mode")) {
-    try {
-      options.mode = parse_search_mode(*mode);
-    } catch (const Error& error) {
-      throw bad_request(fields.full_name("mode"), error.what());
-    }
-  }
-  if (const auto fusion = fields.string("fusion")) {
-    try {
-      options.fusion = parse_fusion(*fusion);
-    } catch (const Error& error) {
-      throw bad_request(fields.full_name("fusion"), error.what());
-    }
-  }
+  options.mode = fields.choice("mode", parse_search_mode).value_or(options.mode);
+  options.fusion = fields.choice("fusion", parse_fusion).value_or(options.fusion);
   const Json* filter = fields.find("filter");
   if (filter == nullptr) return options;
   if (!filter->is_object()) fields.fail("filter", "an object of strings");
+  if (filter->size() > kMaxFilterConditions) {
+    fields.fail("filter", concat("at most ", kMaxFilterConditions, " conditions"));
+  }
   options.filter.clear();
   for (const auto& [key, value] : filter->items()) {
     if (!value.is_string()) fields.fail("filter", "an object whose values are strings");

@@ -15,7 +15,8 @@ namespace quarry::http {
 OrderedJson annotations_json(const std::string& answer, const std::vector<Citation>& citations);
 
 // Reads {query options}: top_k, mode, fusion, dense_weight, candidates,
-// rerank_candidates, filter.
-SearchOptions read_search_options(const Fields& fields, const SearchOptions& defaults);
+// rerank_candidates (more than 0 only where there is a reranker), filter.
+SearchOptions read_search_options(const Fields& fields, const SearchOptions& defaults,
+                                  bool has_reranker);
 
 }  // namespace quarry::http

@@ -40,6 +40,8 @@ struct StoreStats {
   int64_t generation = 0;  // grows by one with every committed transaction
 };
 
+constexpr size_t kMaxFilterConditions = 100;
+
 // Documents, their passages, full text (FTS5) and vectors in one SQLite file: the truth of an
 // index. Every write is one transaction and that commit is the only commit point. One object, one
 // thread; open several objects on the same file for several readers. One writer process at a time
@@ -97,7 +99,8 @@ class PassageStore {
   virtual std::vector<Scored> search_text(const std::string& query, int64_t limit) const = 0;
 
   // Ids of passages whose document metadata has every given key with the given value; "uri_prefix"
-  // and "format" are understood as keys too.
+  // and "format" are understood as keys too. Throws kInvalidArgument for more than
+  // kMaxFilterConditions.
   virtual std::vector<int64_t> passages_where(const Metadata& filter) const = 0;
   // Number of documents whose metadata has this key.
   virtual int64_t documents_with(const std::string& key) const = 0;

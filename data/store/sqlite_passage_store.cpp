@@ -307,6 +307,8 @@ std::vector<PassageStore::Scored> SqlitePassageStore::search_text(const std::str
 }
 
 std::vector<int64_t> SqlitePassageStore::passages_where(const Metadata& filter) const {
+  QUARRY_CHECK(filter.size() <= kMaxFilterConditions, ErrorCode::kInvalidArgument, "a filter of ",
+               filter.size(), " conditions is too long: at most ", kMaxFilterConditions);
   std::string sql = "SELECT p.id FROM documents d JOIN passages p ON p.document_id = d.id WHERE 1";
   std::vector<std::string> values;
   const auto parameter = [&values](const std::string& value) {
@@ -325,8 +327,6 @@ std::vector<int64_t> SqlitePassageStore::passages_where(const Metadata& filter) 
       sql += " AND value = " + parameter(value) + ")";
     }
   }
-  QUARRY_CHECK(values.size() <= 200, ErrorCode::kInvalidArgument, "a filter of ", filter.size(),
-               " conditions is too long: at most 100");
   SqliteStatement select = database_.prepare(sql + " ORDER BY p.id");
   for (size_t i = 0; i < values.size(); ++i) select.bind(static_cast<int>(i) + 1, values[i]);
   std::vector<int64_t> ids;
