@@ -18,6 +18,9 @@ namespace {
 
 constexpr int kMaxRequestsPerConnection = 10000;
 constexpr int kBacklog = 1024;
+constexpr const char* kBadRequest = "the request is not valid HTTP";
+constexpr const char* kLongAddress = "the request's address is too long";
+constexpr const char* kLateRequest = "the request did not arrive in time";
 constexpr double kCancelGraceSeconds = 3.0;  // for cancelled requests to say so to their clients
 
 // httplib's callbacks get no per-connection argument; each connection has its own thread.
@@ -63,6 +66,36 @@ int open_listener(const addrinfo& address) {
   ::close(fd);
   errno = reason;
   return -1;
+}
+
+// A whole response with an error, for where httplib makes none.
+std::string error_response(const char* status_line, const ApiError& error) {
+  const std::string body = dump_json(error_body(error));
+  const std::string retry = error.retry_after_s > 0 ? "Retry-After: 1\r\n" : "";
+  return concat("HTTP/1.1 ", status_line, "\r\nContent-Type: application/json\r\n", retry,
+                "Connection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+}
+
+void send(Connection& connection, const std::string& response) {
+  connection.write(response.data(), response.size());
+}
+
+// httplib leaves without a word when the first line of a request does not end.
+void answer_half_line(Connection& connection, Exchange& exchange) {
+  if (connection.too_large()) {
+    exchange.status = 414;
+    send(connection, error_response("414 URI Too Long", ApiError(414, kLongAddress)));
+  } else if (connection.timed_out()) {
+    exchange.status = 408;
+    send(connection, error_response("408 Request Timeout", ApiError(408, kLateRequest)));
+  }
+}
+
+// A body that httplib will not read, for the method has none.
+bool has_unread_body(const httplib::Request& request) {
+  if (request.method == "POST" || request.method == "DELETE") return false;
+  const std::string length = request.get_header_value("Content-Length");
+  return request.has_header("Transfer-Encoding") || !(length.empty() || length == "0");
 }
 
 }  // namespace
@@ -179,10 +212,8 @@ void Listener::accept_one() {
 void Listener::shed(int fd) {
   context_.metrics.count_shed_connection();
   ApiError error(503, concat("all ", context_.options.max_connections, " connections are in use"));
-  const std::string body = dump_json(error_body(error));
-  const std::string response = concat(
-      "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n",
-      "Retry-After: 1\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+  error.retry_after_s = 1;
+  const std::string response = error_response("503 Service Unavailable", error);
   ::send(fd, response.data(), response.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   ::shutdown(fd, SHUT_WR);
   char scratch[4096];  // what came already must be read, or closing resets the answer away
@@ -220,8 +251,10 @@ bool Listener::serve_request(Connection& connection, bool last) {
   exchange.start = std::chrono::steady_clock::now();
   current_exchange = &exchange;
   bool admitted = false;
+  bool unread_body = false;
   const auto setup = [&](httplib::Request& request) {
     admit(context_, request, exchange);
+    unread_body = exchange.rejection || has_unread_body(request);
     request.ranges.clear();
     request.headers.erase("Range");
     request.path = "/";                     // routed already: see install_handlers()
@@ -249,11 +282,14 @@ bool Listener::serve_request(Connection& connection, bool last) {
   } catch (const std::exception&) {
     // A request that httplib itself cannot take; nothing was sent.
     exchange.status = 400;
+    send(connection, error_response("400 Bad Request", ApiError(400, kBadRequest)));
   }
   if (admitted) --context_.active;
+  if (exchange.status == 0 && exchange.method.empty()) answer_half_line(connection, exchange);
   current_exchange = nullptr;
   finish(exchange, connection);
-  const bool unread_input = exchange.rejection || connection.too_large();
+  // Where a request that could not be read ends is not known.
+  const bool unread_input = unread_body || connection.too_large() || exchange.method.empty();
   if (unread_input || (exchange.status >= 400 && !alive)) connection.linger();
   return alive && !closed_by_client && !last && !unread_input && !connection.timed_out();
 }
@@ -323,21 +359,26 @@ void Listener::install_handlers() {
     return response.status;
   });
   // Statuses that httplib sets by itself get OpenAI's error object too.
-  set_error_handler(HandlerWithResponse([](const httplib::Request&, httplib::Response& response) {
-    if (!response.body.empty() || response.status == 499) return HandlerResponse::Unhandled;
-    const Connection& connection = *current_exchange->connection;
-    int status = response.status;
-    if (connection.too_large()) status = current_exchange->method.empty() ? 431 : 413;
-    if (connection.timed_out()) status = 408;
-    const char* message = status == 413   ? "the body is larger than this server accepts"
-                          : status == 431 ? "the request's headers are larger than 64 KiB"
-                          : status == 408 ? "the request did not arrive in time"
-                          : status == 414 ? "the request's address is too long"
-                          : status == 400 ? "the request is not valid HTTP"
-                                          : "the request could not be served";
-    write_error(ApiError(status, message), response);
-    return HandlerResponse::Handled;
-  }));
+  set_error_handler(
+      HandlerWithResponse([](const httplib::Request& request, httplib::Response& response) {
+        // What could be read of a bad Range header is none for the error; the request is httplib's
+        // own.
+        const_cast<httplib::Request&>(request).ranges.clear();
+        if (!response.body.empty() || response.status == 499) return HandlerResponse::Unhandled;
+        const Connection& connection = *current_exchange->connection;
+        int status = response.status;
+        if (connection.too_large()) status = current_exchange->method.empty() ? 431 : 413;
+        if (connection.timed_out()) status = 408;
+        const char* message = status == 413   ? "the body is larger than this server accepts"
+                              : status == 431 ? "the request's headers are larger than 64 KiB"
+                              : status == 408 ? kLateRequest
+                              : status == 414 ? kLongAddress
+                              : status == 416 ? "the Range header is not valid"
+                              : status == 400 ? kBadRequest
+                                              : "the request could not be served";
+        write_error(ApiError(status, message), response);
+        return HandlerResponse::Handled;
+      }));
   set_logger([](const httplib::Request&, const httplib::Response& response) {
     current_exchange->status = response.status;
   });

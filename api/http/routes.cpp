@@ -54,6 +54,17 @@ void check_content_type(const httplib::Request& request) {
   throw ApiError(415, "Content-Type is '" + type + "', expected application/json");
 }
 
+// What may be understood in two ways would let one request hide in another (RFC 9112, 6.3).
+void check_framing(const httplib::Request& request) {
+  const std::string coding = request.get_header_value("Transfer-Encoding");
+  if (request.get_header_value_count("Content-Length") + (coding.empty() ? 0 : 1) > 1) {
+    throw ApiError(400, "the request has more than one of Content-Length and Transfer-Encoding");
+  }
+  if (!coding.empty() && coding != "chunked") {
+    throw ApiError(400, "Transfer-Encoding is '" + coding + "', expected chunked");
+  }
+}
+
 void check_body_headers(const ServerContext& context, const httplib::Request& request) {
   const std::string encoding = request.get_header_value("Content-Encoding");
   if (!encoding.empty() && encoding != "identity") {
@@ -102,6 +113,7 @@ void admit(const ServerContext& context, const httplib::Request& request, Exchan
   try {
     exchange.method = request.method;
     exchange.path = request.path;
+    check_framing(request);
     if (request.method == "OPTIONS") return;
     find_route(exchange);
     if (exchange.route->open) return;

@@ -8,6 +8,8 @@ namespace quarry::test {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 TEST(HttpHostile, WhatAClientSentIsCutInMessages) {
   HttpRig rig;
@@ -66,6 +68,61 @@ TEST(HttpHostile, ErrorsOfTheSearchNameTheirField) {
     EXPECT_EQ(reply.status, 400) << reply.body;
     EXPECT_EQ(reply.json()["error"]["param"], param) << reply.body;
   }
+}
+
+// All that comes back for these bytes, once the server has closed the connection.
+std::string answer_to(const HttpRig& rig, const std::string& bytes) {
+  RawClient client(rig.port());
+  client.send(bytes);
+  return client.read_all();
+}
+
+size_t count_answers(const std::string& text) {
+  size_t count = 0;
+  for (size_t at = 0; (at = text.find("HTTP/1.1 ", at)) != std::string::npos; ++at) ++count;
+  return count;
+}
+
+TEST(HttpHostile, NoRequestHidesBehindAnother) {
+  HttpRig rig;
+  const std::string hidden = "GET /v1/models HTTP/1.1\r\n\r\n";
+  const std::string post = "POST /v1/search HTTP/1.1\r\n";
+  const std::string length = concat("Content-Length: ", hidden.size(), "\r\n");
+  const std::pair<std::string, const char*> refused[] = {
+      {post + "Content-Length: 0\r\n" + length, "more than one of Content-Length and"},
+      {post + "Transfer-Encoding: chunked\r\n" + length, "more than one of Content-Length and"},
+      {post + "Transfer-Encoding: gzip\r\n", "Transfer-Encoding is 'gzip', expected chunked"},
+      {"hello there\r\n", "the request is not valid HTTP"}};
+  for (const auto& [headers, message] : refused) {
+    const std::string answer = answer_to(rig, headers + "\r\n" + hidden);
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 400 "));
+    EXPECT_THAT(answer, HasSubstr(message));
+    EXPECT_EQ(count_answers(answer), 1U) << answer;
+  }
+  const std::string get = answer_to(rig, "GET /healthz HTTP/1.1\r\n" + length + "\r\n" + hidden);
+  EXPECT_THAT(get, StartsWith("HTTP/1.1 200 "));
+  EXPECT_EQ(count_answers(get), 1U) << "a body where there is none is no request";
+}
+
+TEST(HttpHostile, AFirstLineThatDoesNotEndIsAnswered) {
+  HttpRigOptions options;
+  options.server.header_timeout_seconds = 0.2;
+  HttpRig rig(options);
+  EXPECT_THAT(answer_to(rig, "GET /heal"), StartsWith("HTTP/1.1 408 "));
+  const std::string too_long = answer_to(rig, "GET /" + std::string(200000, 'a'));
+  EXPECT_THAT(too_long, StartsWith("HTTP/1.1 414 "));
+  EXPECT_THAT(too_long, HasSubstr("the request's address is too long"));
+}
+
+TEST(HttpHostile, ABadRangeIsAnErrorObject) {
+  HttpRig rig;
+  RawClient client(rig.port());
+  client.send("GET / HTTP/1.1\r\nRange: bytes=0-1,5-,-9999999999999999999\r\n\r\n");
+  const std::string answer = client.read_until("}}");
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 416 "));
+  EXPECT_THAT(answer,
+              HasSubstr("\r\n\r\n{\"error\":{\"message\":\"the Range header is not valid\""));
+  EXPECT_THAT(answer, Not(HasSubstr("multipart")));
 }
 
 }  // namespace
