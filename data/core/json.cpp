@@ -29,6 +29,19 @@ int max_depth(std::string_view text) {
   return deepest;
 }
 
+// nlohmann's "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error ..."
+// without its own name for it, and with no more of the text than one can read.
+std::string reason(const std::exception& error) {
+  constexpr size_t kLongest = 300;
+  std::string what = error.what();
+  const size_t name_end = what.find("] ");
+  if (name_end != std::string::npos) what.erase(0, name_end + 2);
+  if (what.size() <= kLongest) return what;
+  size_t cut = kLongest;
+  while (cut > 0 && (static_cast<unsigned char>(what[cut]) & 0xC0) == 0x80) --cut;
+  return what.substr(0, cut) + " ...";
+}
+
 template <typename AnyJson>
 AnyJson parse(std::string_view text, const std::string& source, ErrorCode code) {
   const int depth = max_depth(text);
@@ -41,9 +54,9 @@ AnyJson parse(std::string_view text, const std::string& source, ErrorCode code) 
   try {
     return AnyJson::parse(text);
   } catch (const typename AnyJson::parse_error& e) {
-    throw_error(code, source, ": not valid JSON at byte ", e.byte, ": ", e.what());
+    throw_error(code, source, ": not valid JSON at byte ", e.byte, ": ", reason(e));
   } catch (const typename AnyJson::exception& e) {  // a number beyond double's range
-    throw_error(code, source, ": not valid JSON: ", e.what());
+    throw_error(code, source, ": not valid JSON: ", reason(e));
   }
 }
 

@@ -12,6 +12,21 @@ TEST(Json, OrderedMembersKeepTheOrderOfTheText) {
   EXPECT_THROW(parse_ordered_json("{", "text", ErrorCode::kInvalidArgument), Error);
 }
 
+TEST(Json, ErrorsTellTheByteAndAreShort) {
+  const auto message = [](const std::string& text) {
+    try {
+      parse_json(text, "text", ErrorCode::kInvalidArgument);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const std::string start = "text: not valid JSON at byte 2: parse error at line 1, column 2: ";
+  EXPECT_EQ(message("{").substr(0, start.size()), start);
+  EXPECT_EQ(message("[1e999]"), "text: not valid JSON: number overflow parsing '1e999'");
+  EXPECT_LT(message("[\"" + std::string(100000, 'a')).size(), 500U);
+}
+
 TEST(Json, MembersAreFoundInTheText) {
   const std::string text =
       R"( {"a": {"b": "}, \"c\": 1", "c": [1, {"d": 2}]}, "c" : -3 , "d":"\\", "e": "c", "a2": null} )";
