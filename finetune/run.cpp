@@ -226,7 +226,13 @@ struct FinetuneRun::Impl {
     const bool holds_run = std::filesystem::exists(config_path(), ignored);
     QUARRY_CHECK(resume || !holds_run, ErrorCode::kInvalidArgument, folder.string(),
                  ": holds a run already; continue it with --resume or choose another output_dir");
-    std::filesystem::create_directories(folder);
+    QUARRY_CHECK(
+        !std::filesystem::exists(folder, ignored) || std::filesystem::is_directory(folder, ignored),
+        ErrorCode::kInvalidArgument, folder.string(), ": is a file, wanted a run folder");
+    std::error_code failure;
+    std::filesystem::create_directories(folder, failure);
+    QUARRY_CHECK(std::filesystem::is_directory(folder, ignored), ErrorCode::kUnavailable,
+                 folder.string(), ": cannot make this folder: ", failure.message());
     record_files();
     return resume ? latest : std::nullopt;
   }

@@ -201,8 +201,11 @@ bool holds_other_files(const std::filesystem::path& folder) {
 void check_places(const IndexArguments& arguments) {
   std::error_code failure;
   const std::filesystem::path index = arguments.index;
-  QUARRY_CHECK(!std::filesystem::is_regular_file(index, failure), ErrorCode::kInvalidArgument,
-               arguments.index, ": is a file, wanted the folder of an index, which may be new");
+  QUARRY_CHECK(!arguments.index.empty(), ErrorCode::kInvalidArgument, "the index's name is empty");
+  QUARRY_CHECK(
+      !std::filesystem::exists(index, failure) || std::filesystem::is_directory(index, failure),
+      ErrorCode::kInvalidArgument, arguments.index,
+      ": is a file, wanted the folder of an index, which may be new");
   QUARRY_CHECK(std::filesystem::exists(store_path(index), failure) || !holds_other_files(index),
                ErrorCode::kInvalidArgument, arguments.index,
                ": holds other files and no index, wanted a folder of the index's own");
@@ -233,7 +236,9 @@ void build(IndexArguments arguments, Missing missing, CommandContext& context) {
           report = build_store(settled.options, embedder, *progress, *context.cancel);
         } catch (const Error&) {  // an adapter without an index would refuse the next one
           if (is_new && !std::filesystem::exists(store_path(settled.index))) {
-            std::filesystem::remove_all(std::filesystem::path(settled.index) / kIndexAdapterFolder);
+            std::error_code ignored;
+            std::filesystem::remove_all(std::filesystem::path(settled.index) / kIndexAdapterFolder,
+                                        ignored);
           }
           throw;
         }

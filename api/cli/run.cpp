@@ -1,7 +1,12 @@
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <iostream>
 
 #include "api/cli/command.h"
@@ -40,6 +45,40 @@ void install_signal_handlers() {
   sigaction(SIGTERM, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
+}
+
+// A standard stream that is closed would have its number taken by the next file that is opened,
+// and what is printed would go there.
+void open_standard_streams() {
+  while (true) {
+    const int fd = ::open("/dev/null", O_RDWR);
+    if (fd > STDERR_FILENO || fd < 0) {
+      if (fd >= 0) ::close(fd);
+      return;
+    }
+  }
+}
+
+// Why results could not be written; empty when they were, or when who read them left ("| head").
+std::string lost_output() {
+  errno = 0;
+  std::cout.flush();
+  const bool is_written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good();
+  const int reason = errno;
+  struct stat info = {};
+  if (is_written || ::fstat(STDOUT_FILENO, &info) != 0) return "";
+  if (S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode)) return "";
+  return reason != 0 ? std::strerror(reason) : "an earlier write failed";
+}
+
+// Of a path that the library met where it expected nothing odd: a name too long, a circle of links.
+ExitCode report(const std::filesystem::filesystem_error& error) {
+  std::cerr << "error: " << error.path1().string() << ": " << error.code().message() << "\n";
+  const std::error_code& code = error.code();
+  if (code == std::errc::no_such_file_or_directory) return kExitNotFound;
+  const bool is_odd = code == std::errc::filename_too_long || code == std::errc::not_a_directory ||
+                      code == std::errc::too_many_symbolic_link_levels;
+  return is_odd ? kExitUsage : kExitUnavailable;
 }
 
 ExitCode exit_code_of(const Error& error) {
@@ -119,8 +158,10 @@ void add_help_topics(CLI::App& app) {
 int guarded(CommandContext& context, const std::function<void()>& work) {
   try {
     work();
-    std::cout.flush();
-    return context.exit_code;
+    const std::string lost = lost_output();
+    if (lost.empty()) return context.exit_code;
+    std::cerr << "error: standard output: cannot write: " << lost << "\n";
+    return kExitUnavailable;
   } catch (const Error& error) {
     if (g_cancel.cancelled()) {
       std::cerr << "interrupted: " << error.what() << "\n";
@@ -128,6 +169,8 @@ int guarded(CommandContext& context, const std::function<void()>& work) {
     }
     std::cerr << "error: " << error.what() << "\n";
     return exit_code_of(error);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return report(error);
   } catch (const std::bad_alloc&) {
     std::cerr << "error: out of memory\n";
     return kExitUnavailable;
@@ -143,6 +186,7 @@ int guarded(CommandContext& context, const std::function<void()>& work) {
 void print_json(const OrderedJson& value) { std::cout << dump_json(value, 2) << "\n"; }
 
 int run(int argc, const char* const* argv) {
+  open_standard_streams();
   install_signal_handlers();
   CommandContext context;
   context.cancel = &g_cancel;

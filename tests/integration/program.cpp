@@ -35,6 +35,8 @@ ProgramResult run_quarry(const std::vector<std::string>& arguments,
   return StartedProgram(arguments, environment).wait();
 }
 
+std::string program_path() { return QUARRY_PROGRAM; }
+
 StartedProgram::StartedProgram(const std::vector<std::string>& arguments,
                                const std::vector<std::string>& environment)
     : folder_(std::make_unique<TemporaryFolder>()) {

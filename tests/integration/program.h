@@ -22,6 +22,9 @@ ProgramResult run_quarry(const std::vector<std::string>& arguments);
 ProgramResult run_quarry(const std::vector<std::string>& arguments,
                          const std::vector<std::string>& environment);
 
+// Of the built `quarry`, for a shell.
+std::string program_path();
+
 // A new empty folder, removed with everything in it when the object goes.
 class TemporaryFolder {
  public:
