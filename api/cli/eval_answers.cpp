@@ -227,11 +227,11 @@ void add_eval_answers_command(CLI::App& eval, CommandContext& context) {
       ->check(CLI::IsMember({"index", "gold"}))
       ->capture_default_str();
   command->add_option("--sample", arguments->sample, "N questions drawn at random; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kNonNegative);
   command->add_option("--sample-seed", arguments->sample_seed, "Of the draw")
       ->capture_default_str();
   command->add_option("--limit", arguments->limit, "Only the first N questions; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kNonNegative);
   add_adapter_flag(*command, arguments->adapter);
   add_generator_flags(*command, arguments->generator);
   add_sampling_flags(*command, arguments->sampling);

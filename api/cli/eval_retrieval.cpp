@@ -100,7 +100,7 @@ void add_eval_retrieval_command(CLI::App& eval, CommandContext& context) {
       ->check(CLI::IsMember({"auto", "document", "passage-id", "text"}))
       ->capture_default_str();
   command->add_option("--limit", arguments->limit, "Only the first N questions; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kNonNegative);
   command->add_option("--output", arguments->output,
                       "Keep each question's outcome in this JSONL file");
   add_embedder_flags(*command, arguments->embedder);

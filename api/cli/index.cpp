@@ -412,11 +412,11 @@ void add_build_flags(CLI::App& command, IndexArguments& arguments) {
   command
       .add_option("--chunk-tokens", arguments.options.chunk_tokens,
                   "Longest passage in the embedder's tokens; 0: as long as it reads, at most 250")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kNonNegative);
   command
       .add_option("--chunk-overlap", arguments.options.chunk_overlap_tokens,
                   "Tokens that neighbouring passages share (default 0)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kNonNegative);
   command.add_option("--title-field", arguments.options.reader.title_field,
                      "Title field of JSONL records and CSV columns");
   command.add_option("--text-field", arguments.options.reader.text_field,

@@ -74,7 +74,7 @@ void add_model_estimate_command(CLI::App& model) {
   command
       ->add_option("--tokens", arguments->options.tokens_per_sequence,
                    "Of each sequence, prompt and answer (default: the model's whole context)")
-      ->check(CLI::PositiveNumber);
+      ->check(kPositive);
   command->add_option("--sequences", arguments->options.sequences, "That run together")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

@@ -6,6 +6,7 @@
 
 #include "api/cli/command.h"
 #include "api/cli/model.h"
+#include "api/cli/options.h"
 #include "data/core/error.h"
 #include "data/core/mapped_file.h"
 #include "generator/adapters/quantize_model.h"
@@ -111,7 +112,7 @@ void add_model_quantize_command(CLI::App& model) {
   command->add_option("--text", arguments->text,
                       "Text file: print perplexity and KL divergence against the source");
   command->add_option("--max-tokens", arguments->compare.max_tokens, "Of the text")
-      ->check(CLI::PositiveNumber)
+      ->check(kPositive)
       ->capture_default_str();
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->footer(

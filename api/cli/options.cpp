@@ -1,5 +1,6 @@
 #include "api/cli/options.h"
 
+#include <cstdlib>
 #include <iostream>
 
 #include "data/core/error.h"
@@ -10,6 +11,23 @@
 #include "retriever/index_embedder.h"
 
 namespace quarry::cli {
+namespace {
+
+CLI::Validator number_check(const char* name, bool with_zero) {
+  const auto check = [with_zero](const std::string& text) -> std::string {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const bool is_number = !text.empty() && *end == '\0';
+    if (is_number && (value > 0.0 || (with_zero && value == 0.0))) return "";
+    return concat("Value ", text, " is no number ", with_zero ? "from 0 on" : "above 0");
+  };
+  return CLI::Validator(check, name);
+}
+
+}  // namespace
+
+const CLI::Validator kNonNegative = number_check("NONNEGATIVE", true);
+const CLI::Validator kPositive = number_check("POSITIVE", false);
 
 void add_precision_flag(CLI::App& command, std::string& precision) {
   command
@@ -47,7 +65,7 @@ void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
       .add_option("--llm-int8", flags.llm_int8_threshold,
                   "Multiply int8 weights as LLM.int8 does, with this outlier threshold (6 is "
                   "usual); 0: activations keep 16 bits")
-      ->check(CLI::NonNegativeNumber)
+      ->check(kNonNegative)
       ->capture_default_str();
   command
       .add_option("--offload", flags.offload,
@@ -257,7 +275,7 @@ void add_decode_flags(CLI::App& command, DecodeFlags& flags) {
       .add_option("--prior-temperature", flags.prior_temperature,
                   "Of the passages' probabilities, the softmax of their cosines, for the last two; "
                   "as in training")
-      ->check(CLI::PositiveNumber)
+      ->check(kPositive)
       ->capture_default_str();
 }
 

@@ -16,6 +16,10 @@ namespace quarry::cli {
 
 // Options that several subcommands share, with one spelling and one help text.
 
+// Numbers of any size from 0 on, or above it. (CLI11's own name the largest double in messages.)
+extern const CLI::Validator kNonNegative;
+extern const CLI::Validator kPositive;
+
 struct GeneratorFlags {
   std::string model = kDefaultGenerator;
   std::string precision = "fast";

@@ -5,7 +5,10 @@
 #include "api/answer_json.h"
 #include "api/cli/command.h"
 #include "api/cli/options.h"
+#include "data/core/error.h"
 #include "data/core/stopwatch.h"
+#include "data/text/unicode.h"
+#include "data/text/utf8.h"
 
 namespace quarry::cli {
 namespace {
@@ -46,6 +49,8 @@ void print_hits(const std::vector<Hit>& hits) {
 }
 
 void search(const SearchArguments& arguments, CommandContext& context) {
+  const auto [begin, end] = trimmed_range(repair_utf8(arguments.query));
+  QUARRY_CHECK(begin < end, ErrorCode::kInvalidArgument, "the query is empty");
   const SearchOptions options = to_search_options(arguments.flags);
   const OpenedIndex opened =
       open_index(arguments.index, options.mode != SearchMode::kLexical, arguments.embedder);

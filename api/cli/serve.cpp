@@ -174,8 +174,11 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
                    "Refuse adapters of a larger rank")
       ->check(CLI::Range(int64_t{1}, kMaxLoraRank))
       ->capture_default_str();
-  command->add_option("--api-key-file", arguments->api_key_file,
-                      "Accept only these keys, one a line");
+  // Empty, as of a variable that is not set, it would let everybody in.
+  command
+      ->add_option("--api-key-file", arguments->api_key_file, "Accept only these keys, one a line")
+      ->check(
+          [](const std::string& file) { return file.empty() ? "wanted the name of a file" : ""; });
   command->add_option("--model-name", arguments->server.model_name,
                       "Id of the base model (default: its own name)");
   command->add_option("--cors-origin", arguments->server.cors_origin,

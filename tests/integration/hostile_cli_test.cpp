@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "data/core/error.h"
 #include "tests/integration/program.h"
 #include "tests/support/tiny_llama_gguf.h"
 
@@ -14,6 +15,8 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
+
+const std::string kEncoder = QUARRY_SOURCE_DIR "/tests/golden/encoders/bert_questions";
 
 class HostileCli : public ::testing::Test {
  protected:
@@ -51,12 +54,30 @@ TEST_F(HostileCli, OddPathsAreErrorsOfTheirOwn) {
   expect_refused({"index", "build", path("loop"), docs_}, 2, "Too many levels of symbolic links");
 }
 
+TEST_F(HostileCli, EmptyNamesAndTextsAreRefused) {
+  const std::string index = path("x.idx");
+  expect_refused({"index", "build", "", docs_}, 2, "the index's name is empty");
+  ASSERT_EQ(run_quarry({"index", "build", index, docs_, "--embedder", kEncoder}).exit_code, 0);
+  expect_refused({"search", index, " \t"}, 2, "the query is empty");
+}
+
+TEST_F(HostileCli, NumbersThatAreTooSmallAreRefusedInAShortMessage) {
+  for (const char* number : {"-1", "nan", "x", ""}) {
+    expect_refused({"index", "build", path("x.idx"), docs_, "--chunk-tokens", number}, 2,
+                   concat("--chunk-tokens: Value ", number, " is no number from 0 on\n"));
+  }
+}
+
 TEST_F(HostileCli, ARunFolderThatIsAFileIsRefused) {
   const std::string rows =
       folder_.write("rows.jsonl", R"({"question": "Q?", "answer": "A", "context": "A it is."})");
   const std::string model = write_tiny_llama_gguf(folder_.path(), 3).string();
   expect_refused({"finetune", "--train", rows, "--model", model, "--out", rows}, 2,
                  rows + ": is a file, wanted a run folder");
+}
+
+TEST_F(HostileCli, AnEmptyKeyFileNameLetsNobodyIn) {
+  expect_refused({"serve", path("x.idx"), "--api-key-file", ""}, 2, "wanted the name of a file");
 }
 
 TEST_F(HostileCli, ResultsThatCannotBeWrittenAreNoSuccess) {
