@@ -1,5 +1,6 @@
 #include "api/cli/options.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <iostream>
 
@@ -17,7 +18,7 @@ CLI::Validator number_check(const char* name, bool with_zero) {
   const auto check = [with_zero](const std::string& text) -> std::string {
     char* end = nullptr;
     const double value = std::strtod(text.c_str(), &end);
-    const bool is_number = !text.empty() && *end == '\0';
+    const bool is_number = !text.empty() && *end == '\0' && std::isfinite(value);
     if (is_number && (value > 0.0 || (with_zero && value == 0.0))) return "";
     return concat("Value ", text, " is no number ", with_zero ? "from 0 on" : "above 0");
   };

@@ -15,6 +15,9 @@ namespace quarry::http {
 namespace {
 
 constexpr size_t kReceiveBytes = 16384;
+// What may be on its way to a client: without a bound the system takes megabytes of a stream that
+// nobody reads before the write waits.
+constexpr int kSendBytes = 256 << 10;
 constexpr double kLingerSeconds = 5.0;
 constexpr int64_t kLingerBytes = int64_t{256} << 20;
 
@@ -58,6 +61,7 @@ void read_address(const sockaddr_storage& address, std::string& ip, int& port) {
 Connection::Connection(int fd, const ConnectionLimits& limits) : fd_(fd), limits_(limits) {
   const int on = 1;
   ::setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  ::setsockopt(fd_, SOL_SOCKET, SO_SNDBUF, &kSendBytes, sizeof(kSendBytes));
 }
 
 Connection::~Connection() { ::close(fd_); }
@@ -74,9 +78,13 @@ void Connection::begin_headers() {
   deadline_ = after(limits_.header_timeout_seconds);
   too_large_ = false;
   timed_out_ = false;
+  in_headers_ = true;
+  has_odd_lines_ = false;
+  last_byte_ = 0;
 }
 
 void Connection::begin_body() {
+  in_headers_ = false;
   budget_bytes_ = limits_.max_body_bytes;
   deadline_ = after(limits_.body_timeout_seconds);
 }
@@ -140,6 +148,12 @@ ssize_t Connection::read(char* data, size_t size) {
   const size_t taken =
       std::min({size, buffer_.size() - buffer_position_, static_cast<size_t>(budget_bytes_)});
   std::memcpy(data, buffer_.data() + buffer_position_, taken);
+  for (size_t i = 0; in_headers_ && i < taken; ++i) {
+    const bool is_bare = data[i] == '\n' && last_byte_ != '\r';
+    const bool is_fold = last_byte_ == '\n' && (data[i] == ' ' || data[i] == '\t');
+    has_odd_lines_ = has_odd_lines_ || is_bare || is_fold;
+    last_byte_ = data[i];
+  }
   buffer_position_ += taken;
   budget_bytes_ -= static_cast<int64_t>(taken);
   return static_cast<ssize_t>(taken);

@@ -35,6 +35,9 @@ class Connection : public httplib::Stream {
   // Whether a budget ran out in this request, and which.
   bool too_large() const { return too_large_; }
   bool timed_out() const { return timed_out_; }
+  // Whether a header line of this request ended without a carriage return or went on in the next:
+  // httplib drops such lines, so that what the request says of its body is not known.
+  bool has_odd_lines() const { return has_odd_lines_; }
 
   // True once the client closed its end or the connection broke. A client that only closes its
   // sending side counts as gone too.
@@ -69,6 +72,9 @@ class Connection : public httplib::Stream {
   Clock::time_point deadline_;
   bool too_large_ = false;
   bool timed_out_ = false;
+  bool in_headers_ = false;
+  bool has_odd_lines_ = false;
+  char last_byte_ = 0;  // of the headers
 };
 
 }  // namespace quarry::http

@@ -91,11 +91,13 @@ void answer_half_line(Connection& connection, Exchange& exchange) {
   }
 }
 
-// A body that httplib will not read, for the method has none.
-bool has_unread_body(const httplib::Request& request) {
-  if (request.method == "POST" || request.method == "DELETE") return false;
+// Whether bytes of a body may stand behind what httplib reads: the method has none, its length is
+// not told or not understood, or it comes in chunks, of which httplib leaves what is broken.
+bool may_leave_body(const httplib::Request& request) {
   const std::string length = request.get_header_value("Content-Length");
-  return request.has_header("Transfer-Encoding") || !(length.empty() || length == "0");
+  if (request.has_header("Transfer-Encoding")) return true;
+  const bool takes_body = request.method == "POST" || request.method == "DELETE";
+  return takes_body ? length.empty() : !(length.empty() || length == "0");
 }
 
 }  // namespace
@@ -254,7 +256,7 @@ bool Listener::serve_request(Connection& connection, bool last) {
   bool unread_body = false;
   const auto setup = [&](httplib::Request& request) {
     admit(context_, request, exchange);
-    unread_body = exchange.rejection || has_unread_body(request);
+    unread_body = exchange.rejection || connection.has_odd_lines() || may_leave_body(request);
     request.ranges.clear();
     request.headers.erase("Range");
     request.path = "/";                     // routed already: see install_handlers()
@@ -265,10 +267,11 @@ bool Listener::serve_request(Connection& connection, bool last) {
         !request.has_header("Content-Length") && !request.has_header("Transfer-Encoding")) {
       request.headers.emplace("Content-Length", "0");
     }
-    if (exchange.rejection) {
+    if (unread_body) {
       request.headers.erase("Connection");
       request.headers.emplace("Connection", "close");
-    } else {
+    }
+    if (!exchange.rejection) {
       admitted = exchange.route != nullptr && !exchange.route->open;
       if (admitted) ++context_.active;
       connection.begin_body();

@@ -56,10 +56,20 @@ void check_content_type(const httplib::Request& request) {
 
 // What may be understood in two ways would let one request hide in another (RFC 9112, 6.3).
 void check_framing(const httplib::Request& request) {
-  const std::string coding = request.get_header_value("Transfer-Encoding");
-  if (request.get_header_value_count("Content-Length") + (coding.empty() ? 0 : 1) > 1) {
+  const size_t count = request.get_header_value_count("Content-Length") +
+                       request.get_header_value_count("Transfer-Encoding");
+  if (count > 1) {
     throw ApiError(400, "the request has more than one of Content-Length and Transfer-Encoding");
   }
+  for (const auto& [name, value] : request.headers) {
+    if (name.find_first_of(" \t") == std::string::npos) continue;
+    throw ApiError(400, "the header name '" + name.substr(0, 100) + "' holds a blank");
+  }
+  const std::string length = request.get_header_value("Content-Length");
+  if (length.find_first_not_of("0123456789") != std::string::npos) {
+    throw ApiError(400, "Content-Length is '" + length.substr(0, 100) + "', expected a number");
+  }
+  const std::string coding = request.get_header_value("Transfer-Encoding");
   if (!coding.empty() && coding != "chunked") {
     throw ApiError(400, "Transfer-Encoding is '" + coding + "', expected chunked");
   }
@@ -73,8 +83,6 @@ void check_body_headers(const ServerContext& context, const httplib::Request& re
   check_content_type(request);
   const std::string length = request.get_header_value("Content-Length");
   if (length.empty()) return;  // no body, or chunks, which are counted while they are read
-  const bool digits = length.find_first_not_of("0123456789") == std::string::npos;
-  if (!digits) throw ApiError(400, "Content-Length is '" + length + "', expected a number");
   if (length.size() > 18 || std::stoll(length) > context.options.max_payload_bytes) {
     throw ApiError(413, concat("the body has ", length, " bytes, at most ",
                                context.options.max_payload_bytes, " are accepted"));

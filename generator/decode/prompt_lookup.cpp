@@ -7,6 +7,8 @@ namespace quarry {
 namespace {
 
 constexpr double kLearningRate = 0.08;
+// Occurrences that have a say, the latest: a text may repeat one token thousands of times.
+constexpr size_t kMostPlaces = 64;
 
 // What the rates are to begin with, in the order of rate_index(): what tests/bench/decode_bench
 // finds for SmolLM2-135M-Instruct on quotes from SQuAD passages, answers and open prompts.
@@ -51,6 +53,7 @@ PromptLookup::Matches PromptLookup::longest_matches(const std::vector<int32_t>& 
     if (length < matches.length) continue;
     if (length > matches.length) matches.places.clear();
     matches.length = length;
+    if (matches.places.size() == kMostPlaces) continue;
     matches.places.push_back(end);
   }
   return matches;
@@ -98,7 +101,7 @@ PromptLookup::Draft PromptLookup::draft_from(Source source, const std::vector<in
 const PromptLookup::Draft& PromptLookup::propose(const std::vector<int32_t>& history,
                                                  const std::vector<int32_t>& others, int64_t most) {
   draft_ = Draft();
-  if (history.empty()) return draft_;
+  if (history.empty() || most <= 0) return draft_;
   draft_ =
       draft_from(Source::kHistory, history,
                  longest_matches(history, static_cast<int64_t>(history.size()) - 1, history), most);

@@ -6,10 +6,15 @@
 #include <array>
 #include <cctype>
 #include <cerrno>
+#include <cstring>
+#include <map>
 
 #include "data/text/utf8.h"
 
 namespace quarry {
+
+const char* const kWindows1252 = "windows-1252";
+
 namespace {
 
 class Converter {
@@ -35,12 +40,22 @@ class Converter {
       const bool is_full = result == static_cast<size_t>(-1) && errno == E2BIG;
       out.append(buffer.data(), buffer.size() - room);
       at = bytes.size() - left;
-      if (result != static_cast<size_t>(-1)) return true;
-      if (!is_full) return false;
+      if (is_full) continue;
+      flush(out);
+      return result != static_cast<size_t>(-1);
     }
   }
 
  private:
+  // A character that iconv keeps back, since a mark might have followed it.
+  void flush(std::string& out) {
+    std::array<char, 64> buffer;
+    char* to = buffer.data();
+    size_t room = buffer.size();
+    ::iconv(handle_, nullptr, nullptr, &to, &room);
+    out.append(buffer.data(), buffer.size() - room);
+  }
+
   iconv_t handle_;
 };
 
@@ -69,19 +84,33 @@ std::string value_of(const std::string& tag, const std::string& key) {
   return tag.substr(start, at - start);
 }
 
-// As iconv has it.
+// As iconv has it; what browsers take for more than it names, likewise. Nothing for charsets of
+// more than a byte for ASCII, in which the declaration could not have been read.
 std::string charset_of_label(const std::string& label) {
   constexpr size_t kLongestLabel = 40;
-  static const std::array<const char*, 7> kLatin = {"iso-8859-1", "iso8859-1", "latin1", "ascii",
-                                                    "us-ascii",   "cp1252",    "l1"};
-  if (label.size() > kLongestLabel || label.compare(0, 3, "utf") == 0) return "";
-  const bool is_latin = std::find(kLatin.begin(), kLatin.end(), label) != kLatin.end();
-  return is_latin ? kWindows1252 : label;
+  static const std::map<std::string, const char*> kWider = {
+      {"iso-8859-1", kWindows1252}, {"iso8859-1", kWindows1252},    {"latin1", kWindows1252},
+      {"ascii", kWindows1252},      {"us-ascii", kWindows1252},     {"cp1252", kWindows1252},
+      {"l1", kWindows1252},         {"iso-8859-9", "windows-1254"}, {"gb2312", "gb18030"},
+      {"gbk", "gb18030"},           {"shift_jis", "cp932"},         {"sjis", "cp932"},
+      {"euc-kr", "cp949"}};
+  static const std::array<const char*, 7> kWideUnits = {
+      "utf", "ucs", "unicode", "10646", "iso-10646", "csunicode", "wchar"};
+  const bool is_wide = std::any_of(kWideUnits.begin(), kWideUnits.end(), [&](const char* name) {
+    return label.compare(0, std::strlen(name), name) == 0;
+  });
+  if (label.size() > kLongestLabel || is_wide || label.compare(0, 5, "csucs") == 0) return "";
+  const auto wider = kWider.find(label);
+  return wider == kWider.end() ? label : wider->second;
+}
+
+bool is_letter_of_windows_1252(unsigned char byte) {
+  constexpr std::string_view kBelow = "\x83\x8a\x8c\x8e\x9a\x9c\x9e\x9f";
+  return (byte >= 0xC0 && byte != 0xD7 && byte != 0xF7) ||
+         kBelow.find(static_cast<char>(byte)) != std::string_view::npos;
 }
 
 }  // namespace
-
-const char* const kWindows1252 = "windows-1252";
 
 std::optional<DecodedText> decode_charset(std::string_view bytes, const std::string& charset) {
   Converter converter(charset);
@@ -159,17 +188,23 @@ std::string declared_html_charset(std::string_view html) {
 }
 
 bool looks_like_windows_1252(std::string_view bytes) {
+  int64_t ascii = 0;  // that can be seen
   int64_t ascii_letters = 0;
-  int64_t others = 0;
+  int64_t signs = 0;
+  int64_t letters = 0;
   for (const char c : bytes) {
     const auto byte = static_cast<unsigned char>(c);
     const bool is_text_control = c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\x1b';
     if ((byte < 0x20 && !is_text_control) || byte == 0x7F) return false;
     if (byte == 0x81 || byte == 0x8D || byte == 0x8F || byte == 0x90 || byte == 0x9D) return false;
-    if (byte >= 0x80) ++others;
-    if (byte < 0x80 && std::isalpha(byte) != 0) ++ascii_letters;
+    if (byte < 0x80) {
+      if (byte > ' ') ++ascii;
+      if (std::isalpha(byte) != 0) ++ascii_letters;
+    } else {
+      ++(is_letter_of_windows_1252(byte) ? letters : signs);
+    }
   }
-  return others <= ascii_letters;
+  return letters <= ascii_letters && signs <= ascii;
 }
 
 }  // namespace quarry

@@ -43,7 +43,7 @@ class Utf16Decoder {
 std::string declared_html_charset(std::string_view html);
 
 // Whether bytes that are no UTF-8 look like Windows-1252: no control characters, no bytes that it
-// leaves undefined, and at most half of the letters beyond ASCII, as in no Western language.
+// leaves undefined, and of letters and of signs at most half beyond ASCII, unlike other charsets.
 bool looks_like_windows_1252(std::string_view bytes);
 
 }  // namespace quarry

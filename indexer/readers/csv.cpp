@@ -82,11 +82,13 @@ class CsvParser {
     field.clear();
   }
 
-  // By all of the record, for a field alone may be too short to tell.
-  static void decode(CsvRecord& record) {
+  // By all of the record, for a field alone may be too short to tell; where that is, too, as what
+  // came before it.
+  void decode(CsvRecord& record) {
     if (is_valid_utf8(record.source)) return;
     const std::optional<CleanText> clean = clean_text(record.source);
-    if (clean && !record.too_long) record.assumed = clean->assumed;
+    if (clean && !clean->assumed.empty()) assumed_ = clean->assumed;
+    if (!record.too_long) record.assumed = assumed_;
     for (std::string& field : record.fields) {
       if (record.assumed.empty()) {
         field = repair_utf8(field);
@@ -99,6 +101,7 @@ class CsvParser {
   ByteStream& stream_;
   char separator_;
   int64_t limit_;
+  std::string assumed_;
 };
 
 class SeparatedReader : public Reader {

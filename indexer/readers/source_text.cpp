@@ -61,8 +61,11 @@ std::optional<CleanText> from_utf16(const std::string& bytes) {
   CleanText clean;
   decoder.decode(std::string_view(bytes).substr(2), clean.text);
   decoder.finish(clean.text);
-  if (clean.text.find('\0') != std::string::npos) return std::nullopt;
   clean.replaced = decoder.replaced();
+  if (clean.text.find('\0') != std::string::npos ||
+      (clean.replaced > 1 && !is_few(clean.replaced, bytes))) {
+    return std::nullopt;
+  }
   return clean;
 }
 

@@ -92,12 +92,27 @@ TEST(HttpHostile, NoRequestHidesBehindAnother) {
       {post + "Content-Length: 0\r\n" + length, "more than one of Content-Length and"},
       {post + "Transfer-Encoding: chunked\r\n" + length, "more than one of Content-Length and"},
       {post + "Transfer-Encoding: gzip\r\n", "Transfer-Encoding is 'gzip', expected chunked"},
+      {post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n",
+       "more than one of Content-Length and"},
+      {post + "Content-Length : 28\r\n", "the header name 'Content-Length ' holds a blank"},
+      {"DELETE /v1/adapters/x HTTP/1.1\r\nContent-Length: 5, 40\r\n", "Content-Length is '5, 40'"},
       {"hello there\r\n", "the request is not valid HTTP"}};
   for (const auto& [headers, message] : refused) {
     const std::string answer = answer_to(rig, headers + "\r\n" + hidden);
     EXPECT_THAT(answer, StartsWith("HTTP/1.1 400 "));
     EXPECT_THAT(answer, HasSubstr(message));
     EXPECT_EQ(count_answers(answer), 1U) << answer;
+  }
+  // What httplib drops or leaves of these must not be read as a request either.
+  const std::string left[] = {post + "Transfer-Encoding: chunked\r\n\r\nzz\r\n" + hidden,
+                              post + "Transfer-Encoding: chunked\r\n\r\n2\r\n{}" + hidden,
+                              post + "Content-Length: 28\n\r\n" + hidden,
+                              post + "Content-Length:\r\n\r\n" + hidden,
+                              post + "\r\n" + hidden,
+                              post + "Content-Length:\r\n 28\r\n\r\n" + hidden,
+                              "GET /healthz HTTP/1.1\r\nContent-Length: 28\n\r\n" + hidden};
+  for (const std::string& bytes : left) {
+    EXPECT_EQ(count_answers(answer_to(rig, bytes)), 1U) << bytes;
   }
   const std::string get = answer_to(rig, "GET /healthz HTTP/1.1\r\n" + length + "\r\n" + hidden);
   EXPECT_THAT(get, StartsWith("HTTP/1.1 200 "));

@@ -100,6 +100,23 @@ TEST(Utf16, PiecesOfAnySizeGiveTheSameValidText) {
   }
 }
 
+TEST(CleanText, SignsAreNoLettersOfAnotherCharset) {
+  EXPECT_EQ(clean_text("7,12 \x80").value().text, "7,12 \xe2\x82\xac");
+  EXPECT_FALSE(clean_text("\xcf\xf0\xe8\xe2\xe5\xf2"));  // Windows-1251
+}
+
+TEST(DeclaredHtmlCharset, WideUnitsCannotBeDeclaredAndSomeNamesMeanMore) {
+  for (const char* label : {"unicode", "ucs-2", "UTF-8", "utf-16le", "10646-1:1993", "wchar_t"}) {
+    EXPECT_EQ(declared_html_charset(std::string("<meta charset=") + label + ">"), "") << label;
+  }
+  EXPECT_EQ(declared_html_charset("<meta charset=gb2312>"), "gb18030");
+  EXPECT_EQ(declared_html_charset("<meta charset=Shift_JIS>"), "cp932");
+}
+
+TEST(DecodeCharset, TheLastCharacterIsThere) {
+  EXPECT_EQ(decode_charset("xin chao", "windows-1258").value().text, "xin chao");
+}
+
 TEST(DecodeCharset, AnyBytesGiveValidText) {
   std::mt19937 random(3);
   for (const char* charset :

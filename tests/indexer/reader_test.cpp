@@ -293,9 +293,10 @@ TEST(CsvReader, RowsThatAreNotUtf8) {
   const std::filesystem::path path = folder / "a.csv";
   write_bytes(path,
               "id,text,stra\xdf"
-              "e\n1,caf\xe9,Weg\n2,plain,Weg\n");
+              "e\n1,caf\xe9,Weg\n2,plain,Weg\n3,\xe9\xe8\xe0,-\n");
   const Reading reading = read_with(csv_reader(), path);
-  ASSERT_THAT(reading.documents, SizeIs(2));
+  ASSERT_THAT(reading.documents, SizeIs(3));
+  EXPECT_EQ(reading.documents[2].document.text, "\u00E9\u00E8\u00E0") << "as the rows before it";
   EXPECT_EQ(reading.documents[0].document.text, "caf\u00E9");
   EXPECT_EQ(reading.documents[0].document.metadata.at("stra\u00DFe"), "Weg");
   EXPECT_EQ(reading.documents[0].document.metadata.at("assumed_charset"), "windows-1252");

@@ -62,7 +62,7 @@ TEST_F(HostileCli, EmptyNamesAndTextsAreRefused) {
 }
 
 TEST_F(HostileCli, NumbersThatAreTooSmallAreRefusedInAShortMessage) {
-  for (const char* number : {"-1", "nan", "x", ""}) {
+  for (const char* number : {"-1", "nan", "inf", "x", ""}) {
     expect_refused({"index", "build", path("x.idx"), docs_, "--chunk-tokens", number}, 2,
                    concat("--chunk-tokens: Value ", number, " is no number from 0 on\n"));
   }

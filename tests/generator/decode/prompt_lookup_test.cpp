@@ -50,6 +50,16 @@ TEST(PromptLookup, OtherAnswersAreLookedThroughWhereTheHistoryHasNothing) {
   EXPECT_THAT(lookup.propose({7}, others, 9).tokens, IsEmpty());
 }
 
+TEST(PromptLookup, OfVeryManyOccurrencesTheLatestCount) {
+  PromptLookup lookup;
+  std::vector<int32_t> history;
+  for (const auto& [token, times] : {std::pair<int32_t, int>{50, 1000}, {60, 70}}) {
+    for (int i = 0; i < times; ++i) history.insert(history.end(), {2, token});
+  }
+  history.push_back(2);
+  EXPECT_THAT(lookup.propose(history, {}, 1).tokens, ElementsAre(60));
+}
+
 TEST(PromptLookup, TheSequencesOwnWordsAreBelievedFirst) {
   PromptLookup lookup;
   EXPECT_THAT(lookup.propose({1, 2, 3, 8, 1, 2, 3}, {1, 2, 3, 4, -1}, 1).tokens, ElementsAre(8));
