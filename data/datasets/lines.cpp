@@ -5,31 +5,20 @@
 #include <memory>
 
 #include "data/core/error.h"
+#include "data/text/utf8.h"
 
 namespace quarry {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Where the first byte stands that is not well-formed UTF-8 as Unicode's table 3-7: no overlong
-// form, no surrogate, nothing past U+10FFFF; npos: all is.
+// Where the first sequence begins that is not well-formed; npos: all is.
 size_t find_invalid_utf8(const std::string& text) {
-  const auto* p = reinterpret_cast<const unsigned char*>(text.data());
   for (size_t at = 0; at < text.size();) {
-    const unsigned char lead = p[at];
-    if (lead < 0x80) {
-      ++at;
-      continue;
-    }
-    const size_t more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-    if (lead < 0xC2 || lead > 0xF4 || text.size() - at <= more) return at;
-    const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-    const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-    if (p[at + 1] < low || p[at + 1] > high) return at;
-    for (size_t i = 2; i <= more; ++i) {
-      if ((p[at + i] & 0xC0U) != 0x80) return at;
-    }
-    at += more + 1;
+    const size_t begin = at;
+    bool valid = true;
+    next_code_point(text, at, valid);
+    if (!valid) return begin;
   }
   return std::string::npos;
 }

@@ -129,8 +129,9 @@ size_t byte_order_mark_size(std::string_view bytes) {
 std::optional<CleanText> clean_text(std::string bytes, const std::string& declared) {
   if (is_marked_utf16(bytes)) return from_utf16(bytes);
   if (std::memchr(bytes.data(), 0, bytes.size()) != nullptr) return std::nullopt;
-  const bool is_marked = bytes.compare(0, 3, "\xef\xbb\xbf") == 0;
-  if (is_marked) bytes.erase(0, 3);
+  const size_t mark = byte_order_mark_size(bytes);
+  const bool is_marked = mark > 0;
+  bytes.erase(0, mark);
   if (is_valid_utf8(bytes) && (is_marked || !may_be_ascii(declared))) {
     return CleanText{std::move(bytes), 0, ""};
   }
