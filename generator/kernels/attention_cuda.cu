@@ -3,7 +3,6 @@
 // (Flash-Decoding, Dao et al. 2023), for single queries.
 #include <algorithm>
 
-#include "generator/kernels/attention_twins.h"
 #include "generator/kernels/cuda_device.h"
 #include "generator/kernels/cuda_twins.h"
 
@@ -18,25 +17,28 @@ constexpr float kLog2E = 1.44269504f;
 
 struct AttentionArguments {
   const float* q;
-  const uint16_t* k;
-  const uint16_t* v;
   float* out;
-  float* partial;  // [splits][kv heads][rows][head_dim + 2]: sums, maximum, sum of weights
+  float* partial;  // [tiles][splits][kv heads][rows][head_dim + 2]: sums, maximum, sum of weights
+  const PagedSequence* sequences;
+  const AttentionTile* tiles;
+  const uint16_t* const* pages;
+  int64_t k_offset;
+  int64_t v_offset;
   int64_t ldq;
-  int64_t ldk;
   int64_t ldo;
-  int num_queries;
-  int num_keys;
   int num_kv_heads;
   int group;  // heads of a kv head
   int head_dim;
   int causal;
   int window;
-  int splits;
+  int most_splits;
+  int most_split_rows;
   float scale;  // times log2(e)
-
-  __host__ __device__ int rows() const { return num_queries * group; }
 };
+
+__device__ inline int rows_of(const AttentionArguments& a, const PagedSequence& s) {
+  return s.num_queries * a.group;
+}
 
 struct KeyRange {
   int begin;
@@ -44,32 +46,35 @@ struct KeyRange {
 };
 
 // Keys that query `query` sees.
-__device__ inline KeyRange visible_keys(const AttentionArguments& a, int query) {
-  if (a.causal == 0) return {0, a.num_keys};
-  const int end = a.num_keys - a.num_queries + query + 1;
+__device__ inline KeyRange visible_keys(const AttentionArguments& a, const PagedSequence& s,
+                                        int query) {
+  if (a.causal == 0) return {0, s.num_keys};
+  const int end = s.num_keys - s.num_queries + query + 1;
   return {a.window > 0 && end > a.window ? end - a.window : 0, end};
 }
 
 // Tiles of this block's split, of those that its rows see.
 template <int kKeys>
-__device__ inline KeyRange tiles_of_block(const AttentionArguments& a, int first_row) {
-  const int last_row = (first_row + kRows < a.rows() ? first_row + kRows : a.rows()) - 1;
-  const int begin = visible_keys(a, first_row / a.group).begin / kKeys;
-  const int end = (visible_keys(a, last_row / a.group).end + kKeys - 1) / kKeys;
+__device__ inline KeyRange tiles_of_block(const AttentionArguments& a, const PagedSequence& s,
+                                          int first_row) {
+  const int rows = rows_of(a, s);
+  const int last_row = (first_row + kRows < rows ? first_row + kRows : rows) - 1;
+  const int begin = visible_keys(a, s, first_row / a.group).begin / kKeys;
+  const int end = (visible_keys(a, s, last_row / a.group).end + kKeys - 1) / kKeys;
   const int split = static_cast<int>(blockIdx.z);
-  return {begin + (end - begin) * split / a.splits, begin + (end - begin) * (split + 1) / a.splits};
+  return {begin + (end - begin) * split / s.splits, begin + (end - begin) * (split + 1) / s.splits};
 }
 
 // Rows of the block's queries as scaled halves; 0 past the last row and past head_dim.
 template <int kDim>
-__device__ inline void load_queries(const AttentionArguments& a, int kv_head, int first_row,
-                                    uint16_t* out) {
+__device__ inline void load_queries(const AttentionArguments& a, const PagedSequence& s,
+                                    int kv_head, int first_row, uint16_t* out) {
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kDim / 4; i += kThreads) {
     const int row = i / (kDim / 4);
     const int d = i % (kDim / 4) * 4;
     float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (first_row + row < a.rows() && d < a.head_dim) {
-      const int query = (first_row + row) / a.group;
+    if (first_row + row < rows_of(a, s) && d < a.head_dim) {
+      const int query = s.first_row + (first_row + row) / a.group;
       const int head = kv_head * a.group + (first_row + row) % a.group;
       v = *reinterpret_cast<const float4*>(a.q + query * a.ldq + head * a.head_dim + d);
     }
@@ -78,17 +83,21 @@ __device__ inline void load_queries(const AttentionArguments& a, int kv_head, in
   }
 }
 
-// Starts copying tile `tile` of one kv head's keys or values; rows past the last key become 0.
+// Starts copying tile `tile` of one kv head's keys or values, which begin at `offset` of a page;
+// rows past the last key become 0.
 template <int kDim, int kKeys>
-__device__ inline void copy_tile(const AttentionArguments& a, const uint16_t* source, int kv_head,
-                                 int tile, uint16_t* out) {
+__device__ inline void copy_tile(const AttentionArguments& a, const PagedSequence& s,
+                                 int64_t offset, int kv_head, int tile, uint16_t* out) {
+  static_assert(kPageKeys % kKeys == 0, "a tile lies in one page");
+  const int64_t ldk = static_cast<int64_t>(a.num_kv_heads) * a.head_dim;
+  const int first_key = tile * kKeys;
+  const uint16_t* page = a.pages[s.first_page + first_key / kPageKeys] + offset +
+                         first_key % kPageKeys * ldk + kv_head * a.head_dim;
   for (int i = static_cast<int>(threadIdx.x); i < kKeys * kDim / 8; i += kThreads) {
     const int row = i / (kDim / 8);
     const int d = i % (kDim / 8) * 8;
-    const int key = tile * kKeys + row;
-    const bool inside = key < a.num_keys && d < a.head_dim;
-    const int64_t offset = inside ? key * a.ldk + kv_head * a.head_dim + d : 0;
-    copy_async(out + row * (kDim + kPad) + d, source + offset, inside);
+    const bool inside = first_key + row < s.num_keys && d < a.head_dim;
+    copy_async(out + row * (kDim + kPad) + d, page + (inside ? row * ldk + d : 0), inside);
   }
 }
 
@@ -182,19 +191,30 @@ __device__ inline void weigh(int first_key, int lane, float score[][4], Softmax&
   }
 }
 
+// Where a split's result for one row of a tile goes.
+__device__ inline float* partial_of(const AttentionArguments& a, int64_t tile, int64_t split,
+                                    int kv_head, int row) {
+  const int64_t slot =
+      ((tile * a.most_splits + split) * a.num_kv_heads + kv_head) * a.most_split_rows + row;
+  return a.partial + slot * (a.head_dim + 2);
+}
+
+// `row` is the first of this warp's in the tile.
 template <int kDim>
-__device__ inline void write_rows(const AttentionArguments& a, int kv_head, int first_row, int lane,
-                                  const Softmax& s, const float out[][4]) {
+__device__ inline void write_rows(const AttentionArguments& a, const PagedSequence& s, int kv_head,
+                                  int first_row, int row_in_tile, int lane, const Softmax& softmax,
+                                  const float out[][4]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const float sum = sum_lanes<4>(s.sum[h]);
-    const int row = first_row + lane / 4 + 8 * h;
-    if (row >= a.rows()) continue;
+    const float sum = sum_lanes<4>(softmax.sum[h]);
+    const int row_of_tile = row_in_tile + lane / 4 + 8 * h;
+    const int row = first_row + row_of_tile;
+    if (row >= rows_of(a, s)) continue;
     const int head = kv_head * a.group + row % a.group;
-    const int64_t slot = (static_cast<int64_t>(blockIdx.z) * a.num_kv_heads + kv_head) * a.rows();
-    float* target = a.splits == 1 ? a.out + row / a.group * a.ldo + head * a.head_dim
-                                  : a.partial + (slot + row) * (a.head_dim + 2);
-    const float factor = a.splits == 1 ? 1.0f / sum : 1.0f;
+    float* target = s.splits == 1
+                        ? a.out + (s.first_row + row / a.group) * a.ldo + head * a.head_dim
+                        : partial_of(a, blockIdx.x, blockIdx.z, kv_head, row_of_tile);
+    const float factor = s.splits == 1 ? 1.0f / sum : 1.0f;
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j) {
       const int d = 8 * j + 2 * (lane % 4);
@@ -202,47 +222,51 @@ __device__ inline void write_rows(const AttentionArguments& a, int kv_head, int 
       *reinterpret_cast<float2*>(target + d) =
           float2{out[j][2 * h] * factor, out[j][2 * h + 1] * factor};
     }
-    if (a.splits > 1 && lane % 4 == 0) {
-      target[a.head_dim] = s.maximum[h];
+    if (s.splits > 1 && lane % 4 == 0) {
+      target[a.head_dim] = softmax.maximum[h];
       target[a.head_dim + 1] = sum;
     }
   }
 }
 
-// kDim: head_dim padded. Grid: tiles of kRows rows (the ones with most keys first), kv heads,
-// splits. Shared memory: queries, two tiles of keys, two of values.
+// kDim: head_dim padded. Grid: tiles of kRows rows, kv heads, splits. Shared memory: queries, two
+// tiles of keys, two of values.
 template <int kDim, int kKeys>
 __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArguments a) {
   constexpr int kTileHalves = kKeys * (kDim + kPad);
+  const AttentionTile place = a.tiles[blockIdx.x];
+  const PagedSequence sequence = a.sequences[place.sequence];
+  if (static_cast<int>(blockIdx.z) >= sequence.splits) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kRows;
   const int kv_head = static_cast<int>(blockIdx.y);
   uint16_t* q = reinterpret_cast<uint16_t*>(shared_memory());
   uint16_t* keys = q + kRows * (kDim + kPad);
   uint16_t* values = keys + 2 * kTileHalves;
-  const KeyRange tiles = tiles_of_block<kKeys>(a, first_row);
+  const KeyRange tiles = tiles_of_block<kKeys>(a, sequence, place.first_row);
 
   Softmax s;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     s.maximum[h] = -INFINITY;
     s.sum[h] = 0.0f;
-    s.visible[h] = visible_keys(a, (first_row + 16 * warp + lane / 4 + 8 * h) / a.group);
+    s.visible[h] =
+        visible_keys(a, sequence, (place.first_row + 16 * warp + lane / 4 + 8 * h) / a.group);
   }
   float out[kDim / 8][4] = {};
-  const bool has_rows = first_row + 16 * warp < a.rows();
+  const bool has_rows = place.first_row + 16 * warp < rows_of(a, sequence);
   if (tiles.begin < tiles.end) {
-    copy_tile<kDim, kKeys>(a, a.k, kv_head, tiles.begin, keys);
-    copy_tile<kDim, kKeys>(a, a.v, kv_head, tiles.begin, values);
+    copy_tile<kDim, kKeys>(a, sequence, a.k_offset, kv_head, tiles.begin, keys);
+    copy_tile<kDim, kKeys>(a, sequence, a.v_offset, kv_head, tiles.begin, values);
   }
   commit_copies();
-  load_queries<kDim>(a, kv_head, first_row, q);
+  load_queries<kDim>(a, sequence, kv_head, place.first_row, q);
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const int now = (tile - tiles.begin) % 2;
     if (tile + 1 < tiles.end) {
-      copy_tile<kDim, kKeys>(a, a.k, kv_head, tile + 1, keys + (1 - now) * kTileHalves);
-      copy_tile<kDim, kKeys>(a, a.v, kv_head, tile + 1, values + (1 - now) * kTileHalves);
+      const int next = (1 - now) * kTileHalves;
+      copy_tile<kDim, kKeys>(a, sequence, a.k_offset, kv_head, tile + 1, keys + next);
+      copy_tile<kDim, kKeys>(a, sequence, a.v_offset, kv_head, tile + 1, values + next);
     }
     commit_copies();
     wait_copies<1>();
@@ -255,103 +279,134 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArguments 
     }
     __syncthreads();  // before the tile is overwritten
   }
-  if (has_rows) write_rows<kDim>(a, kv_head, first_row + 16 * warp, lane, s, out);
+  if (has_rows) {
+    write_rows<kDim>(a, sequence, kv_head, place.first_row, 16 * warp, lane, s, out);
+  }
 }
 
-// Joins the splits of a row. Grid: rows, kv heads; one thread for each of head_dim.
+// Joins the splits of a row. Grid: tiles, kv heads, rows; one thread for each of head_dim.
 __global__ void join_kernel(AttentionArguments a) {
-  const int row = static_cast<int>(blockIdx.x);
+  const AttentionTile place = a.tiles[blockIdx.x];
+  const PagedSequence s = a.sequences[place.sequence];
   const int kv_head = static_cast<int>(blockIdx.y);
-  const int64_t stride = static_cast<int64_t>(a.num_kv_heads) * a.rows() * (a.head_dim + 2);
-  const float* first =
-      a.partial + (static_cast<int64_t>(kv_head) * a.rows() + row) * (a.head_dim + 2);
+  const int row_of_tile = static_cast<int>(blockIdx.z);
+  const int row = place.first_row + row_of_tile;
+  if (s.splits == 1 || row >= rows_of(a, s)) return;
   float largest = -INFINITY;
-  for (int i = 0; i < a.splits; ++i) largest = fmaxf(largest, first[i * stride + a.head_dim]);
+  for (int i = 0; i < s.splits; ++i) {
+    largest = fmaxf(largest, partial_of(a, blockIdx.x, i, kv_head, row_of_tile)[a.head_dim]);
+  }
   const float shift = largest == -INFINITY ? 0.0f : largest;
   const int d = static_cast<int>(threadIdx.x);
   float total = 0.0f;
   float sum = 0.0f;
-  for (int i = 0; i < a.splits; ++i) {
-    const float* part = first + i * stride;
+  for (int i = 0; i < s.splits; ++i) {
+    const float* part = partial_of(a, blockIdx.x, i, kv_head, row_of_tile);
     const float factor = exp2f(part[a.head_dim] - shift);
     total += factor * part[d];
     sum += factor * part[a.head_dim + 1];
   }
   const int head = kv_head * a.group + row % a.group;
-  a.out[row / a.group * a.ldo + head * a.head_dim + d] = total / sum;
+  a.out[(s.first_row + row / a.group) * a.ldo + head * a.head_dim + d] = total / sum;
 }
 
 template <int kDim, int kKeys>
-void launch_attention(const AttentionArguments& a, CUstream_st* stream) {
+void launch_attention(const AttentionPlan& plan, const AttentionArguments& a, CUstream_st* stream) {
   constexpr int64_t kShared = (kRows + 4 * kKeys) * (kDim + kPad) * 2;
-  const dim3 grid(static_cast<unsigned>((a.rows() + kRows - 1) / kRows),
-                  static_cast<unsigned>(a.num_kv_heads), static_cast<unsigned>(a.splits));
+  const dim3 grid(static_cast<unsigned>(plan.tiles.size()), static_cast<unsigned>(a.num_kv_heads),
+                  static_cast<unsigned>(plan.most_splits));
   launch("attention", attention_kernel<kDim, kKeys>, grid, kThreads, kShared, stream, a);
 }
 
-// Enough ranges of at least kFewestKeys keys for every multiprocessor to have two blocks.
-int64_t num_splits(const AttentionShape& s) {
+// Ranges of keys of a sequence whose queries one block takes: enough for a long one to use the
+// whole GPU. Depends on nothing else in the step, so that neither does the result.
+int64_t num_splits(int64_t rows, int64_t num_keys) {
   constexpr int64_t kFewestKeys = 128;
-  constexpr int64_t kMostSplits = 256;
-  const int64_t rows = s.num_queries * (s.num_heads / s.num_kv_heads);
-  const int64_t blocks = (rows + kRows - 1) / kRows * s.num_kv_heads;
-  const int64_t wanted = 2 * device_attribute(cudaDevAttrMultiProcessorCount) / blocks;
-  const int64_t seen =
-      s.causal && s.window > 0 ? std::min(s.num_keys, s.window + s.num_queries) : s.num_keys;
-  return std::clamp<int64_t>(std::min(wanted, seen / kFewestKeys), 1, kMostSplits);
+  constexpr int64_t kMostSplits = 64;
+  return rows > kRows ? 1 : std::clamp<int64_t>(num_keys / kFewestKeys, 1, kMostSplits);
 }
 
-void check_shape(const AttentionShape& s) {
-  QUARRY_CHECK(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0 && s.num_queries >= 1 &&
-                   s.num_keys >= s.num_queries && s.head_dim >= 8 && s.head_dim <= 256 &&
-                   s.head_dim % 8 == 0 && s.ldk % 8 == 0 && s.ldq % 4 == 0 && s.ldo % 4 == 0,
-               ErrorCode::kInvalidArgument, "attention: ", s.num_heads, " heads, ", s.num_kv_heads,
-               " kv heads, head_dim ", s.head_dim, ", ", s.num_queries, " queries, ", s.num_keys,
-               " keys, ldq ", s.ldq, ", ldk ", s.ldk, ", ldo ", s.ldo,
-               "; want heads a multiple of kv heads, keys >= queries >= 1, head_dim 8..256 and ldk "
-               "multiples of 8, ldq and ldo of 4");
+int64_t power_of_two_from(int64_t value) {
+  int64_t power = 1;
+  while (power < value) power *= 2;
+  return power;
 }
 
 }  // namespace
 
-int64_t attention_scratch_bytes(const AttentionShape& shape) {
-  check_shape(shape);
-  const int64_t splits = num_splits(shape);
-  return splits == 1 ? 0 : splits * shape.num_heads * shape.num_queries * (shape.head_dim + 2) * 4;
+AttentionPlan plan_attention(const std::vector<AttentionSequence>& sequences, int64_t group) {
+  AttentionPlan plan;
+  int64_t first_row = 0;
+  int64_t first_page = 0;
+  for (const AttentionSequence& s : sequences) {
+    QUARRY_CHECK(s.num_queries >= 1 && s.num_keys >= s.num_queries, ErrorCode::kInvalidArgument,
+                 "attention: ", s.num_queries, " queries of ", s.num_keys,
+                 " keys; want keys >= queries >= 1");
+    const int64_t rows = s.num_queries * group;
+    const int64_t splits = num_splits(rows, s.num_keys);
+    plan.most_splits = std::max(plan.most_splits, splits);
+    if (splits > 1) plan.most_split_rows = std::max(plan.most_split_rows, rows);
+    const auto number = static_cast<int32_t>(plan.sequences.size());
+    // Those that see most keys first.
+    for (int64_t row = (rows - 1) / kRows * kRows; row >= 0; row -= kRows) {
+      plan.tiles.push_back({number, static_cast<int32_t>(row)});
+    }
+    plan.sequences.push_back({static_cast<int32_t>(first_row), static_cast<int32_t>(s.num_queries),
+                              static_cast<int32_t>(s.num_keys), static_cast<int32_t>(first_page),
+                              static_cast<int32_t>(splits)});
+    first_row += s.num_queries;
+    first_page += (s.num_keys + kPageKeys - 1) / kPageKeys;
+  }
+  plan.most_splits = power_of_two_from(plan.most_splits);
+  return plan;
 }
 
-void attention(const AttentionShape& shape, const float* q, const uint16_t* k, const uint16_t* v,
-               float* out, void* scratch, CUstream_st* stream) {
-  check_shape(shape);
+int64_t attention_scratch_bytes(const AttentionPlan& plan, int64_t num_kv_heads, int64_t head_dim) {
+  if (plan.most_splits == 1) return 0;
+  return static_cast<int64_t>(plan.tiles.size()) * plan.most_splits * num_kv_heads *
+         plan.most_split_rows * (head_dim + 2) * 4;
+}
+
+void attention(const AttentionPlan& plan, const PagedAttention& p, const float* q, float* out,
+               void* scratch, CUstream_st* stream) {
+  QUARRY_CHECK(p.num_kv_heads > 0 && p.num_heads % p.num_kv_heads == 0 && p.head_dim >= 8 &&
+                   p.head_dim <= 256 && p.head_dim % 8 == 0 && p.ldq % 4 == 0 && p.ldo % 4 == 0,
+               ErrorCode::kInvalidArgument, "attention: ", p.num_heads, " heads, ", p.num_kv_heads,
+               " kv heads, head_dim ", p.head_dim, ", ldq ", p.ldq, ", ldo ", p.ldo,
+               "; want heads a multiple of kv heads, head_dim 8..256 and a multiple of 8, ldq and "
+               "ldo of 4");
+  if (plan.tiles.empty()) return;
   AttentionArguments a = {};
   a.q = q;
-  a.k = k;
-  a.v = v;
   a.out = out;
   a.partial = static_cast<float*>(scratch);
-  a.ldq = shape.ldq;
-  a.ldk = shape.ldk;
-  a.ldo = shape.ldo;
-  a.num_queries = static_cast<int>(shape.num_queries);
-  a.num_keys = static_cast<int>(shape.num_keys);
-  a.num_kv_heads = static_cast<int>(shape.num_kv_heads);
-  a.group = static_cast<int>(shape.num_heads / shape.num_kv_heads);
-  a.head_dim = static_cast<int>(shape.head_dim);
-  a.causal = shape.causal ? 1 : 0;
-  a.window = static_cast<int>(shape.window);
-  a.splits = static_cast<int>(num_splits(shape));
-  a.scale = shape.scale * kLog2E;
+  a.sequences = p.sequences;
+  a.tiles = p.tiles;
+  a.pages = p.pages;
+  a.k_offset = p.k_offset;
+  a.v_offset = p.v_offset;
+  a.ldq = p.ldq;
+  a.ldo = p.ldo;
+  a.num_kv_heads = static_cast<int>(p.num_kv_heads);
+  a.group = static_cast<int>(p.num_heads / p.num_kv_heads);
+  a.head_dim = static_cast<int>(p.head_dim);
+  a.causal = p.causal ? 1 : 0;
+  a.window = static_cast<int>(p.window);
+  a.most_splits = static_cast<int>(plan.most_splits);
+  a.most_split_rows = static_cast<int>(plan.most_split_rows);
+  a.scale = p.scale * kLog2E;
   if (a.head_dim <= 64) {
-    launch_attention<64, 64>(a, stream);
+    launch_attention<64, 64>(plan, a, stream);
   } else if (a.head_dim <= 128) {
-    launch_attention<128, 64>(a, stream);
+    launch_attention<128, 64>(plan, a, stream);
   } else {
-    launch_attention<256, 32>(a, stream);
+    launch_attention<256, 32>(plan, a, stream);
   }
-  if (a.splits == 1) return;
+  if (plan.most_splits == 1) return;
   launch("attention: join", join_kernel,
-         dim3(static_cast<unsigned>(a.rows()), static_cast<unsigned>(a.num_kv_heads)), a.head_dim,
-         0, stream, a);
+         dim3(static_cast<unsigned>(plan.tiles.size()), static_cast<unsigned>(a.num_kv_heads),
+              static_cast<unsigned>(a.most_split_rows)),
+         a.head_dim, 0, stream, a);
 }
 
 }  // namespace quarry::kernels::cuda

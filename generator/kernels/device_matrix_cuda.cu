@@ -1,7 +1,9 @@
 // Rearranges a packed matrix for the GPU and copies it there. matmul_cuda.h has the layout.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "generator/kernels/device_buffer.h"
 #include "generator/kernels/matmul_cuda.h"
 #include "generator/kernels/packed_strips.h"
 #include "generator/quant/half.h"
@@ -9,32 +11,13 @@
 namespace quarry::kernels::cuda {
 namespace {
 
-// A device buffer filled from host memory, or empty.
-class DeviceBytes {
- public:
-  template <typename T>
-  explicit DeviceBytes(const std::vector<T>& source)
-      : bytes_(static_cast<int64_t>(source.size() * sizeof(T))) {
-    if (source.empty()) return;
-    cuda_check(cudaMalloc(&data_, source.size() * sizeof(T)), "weights: cudaMalloc");
-    const cudaError_t status =
-        cudaMemcpy(data_, source.data(), source.size() * sizeof(T), cudaMemcpyHostToDevice);
-    if (status != cudaSuccess) cudaFree(data_);
-    cuda_check(status, "weights: cudaMemcpy");
-  }
-  ~DeviceBytes() { cudaFree(data_); }
-  DeviceBytes(const DeviceBytes&) = delete;
-  DeviceBytes& operator=(const DeviceBytes&) = delete;
-  template <typename T>
-  const T* as() const {
-    return static_cast<const T*>(data_);
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  void* data_ = nullptr;
-  int64_t bytes_ = 0;
-};
+template <typename T>
+DeviceBuffer on_device(const std::vector<T>& source) {
+  const auto bytes = static_cast<int64_t>(source.size() * sizeof(T));
+  DeviceBuffer buffer(bytes);
+  buffer.upload(source.data(), bytes);
+  return buffer;
+}
 
 // The four codes (k from `k` on; 4-bit: also those 16 further) of one row of the CPU's layout.
 uint32_t codes_at(const MatrixView& w, int64_t strip, int64_t k, int64_t row) {
@@ -108,11 +91,12 @@ int64_t slots_of(const MatrixView& w) {
 struct DeviceMatrix::Storage {
   explicit Storage(const MatrixView& w)
       : chunks((w.k + kChunk - 1) / kChunk),
-        codes(arrange_codes(w, chunks)),
-        scales(arrange_halves(w, w.scales, chunks, slots_of(w))),
-        offsets(w.offsets == nullptr ? std::vector<uint32_t>()
-                                     : arrange_halves(w, w.offsets, chunks, slots_of(w))),
-        row_scales(arrange_row_scales(w)) {
+        codes(on_device(arrange_codes(w, chunks))),
+        scales(on_device(arrange_halves(w, w.scales, chunks, slots_of(w)))),
+        offsets(w.offsets == nullptr
+                    ? DeviceBuffer()
+                    : on_device(arrange_halves(w, w.offsets, chunks, slots_of(w)))),
+        row_scales(on_device(arrange_row_scales(w))) {
     view.layout = w.layout;
     view.slots = static_cast<int>(slots_of(w));
     view.n = w.n;
@@ -127,20 +111,30 @@ struct DeviceMatrix::Storage {
     for (int i = 0; i < 16; ++i) view.codebook[i] = twice(static_cast<float>(w.codebook[i]));
   }
   int64_t chunks;
-  DeviceBytes codes;
-  DeviceBytes scales;
-  DeviceBytes offsets;
-  DeviceBytes row_scales;
+  DeviceBuffer codes;
+  DeviceBuffer scales;
+  DeviceBuffer offsets;
+  DeviceBuffer row_scales;
   DeviceMatrixView view = {};
 };
 
 DeviceMatrix::DeviceMatrix(const PackedMatrix& matrix) {
+  const auto has_codes = [](const MatrixView& w) {
+    return w.layout == Layout::kNibbles || w.layout == Layout::kBytes ||
+           w.layout == Layout::kCodebook;
+  };
   const MatrixView& w = view_of(matrix);
-  QUARRY_CHECK(
-      w.layout == Layout::kNibbles || w.layout == Layout::kBytes || w.layout == Layout::kCodebook,
-      ErrorCode::kInvalidArgument,
-      "DeviceMatrix: the matrix is packed as bfloat16 or float32, want 4- or 8-bit codes");
-  storage_ = std::make_unique<Storage>(w);
+  if (has_codes(w)) {
+    storage_ = std::make_unique<Storage>(w);
+    return;
+  }
+  const int64_t padded = (w.k + kChunk - 1) / kChunk * kChunk;
+  const auto bytes = pack_rows(w.n, padded, Precision::kFast8, [&](int64_t row, float* values) {
+    decode_row(matrix, row, values);
+    std::fill(values + w.k, values + padded, 0.0f);
+  });
+  storage_ = std::make_unique<Storage>(view_of(*bytes));
+  storage_->view.k = w.k;
 }
 
 DeviceMatrix::~DeviceMatrix() = default;

@@ -123,8 +123,10 @@ void with_layout(const DeviceMatrixView& w, const Use& use) {
   using Two = std::integral_constant<int, 2>;
   using Four = std::integral_constant<int, 4>;
   if (w.layout == Layout::kNibbles) return use(Nibbles(), Two());
-  if (w.layout == Layout::kCodebook)
+  if (w.layout == Layout::kCodebook) {
     return w.slots == 1 ? use(Codebook(), One()) : use(Codebook(), Two());
+  }
+  if (w.slots == 1) return use(Bytes(), One());
   return w.slots == 4 ? use(Bytes(), Four()) : use(Bytes(), Two());
 }
 

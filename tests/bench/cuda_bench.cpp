@@ -53,9 +53,11 @@ class Buffer {
   explicit Buffer(int64_t bytes) {
     cuda_check(cudaMalloc(&data_, static_cast<size_t>(std::max<int64_t>(bytes, 16))), "cudaMalloc");
   }
-  explicit Buffer(const std::vector<float>& values)
-      : Buffer(static_cast<int64_t>(values.size()) * 4) {
-    cuda_check(cudaMemcpy(data_, values.data(), values.size() * 4, cudaMemcpyHostToDevice), "copy");
+  template <typename T>
+  explicit Buffer(const std::vector<T>& values)
+      : Buffer(static_cast<int64_t>(values.size() * sizeof(T))) {
+    cuda_check(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
+               "copy");
   }
   ~Buffer() { cudaFree(data_); }
   Buffer(const Buffer&) = delete;
@@ -291,34 +293,45 @@ void run_attention(const Stream& stream) {
   for (const Heads& h : {Heads{9, 3, 64}, Heads{32, 8, 64}, Heads{32, 8, 128}, Heads{8, 4, 256}}) {
     for (const auto& [queries, keys] :
          {std::pair<int64_t, int64_t>{512, 512}, {2048, 2048}, {1, 1024}, {1, 4096}, {1, 32768}}) {
-      kernels::AttentionShape shape;
-      shape.num_queries = queries;
-      shape.num_keys = keys;
+      kernels::cuda::PagedAttention shape;
       shape.num_heads = h.heads;
       shape.num_kv_heads = h.kv_heads;
       shape.head_dim = h.head_dim;
       shape.ldq = shape.ldo = h.heads * h.head_dim;
-      shape.ldk = h.kv_heads * h.head_dim;
       shape.scale = 1.0f / std::sqrt(static_cast<float>(h.head_dim));
-      const int64_t cache = keys * shape.ldk;  // halves of keys, and of values
+      const int64_t part = kernels::cuda::kPageKeys * h.kv_heads * h.head_dim;  // halves
+      shape.v_offset = part;
+      const int64_t num_pages = keys / kernels::cuda::kPageKeys;
+      const int64_t cache = num_pages * part;  // halves of keys, and of values
       const int64_t copies =
           queries > 1 ? 1 : std::clamp<int64_t>(kWorkingSet / (4 * cache), 2, 64);
       std::vector<uint16_t> halves(static_cast<size_t>(2 * cache));
       const std::vector<float> values = random_values(2 * cache);
       kernels::float_to_half(values.data(), 2 * cache, halves.data());
       const Buffer caches(copies * 4 * cache);
+      std::vector<const uint16_t*> pages;
       for (int64_t i = 0; i < copies; ++i) {
-        cuda_check(cudaMemcpy(caches.halves() + i * 2 * cache, halves.data(), halves.size() * 2,
-                              cudaMemcpyHostToDevice),
+        uint16_t* first = caches.halves() + i * 2 * cache;
+        cuda_check(cudaMemcpy(first, halves.data(), halves.size() * 2, cudaMemcpyHostToDevice),
                    "copy");
+        for (int64_t page = 0; page < num_pages; ++page) pages.push_back(first + page * 2 * part);
       }
+      const kernels::cuda::AttentionPlan plan =
+          kernels::cuda::plan_attention({{queries, keys}}, h.heads / h.kv_heads);
+      const Buffer device_pages(pages);
+      const Buffer device_sequences(plan.sequences);
+      const Buffer device_tiles(plan.tiles);
+      shape.sequences = static_cast<const kernels::cuda::PagedSequence*>(device_sequences.get());
+      shape.tiles = static_cast<const kernels::cuda::AttentionTile*>(device_tiles.get());
       const Buffer q(random_values(queries * shape.ldq));
       const Buffer out(queries * shape.ldo * 4);
-      const Buffer scratch(kernels::cuda::attention_scratch_bytes(shape));
+      const Buffer scratch(kernels::cuda::attention_scratch_bytes(plan, h.kv_heads, h.head_dim));
       const double seconds =
           time_graph(stream, static_cast<int>(std::max<int64_t>(copies, 10)), [&](int i) {
-            const uint16_t* k = caches.halves() + i % copies * 2 * cache;
-            kernels::cuda::attention(shape, q.floats(), k, k + cache, out.floats(), scratch.get(),
+            kernels::cuda::PagedAttention one = shape;
+            one.pages =
+                static_cast<const uint16_t* const*>(device_pages.get()) + i % copies * num_pages;
+            kernels::cuda::attention(plan, one, q.floats(), out.floats(), scratch.get(),
                                      stream.get());
           });
       const std::string name = "attention " + std::to_string(queries) + " of " +
@@ -354,11 +367,11 @@ void run_other(const Stream& stream) {
                                           width, y.floats(), stream.get());
               }),
               2 * bytes);
-  print_bytes("silu_mul" + of, time([&] {
-                kernels::cuda::silu_mul(x.floats(), y.floats(), rows * width, y.floats(),
-                                        stream.get());
+  print_bytes("silu and product" + of, time([&] {
+                kernels::cuda::gated_product(kernels::cuda::Gate::kSilu, x.floats(), rows / 2,
+                                             width, y.floats(), stream.get());
               }),
-              3 * bytes);
+              1.5 * bytes);
   std::vector<int32_t> positions(static_cast<size_t>(rows));
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i % 2048);
   const Buffer device_positions(rows * 4);
@@ -368,7 +381,7 @@ void run_other(const Stream& stream) {
   const Buffer table(random_values(2048 * 32));
   print_bytes("rope" + of, time([&] {
                 kernels::cuda::rope(x.floats(), static_cast<int32_t*>(device_positions.get()), rows,
-                                    32, 64, width, table.floats(), table.floats(),
+                                    32, 64, 64, width, table.floats(), table.floats(),
                                     kernels::RopePairing::kHalf, stream.get());
               }),
               2 * bytes);

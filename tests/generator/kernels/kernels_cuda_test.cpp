@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "data/core/error.h"
+#include "generator/kernels/activations.h"
 #include "generator/kernels/attention.h"
 #include "generator/kernels/cuda_twins.h"
 #include "generator/kernels/elementwise.h"
@@ -249,11 +250,30 @@ TEST_F(CudaKernels, ShapesThatDoNotFitThrow) {
               testing::ThrowsMessage<Error>(testing::HasSubstr("at least 64")));
 }
 
-TEST(CudaDeviceMatrix, DenseMatrixThrows) {
-  const std::vector<float> one = {1.0f};
-  const auto packed = pack_matrix(WeightType::kF32, one.data(), 1, 1, Precision::kFast);
-  EXPECT_THAT([&] { cuda::DeviceMatrix matrix(*packed); },
-              testing::ThrowsMessage<Error>(testing::HasSubstr("want 4- or 8-bit codes")));
+// Dense weights become bytes with a scale for each 64: a weight moves by up to half a step, 1 / 127
+// of the largest of its block, which is some 0.15 here; five standard deviations of their sum.
+TEST_F(CudaKernels, DenseMatricesAreRoundedToBytes) {
+  for (const int64_t k : {64, 100, 260}) {
+    const int64_t n = 33;
+    const auto values = random_floats(n * k, 3, 0.05f);
+    for (const Precision precision : {Precision::kFast, Precision::kExact}) {
+      const auto packed = pack_matrix(WeightType::kF32, values.data(), n, k, precision);
+      const Inputs in = {3, random_floats(3 * (k + 4), 4), k + 4, n + 3};
+      for (const Product product : {Product::kGemv, Product::kGemm}) {
+        const std::vector<float> y = multiply(product, *packed, in);
+        for (int64_t row = 0; row < in.m; ++row) {
+          for (int64_t column = 0; column < n; ++column) {
+            double expected = 0.0;
+            for (int64_t i = 0; i < k; ++i) {
+              expected += double{in.x[row * in.ldx + i]} * values[column * k + i];
+            }
+            ASSERT_NEAR(y[row * in.ldy + column], expected, 1.7e-3 * std::sqrt(double(k)))
+                << "k " << k << ", row " << row << ", column " << column;
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST_F(CudaKernels, DeviceMatrixTakesAsManyBytesAsTheCpus) {
@@ -271,46 +291,99 @@ struct AttentionCase {
   int64_t window = 0;
 };
 
+// Keys and values of one sequence, contiguous for the CPU, in pages for the GPU.
+struct PagedKeys {
+  PagedKeys(int64_t keys, int64_t width, unsigned seed)
+      : k(static_cast<size_t>(keys * width)), v(k.size()) {
+    float_to_half(random_floats(keys * width, seed).data(), keys * width, k.data());
+    float_to_half(random_floats(keys * width, seed + 1).data(), keys * width, v.data());
+    const auto part = static_cast<size_t>(cuda::kPageKeys * width);
+    constexpr uint16_t kNan = 0x7e00;  // what lies past the last key counts for nothing
+    for (size_t first = 0; first < k.size(); first += part) {
+      std::vector<uint16_t> page(2 * part, kNan);
+      const size_t count = std::min(part, k.size() - first);
+      std::copy_n(k.begin() + first, count, page.begin());
+      std::copy_n(v.begin() + first, count, page.begin() + part);
+      pages.push_back(std::make_unique<OnDevice<uint16_t>>(page));
+    }
+  }
+  std::vector<uint16_t> k, v;
+  std::vector<std::unique_ptr<OnDevice<uint16_t>>> pages;
+};
+
 // Rounding q and the weights to 11 bits moves a score s = sum(q k) by some 2^-12 of it and a weight
 // by as much again: with scores of unit variance the output moves by about 1e-3 of the values'
-// spread, less the more keys share in it.
-void expect_attention(const AttentionCase& c) {
+// spread, less the more keys share in it. `cases` are the sequences of one step: they differ in
+// queries and keys alone. Returns the output.
+std::vector<float> expect_attention(const std::vector<AttentionCase>& cases) {
+  const AttentionCase& c = cases.front();
   SCOPED_TRACE(testing::Message() << c.queries << " queries, " << c.keys << " keys, " << c.heads
                                   << "/" << c.kv_heads << " heads of " << c.head_dim << ", window "
                                   << c.window << ", causal " << c.causal);
-  AttentionShape shape;
-  shape.num_queries = c.queries;
-  shape.num_keys = c.keys;
-  shape.num_heads = c.heads;
-  shape.num_kv_heads = c.kv_heads;
-  shape.head_dim = c.head_dim;
-  shape.ldq = (c.heads + 2 * c.kv_heads) * c.head_dim;
-  shape.ldk = c.kv_heads * c.head_dim + 8;
-  shape.ldo = c.heads * c.head_dim + 4;
-  shape.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-  shape.causal = c.causal;
-  shape.window = c.window;
-  const auto q = random_floats(c.queries * shape.ldq, 1);
-  std::vector<uint16_t> k(static_cast<size_t>(c.keys * shape.ldk));
-  std::vector<uint16_t> v(k.size());
-  float_to_half(random_floats(c.keys * shape.ldk, 2).data(), c.keys * shape.ldk, k.data());
-  float_to_half(random_floats(c.keys * shape.ldk, 3).data(), c.keys * shape.ldk, v.data());
-  std::vector<float> expected = poison(c.queries * shape.ldo);
-  attention(shape, q.data(), k.data(), v.data(), expected.data());
-  const DeviceFloats out(poison(c.queries * shape.ldo));
-  const OnDevice<uint8_t> scratch(scratch_of(cuda::attention_scratch_bytes(shape)));
-  cuda::attention(shape, DeviceFloats(q).data(), OnDevice<uint16_t>(k).data(),
-                  OnDevice<uint16_t>(v).data(), out.data(), scratch.data(), nullptr);
+  const int64_t kv_width = c.kv_heads * c.head_dim;
+  cuda::PagedAttention paged;
+  paged.num_heads = c.heads;
+  paged.num_kv_heads = c.kv_heads;
+  paged.head_dim = c.head_dim;
+  paged.ldq = c.heads * c.head_dim + 2 * kv_width;
+  paged.ldo = c.heads * c.head_dim + 4;
+  paged.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  paged.causal = c.causal;
+  paged.window = c.window;
+  paged.v_offset = cuda::kPageKeys * kv_width;
+  std::vector<std::unique_ptr<PagedKeys>> caches;
+  std::vector<const uint16_t*> pages;
+  std::vector<cuda::AttentionSequence> sequences;
+  int64_t rows = 0;
+  for (const AttentionCase& sequence : cases) {
+    const auto seed = static_cast<unsigned>(2 + 2 * caches.size());
+    caches.push_back(std::make_unique<PagedKeys>(sequence.keys, kv_width, seed));
+    for (const auto& page : caches.back()->pages) pages.push_back(page->data());
+    sequences.push_back({sequence.queries, sequence.keys});
+    rows += sequence.queries;
+  }
+  const auto q = random_floats(rows * paged.ldq, 1);
+  std::vector<float> expected = poison(rows * paged.ldo);
+  int64_t row = 0;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    AttentionShape shape;
+    shape.num_queries = cases[i].queries;
+    shape.num_keys = cases[i].keys;
+    shape.num_heads = c.heads;
+    shape.num_kv_heads = c.kv_heads;
+    shape.head_dim = c.head_dim;
+    shape.ldq = paged.ldq;
+    shape.ldk = kv_width;
+    shape.ldo = paged.ldo;
+    shape.scale = paged.scale;
+    shape.causal = c.causal;
+    shape.window = c.window;
+    attention(shape, q.data() + row * shape.ldq, caches[i]->k.data(), caches[i]->v.data(),
+              expected.data() + row * shape.ldo);
+    row += shape.num_queries;
+  }
+  const cuda::AttentionPlan plan = cuda::plan_attention(sequences, c.heads / c.kv_heads);
+  const OnDevice<cuda::PagedSequence> device_sequences(plan.sequences);
+  const OnDevice<cuda::AttentionTile> device_tiles(plan.tiles);
+  const OnDevice<const uint16_t*> device_pages(pages);
+  paged.sequences = device_sequences.data();
+  paged.tiles = device_tiles.data();
+  paged.pages = device_pages.data();
+  const DeviceFloats out(poison(rows * paged.ldo));
+  const OnDevice<uint8_t> scratch(
+      scratch_of(cuda::attention_scratch_bytes(plan, c.kv_heads, c.head_dim)));
+  cuda::attention(plan, paged, DeviceFloats(q).data(), out.data(), scratch.data(), nullptr);
   const std::vector<float> actual = out.read();
-  for (int64_t t = 0; t < c.queries; ++t) {
+  for (int64_t t = 0; t < rows; ++t) {
     for (int64_t i = 0; i < c.heads * c.head_dim; ++i) {
-      const int64_t at = t * shape.ldo + i;
-      ASSERT_NEAR(actual[at], expected[at], 2e-3) << "query " << t << " element " << i;
+      const int64_t at = t * paged.ldo + i;
+      EXPECT_NEAR(actual[at], expected[at], 2e-3) << "query " << t << " element " << i;
     }
-    for (int64_t i = c.heads * c.head_dim; i < shape.ldo; ++i) {
-      ASSERT_TRUE(std::isnan(actual[t * shape.ldo + i]));
+    for (int64_t i = c.heads * c.head_dim; i < paged.ldo; ++i) {
+      EXPECT_TRUE(std::isnan(actual[t * paged.ldo + i]));
     }
   }
+  return actual;
 }
 
 TEST_F(CudaKernels, AttentionOfPromptsMatchesTheCpu) {
@@ -319,7 +392,7 @@ TEST_F(CudaKernels, AttentionOfPromptsMatchesTheCpu) {
         AttentionCase{33, 97, 4, 1, 64}, AttentionCase{65, 130, 4, 2, 128},
         AttentionCase{40, 70, 2, 1, 256}, AttentionCase{20, 20, 2, 2, 80},
         AttentionCase{17, 40, 3, 1, 96}, AttentionCase{12, 30, 2, 1, 16}}) {
-    expect_attention(c);
+    expect_attention({c});
   }
 }
 
@@ -327,7 +400,7 @@ TEST_F(CudaKernels, AttentionOfOneQueryMatchesTheCpu) {
   for (const AttentionCase& c :
        {AttentionCase{1, 1500, 9, 3, 64}, AttentionCase{1, 300, 8, 2, 128},
         AttentionCase{3, 700, 4, 1, 64}, AttentionCase{1, 261, 4, 4, 256}}) {
-    expect_attention(c);
+    expect_attention({c});
   }
 }
 
@@ -336,16 +409,56 @@ TEST_F(CudaKernels, AttentionMasksAsTheCpuDoes) {
        {AttentionCase{50, 50, 2, 1, 64, false}, AttentionCase{40, 300, 2, 1, 64, false},
         AttentionCase{60, 150, 2, 1, 64, true, 20}, AttentionCase{1, 600, 3, 1, 64, true, 300},
         AttentionCase{130, 400, 1, 1, 64, true, 100}}) {
-    expect_attention(c);
+    expect_attention({c});
   }
 }
 
+TEST_F(CudaKernels, AttentionOfASequenceIsTheSameBesideOthers) {
+  const AttentionCase first = {1, 700, 4, 2, 64};
+  const std::vector<float> alone = expect_attention({first});
+  const std::vector<float> together = expect_attention(
+      {first, {40, 90, 4, 2, 64}, {1, 64, 4, 2, 64}, {3, 1300, 4, 2, 64}, {1, 65, 4, 2, 64}});
+  for (int64_t i = 0; i < 4 * 64; ++i) ASSERT_EQ(alone[i], together[i]) << i;
+}
+
 TEST_F(CudaKernels, AttentionOfUnfitShapesThrows) {
-  AttentionShape shape;
-  shape.num_queries = shape.num_keys = shape.num_heads = shape.num_kv_heads = 1;
+  EXPECT_THAT(
+      [] {
+        cuda::plan_attention({{3, 2}}, 1);
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("3 queries of 2 keys")));
+  cuda::PagedAttention shape;
+  shape.num_heads = shape.num_kv_heads = 1;
   shape.head_dim = 36;
-  EXPECT_THAT([&] { cuda::attention_scratch_bytes(shape); },
-              testing::ThrowsMessage<Error>(testing::HasSubstr("head_dim 36")));
+  EXPECT_THAT(
+      [&] {
+        cuda::attention(cuda::plan_attention({{1, 1}}, 1), shape, nullptr, nullptr, nullptr,
+                        nullptr);
+      },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("head_dim 36")));
+}
+
+TEST_F(CudaKernels, KeysAndValuesAreStoredAsHalves) {
+  const int64_t rows = 3;
+  const int64_t width = 600;
+  const int64_t ld = 2 * width + 4;
+  const auto x = random_floats(rows * ld, 1);
+  const DeviceFloats device_x(x);
+  const OnDevice<uint16_t> page(std::vector<uint16_t>(static_cast<size_t>(8 * width), 7));
+  // Slots 2, 0 and 1 of a page of four tokens.
+  const OnDevice<uint16_t*> slots({page.data() + 2 * width, page.data(), page.data() + width});
+  cuda::store_key_values(device_x.data(), device_x.data() + width, ld, rows, width, slots.data(), 0,
+                         4 * width, nullptr);
+  const std::vector<uint16_t> actual = page.read();
+  const int64_t slot_of_row[] = {2, 0, 1};
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < width; ++i) {
+      const int64_t at = slot_of_row[row] * width + i;
+      ASSERT_EQ(actual[at], quant::float_to_half(x[row * ld + i]));
+      ASSERT_EQ(actual[4 * width + at], quant::float_to_half(x[row * ld + width + i]));
+    }
+  }
+  for (int64_t i = 3 * width; i < 4 * width; ++i) ASSERT_EQ(actual[i], 7);
 }
 
 // ---- Norms, activations, rope ----
@@ -384,33 +497,85 @@ TEST_F(CudaKernels, NormsMatchTheCpu) {
   }
 }
 
-TEST_F(CudaKernels, SiluMulMatchesTheCpu) {
-  for (const int64_t count : {1, 255, 256, 3001}) {
-    const auto gate = random_floats(count, 1, 20.0f);
-    const auto up = random_floats(count, 2);
-    std::vector<float> expected(gate.size());
-    silu_mul(gate.data(), up.data(), count, expected.data());
-    const DeviceFloats out(gate);
-    cuda::silu_mul(out.data(), DeviceFloats(up).data(), count, out.data(), nullptr);
-    expect_close(out.read(), expected);
+TEST_F(CudaKernels, HeadNormMatchesTheCpu) {
+  const int64_t rows = 3;
+  const int64_t heads = 4;
+  for (const int64_t head_dim : {8, 64, 100}) {
+    const int64_t ldx = heads * head_dim + 4;
+    const auto x = random_floats(rows * ldx, 1);
+    const auto weight = random_floats(head_dim, 2);
+    std::vector<float> expected = x;
+    for (int64_t row = 0; row < rows; ++row) {
+      float* first = expected.data() + row * ldx;
+      rms_norm(first, weight.data(), 1e-6f, heads, head_dim, first);
+    }
+    const DeviceFloats actual(x);
+    cuda::head_norm(actual.data(), DeviceFloats(weight).data(), 1e-6f, rows, heads, head_dim, ldx,
+                    nullptr);
+    expect_close(actual.read(), expected);
+  }
+}
+
+TEST_F(CudaKernels, GatedProductsMatchTheCpu) {
+  for (const int64_t width : {1, 255, 256, 3001}) {
+    const int64_t rows = 2;
+    const auto gate_up = random_floats(rows * 2 * width, 1, 20.0f);
+    for (const cuda::Gate gate : {cuda::Gate::kSilu, cuda::Gate::kGeluTanh}) {
+      std::vector<float> expected(static_cast<size_t>(rows * width));
+      for (int64_t row = 0; row < rows; ++row) {
+        const float* first = gate_up.data() + row * 2 * width;
+        const auto multiply = gate == cuda::Gate::kSilu ? silu_mul : gelu_tanh_mul;
+        multiply(first, first + width, width, expected.data() + row * width);
+      }
+      const DeviceFloats out(poison(rows * width));
+      cuda::gated_product(gate, DeviceFloats(gate_up).data(), rows, width, out.data(), nullptr);
+      const std::vector<float> actual = out.read();
+      for (size_t i = 0; i < expected.size(); ++i) {
+        ASSERT_NEAR(actual[i], expected[i], 1e-5 * (400.0 + std::fabs(expected[i]))) << i;
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, SumsAndRowsAreTheCpus) {
+  const int64_t width = 300;
+  const auto x = random_floats(4 * width, 1);
+  const auto y = random_floats(4 * width, 2);
+  const DeviceFloats sum(y);
+  cuda::add(DeviceFloats(x).data(), 4 * width, sum.data(), nullptr);
+  const DeviceFloats biased(y);
+  cuda::add_bias(DeviceFloats(x).data(), 4, width, biased.data(), nullptr);
+  const DeviceFloats rows(poison(2 * width));
+  cuda::gather_rows(DeviceFloats(x).data(), OnDevice<int32_t>({3, 1}).data(), 2, width, rows.data(),
+                    nullptr);
+  for (int64_t i = 0; i < 4 * width; ++i) {
+    ASSERT_EQ(sum.read()[i], x[i] + y[i]);
+    ASSERT_EQ(biased.read()[i], x[i % width] + y[i]);
+  }
+  for (int64_t i = 0; i < width; ++i) {
+    ASSERT_EQ(rows.read()[i], x[3 * width + i]);
+    ASSERT_EQ(rows.read()[width + i], x[width + i]);
   }
 }
 
 TEST_F(CudaKernels, RopeMatchesTheCpu) {
   const std::vector<int32_t> positions = {3, 0, 11};
   for (const RopePairing pairing : {RopePairing::kHalf, RopePairing::kInterleaved}) {
-    for (const int64_t head_dim : {2, 64, 96}) {
+    for (const auto& [head_dim, rotary_dim] :
+         {std::pair<int64_t, int64_t>{2, 2}, {64, 64}, {96, 96}, {96, 32}}) {
       const int64_t heads = 7;
       const int64_t ldx = heads * head_dim + 5;
       const auto x = random_floats(3 * ldx, 1);
-      const auto cosine = random_floats(12 * head_dim / 2, 2);
-      const auto sine = random_floats(12 * head_dim / 2, 3);
+      const auto cosine = random_floats(12 * rotary_dim / 2, 2);
+      const auto sine = random_floats(12 * rotary_dim / 2, 3);
       std::vector<float> expected = x;
-      rope(expected.data(), positions.data(), 3, heads, head_dim, ldx, cosine.data(), sine.data(),
-           pairing);
+      for (int64_t head = 0; head < heads; ++head) {
+        rope(expected.data() + head * head_dim, positions.data(), 3, 1, rotary_dim, ldx,
+             cosine.data(), sine.data(), pairing);
+      }
       const DeviceFloats actual(x);
-      cuda::rope(actual.data(), OnDevice<int32_t>(positions).data(), 3, heads, head_dim, ldx,
-                 DeviceFloats(cosine).data(), DeviceFloats(sine).data(), pairing, nullptr);
+      cuda::rope(actual.data(), OnDevice<int32_t>(positions).data(), 3, heads, head_dim, rotary_dim,
+                 ldx, DeviceFloats(cosine).data(), DeviceFloats(sine).data(), pairing, nullptr);
       expect_close(actual.read(), expected);
     }
   }

@@ -1,20 +1,87 @@
 #include "tests/support/cuda_host/fiber_block.h"
 
 #include <cuda_runtime.h>
+
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 
 #include <cstring>
-#include <deque>
 #include <exception>
 #include <memory>
 #include <stdexcept>
 #include <vector>
+
+#ifdef __x86_64__
+// Saves where the caller is in *from, and goes on where `to` was saved. ucontext does it too, with
+// a system call each time: a block has hundreds of threads that take turns.
+extern "C" void quarry_switch_stack(void** from, void* to);
+asm(R"(
+.text
+.globl quarry_switch_stack
+.type quarry_switch_stack, @function
+quarry_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size quarry_switch_stack, .-quarry_switch_stack
+)");
+#endif
 
 namespace quarry::cuda_host {
 namespace {
 
 constexpr int kWarp = 32;
 constexpr size_t kStackBytes = 128 * 1024;
+
+#ifdef __x86_64__
+
+// Where something stands while it does not run.
+struct Context {
+  void* stack = nullptr;
+};
+
+void prepare(Context& context, char* stack, void (*run)()) {
+  // As quarry_switch_stack leaves it: six registers and where to go on; above that, aligned as
+  // behind a call, where `run`, which never returns, would return to.
+  void** top = reinterpret_cast<void**>(stack + kStackBytes);
+  *--top = nullptr;
+  *--top = reinterpret_cast<void*>(run);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  context.stack = top;
+}
+
+void switch_to(Context& from, Context& to) { quarry_switch_stack(&from.stack, to.stack); }
+
+#else
+
+struct Context {
+  ucontext_t place;
+};
+
+void prepare(Context& context, char* stack, void (*run)()) {
+  getcontext(&context.place);
+  context.place.uc_stack.ss_sp = stack;
+  context.place.uc_stack.ss_size = kStackBytes;
+  context.place.uc_link = nullptr;
+  makecontext(&context.place, run, 0);
+}
+
+void switch_to(Context& from, Context& to) { swapcontext(&from.place, &to.place); }
+
+#endif
 
 struct Copy {
   void* destination;
@@ -23,10 +90,10 @@ struct Copy {
 };
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   bool done = false;
-  std::vector<Copy> open;                 // copies of no group yet
-  std::deque<std::vector<Copy>> pending;  // groups, the oldest first
+  std::vector<Copy> open;                  // copies of no group yet
+  std::vector<std::vector<Copy>> pending;  // groups, the oldest first
 };
 
 struct Barrier {
@@ -45,7 +112,7 @@ struct Block {
   Barrier barrier;
   std::vector<uint8_t> shared;
   const std::function<void()>* body = nullptr;
-  ucontext_t scheduler;
+  Context scheduler;
   int current = 0;
   int64_t progress = 0;  // arrivals and ends
   std::exception_ptr error;
@@ -54,9 +121,12 @@ struct Block {
 Block* running = nullptr;
 
 char* stack_of(size_t fiber) {
-  static std::vector<std::unique_ptr<char[]>> stacks;
-  while (stacks.size() <= fiber) stacks.emplace_back(new char[kStackBytes]);
-  return stacks[fiber].get();
+  struct alignas(64) Stack {
+    char bytes[kStackBytes];
+  };
+  static std::vector<std::unique_ptr<Stack>> stacks;
+  while (stacks.size() <= fiber) stacks.emplace_back(new Stack);
+  return stacks[fiber]->bytes;
 }
 
 void run_fiber() {
@@ -65,16 +135,10 @@ void run_fiber() {
   } catch (...) {
     running->error = std::current_exception();
   }
-  running->fibers[static_cast<size_t>(running->current)].done = true;
+  Fiber& fiber = running->fibers[static_cast<size_t>(running->current)];
+  fiber.done = true;
   ++running->progress;
-}
-
-void prepare(ucontext_t* context, char* stack, ucontext_t* after) {
-  getcontext(context);
-  context->uc_stack.ss_sp = stack;
-  context->uc_stack.ss_size = kStackBytes;
-  context->uc_link = after;
-  makecontext(context, run_fiber, 0);
+  switch_to(fiber.context, running->scheduler);
 }
 
 // The last of `count` to arrive runs `finish`; the others wait for it.
@@ -90,7 +154,7 @@ void arrive(Barrier& barrier, int count, const Finish& finish) {
   }
   const int64_t generation = barrier.generation;
   while (barrier.generation == generation) {
-    swapcontext(&block.fibers[static_cast<size_t>(block.current)].context, &block.scheduler);
+    switch_to(block.fibers[static_cast<size_t>(block.current)].context, block.scheduler);
   }
 }
 
@@ -106,7 +170,7 @@ void run_block(int threads, int64_t shared_bytes, bool rising, const std::functi
   block.body = &body;
   running = &block;
   for (size_t i = 0; i < block.fibers.size(); ++i) {
-    prepare(&block.fibers[i].context, stack_of(i), &block.scheduler);
+    prepare(block.fibers[i].context, stack_of(i), run_fiber);
   }
   for (int left = threads; left > 0;) {
     const int64_t progress = block.progress;
@@ -115,7 +179,7 @@ void run_block(int threads, int64_t shared_bytes, bool rising, const std::functi
       block.current = rising ? i : threads - 1 - i;
       if (current_fiber().done) continue;
       threadIdx.x = static_cast<unsigned>(block.current);
-      swapcontext(&block.scheduler, &current_fiber().context);
+      switch_to(block.scheduler, current_fiber().context);
       left += current_fiber().done ? 0 : 1;
       if (block.error) std::rethrow_exception(block.error);
     }
@@ -148,7 +212,7 @@ void close_copies() {
 }
 
 void finish_copies(int groups) {
-  std::deque<std::vector<Copy>>& pending = current_fiber().pending;
+  std::vector<std::vector<Copy>>& pending = current_fiber().pending;
   while (static_cast<int>(pending.size()) > groups) {
     for (const Copy& copy : pending.front()) {
       if (copy.valid) {
@@ -157,7 +221,7 @@ void finish_copies(int groups) {
         std::memset(copy.destination, 0, 16);
       }
     }
-    pending.pop_front();
+    pending.erase(pending.begin());
   }
 }
 

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+
+struct CUstream_st;  // cudaStream_t is a pointer to it
+
+namespace quarry::kernels::cuda {
+
+// A stream of its own. Copies of DeviceBuffer wait for what it has under way, and it for them.
+class DeviceStream {
+ public:
+  DeviceStream();  // throws kInternal
+  ~DeviceStream();
+  DeviceStream(const DeviceStream&) = delete;
+  DeviceStream& operator=(const DeviceStream&) = delete;
+  CUstream_st* get() const { return stream_; }
+
+ private:
+  CUstream_st* stream_ = nullptr;
+};
+
+// Launches that are recorded once and started together (a CUDA graph): what the CPU does for each
+// launch takes longer than a small kernel runs.
+class DeviceGraph {
+ public:
+  // Records what `body` launches on `stream`, without running it; it may allocate nothing. Null
+  // where that cannot be done. Throws what body throws.
+  static std::unique_ptr<DeviceGraph> record(const DeviceStream& stream,
+                                             const std::function<void()>& body);
+  ~DeviceGraph();
+  DeviceGraph(const DeviceGraph&) = delete;
+  DeviceGraph& operator=(const DeviceGraph&) = delete;
+  void launch(const DeviceStream& stream) const;  // throws kInternal
+
+ private:
+  explicit DeviceGraph(void* graph) : graph_(graph) {}
+  void* graph_;  // cudaGraphExec_t
+};
+
+}  // namespace quarry::kernels::cuda
