@@ -33,7 +33,6 @@ endif()
 if(QUARRY_CUDA)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
-  target_compile_definitions(quarry_options INTERFACE QUARRY_CUDA=1)
 endif()
 
 function(quarry_isa_flags)

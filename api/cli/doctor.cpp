@@ -14,6 +14,7 @@
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
 #include "data/core/paths.h"
+#include "generator/models/device.h"
 #include "generator/weights/model_catalog.h"
 
 namespace quarry::cli {
@@ -40,15 +41,21 @@ std::vector<Finding> check_cpu() {
 }
 
 Finding check_gpu() {
-#ifdef QUARRY_CUDA
-  return {"gpu", "built with CUDA kernels", "they are compiled in; none has been chosen", true};
-#else
+  const CudaSupport cuda = cuda_support();
+  if (cuda.num_devices > 0) {
+    return {"gpu", cuda.name,
+            concat("generators run on it (--device); ", cuda.free_bytes >> 20, " of ",
+                   cuda.total_bytes >> 20, " MiB are free"),
+            true};
+  }
+  if (cuda.is_built) {
+    return {"gpu", "none", "the CUDA driver shows no device: everything runs on the CPU", true};
+  }
   const bool device = std::filesystem::exists("/dev/nvidia0");
   return {"gpu", device ? "an NVIDIA device is present" : "none",
-          device ? "this build has no CUDA kernels: build the cuda preset to try them"
+          device ? "this build has no CUDA: the cuda preset makes one that uses it"
                  : "not needed: everything runs on the CPU",
           true};
-#endif
 }
 
 std::vector<Finding> check_models() {

@@ -97,7 +97,7 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
   const Pipeline pipeline(opened.retriever, opened.embedder, engine,
                           load_reranker(arguments.search));
 
-  constexpr size_t kAskedAtOnce = 8;
+  const size_t asked_at_once = engine->generator()->device == Device::kCuda ? 32 : 8;
   std::vector<std::string> answers(examples.size());
   std::atomic<size_t> next{0};
   std::mutex error_mutex;
@@ -124,7 +124,7 @@ std::vector<std::string> ask_all(const AnswersArguments& arguments,
     }
   };
   std::vector<std::thread> threads;
-  for (size_t i = 0; i < kAskedAtOnce; ++i) threads.emplace_back(work);
+  for (size_t i = 0; i < asked_at_once; ++i) threads.emplace_back(work);
   for (std::thread& thread : threads) thread.join();
   if (first_error) std::rethrow_exception(first_error);
   context.cancel->check("evaluation");

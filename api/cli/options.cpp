@@ -74,6 +74,13 @@ void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
                   "needs, so that a model larger than memory runs; auto: when it would not fit")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
+  command
+      .add_option("--device", flags.device,
+                  "What generates: the CPU, or the first GPU of a build with CUDA "
+                  "(CUDA_VISIBLE_DEVICES chooses); auto: a GPU where there is one and it suits the "
+                  "model")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command.add_flag(
       "--no-prompt-lookup", flags.no_prompt_lookup,
       "Generate one token a step even where the text so far suggests several (the text "
@@ -88,6 +95,9 @@ std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flag
   if (flags.offload != "off") {
     options.offload = flags.offload == "on" ? Offload::kOn : Offload::kAuto;
   }
+  if (flags.device != "cpu") {
+    options.device = flags.device == "cuda" ? Device::kCuda : Device::kAuto;
+  }
   auto loaded =
       std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, options));
   if (loaded->is_offloaded && flags.offload == "auto") {
@@ -95,6 +105,9 @@ std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flag
         << "quarry: " << loaded->name
         << " does not fit into memory: its weights are read from the disk as needed, which is "
            "slow\n";
+  }
+  if (!loaded->why_cpu.empty()) {
+    std::cerr << "quarry: " << loaded->name << " runs on the CPU: " << loaded->why_cpu << '\n';
   }
   return loaded;
 }

@@ -26,6 +26,7 @@ struct GeneratorFlags {
   std::string load_in = "as-is";
   float llm_int8_threshold = 0.0f;
   std::string offload = "auto";
+  std::string device = "auto";
   bool no_prompt_lookup = false;
 };
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags);

@@ -55,6 +55,17 @@ const char* finish_reason_name(FinishReason reason) {
   return "error";
 }
 
+namespace {
+
+EngineOptions complete(EngineOptions options, const LoadedGenerator* generator) {
+  if (options.prefill_chunk_tokens != 0) return options;
+  const bool on_gpu = generator != nullptr && generator->device == Device::kCuda;
+  options.prefill_chunk_tokens = on_gpu ? 2048 : 256;
+  return options;
+}
+
+}  // namespace
+
 struct Engine::Impl {
   Impl(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options);
   ~Impl();
@@ -112,7 +123,7 @@ struct Engine::Impl {
 
 Engine::Impl::Impl(std::shared_ptr<const LoadedGenerator> generator, const EngineOptions& options)
     : generator_(std::move(generator)),
-      options_(options),
+      options_(complete(options, generator_.get())),
       adapters_(generator_, options.max_lora_rank),
       constraints_(generator_.get()),
       // What a decoder computes depends on more than its tokens where an encoder reads the prompt.

@@ -80,9 +80,10 @@ struct GenerateResult {
 };
 
 struct EngineOptions {
-  int64_t max_batch_sequences = 32;      // more wait in the queue
-  int64_t max_queue = 256;               // more are refused with kUnavailable
-  int64_t prefill_chunk_tokens = 256;    // a long prompt is fed in pieces between decode steps
+  int64_t max_batch_sequences = 32;  // more wait in the queue
+  int64_t max_queue = 256;           // more are refused with kUnavailable
+  // A long prompt is fed in pieces between decode steps. 0: 256, or 2,048 on a GPU.
+  int64_t prefill_chunk_tokens = 0;
   int64_t max_lora_rank = kMaxLoraRank;  // adapters of a larger rank are refused
   // Keys and values kept of what was computed, for prompts that begin alike; 0: none. A text does
   // not depend on it.

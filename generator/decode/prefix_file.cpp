@@ -1,6 +1,7 @@
 #include "generator/decode/prefix_file.h"
 
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <utility>
 
@@ -198,9 +199,8 @@ class Reader {
   }
 
   std::shared_ptr<KvPage> copy_page(int32_t number) const {
-    auto page = std::make_shared<KvPage>(origin_.page_bytes);
-    const TensorView& stored = file_->get(page_name(as_size(number)));
-    std::memcpy(page->data(), stored.data, as_size(origin_.page_bytes));
+    auto page = std::make_shared<KvPage>(origin_.page_bytes, origin_.page_memory);
+    page->write(file_->get(page_name(as_size(number))).data);
     return page;
   }
 
@@ -217,12 +217,13 @@ PrefixOrigin prefix_origin(const LoadedGenerator& generator) {
   const GeneratorOptions& options = generator.options;
   PrefixOrigin origin;
   origin.page_bytes = cache->page_bytes();
+  origin.page_memory = cache->page_memory();
   origin.facts = {
       {"model", generator.content_hash},
       {"precision", precision_name(options.precision)},
       {"load_in", load_in_name(options.weights.load_in)},
       {"llm_int8", concat(options.weights.llm_int8_threshold)},
-      {"instructions", cpu_isa_name(cpu_isa())},
+      {"instructions", origin.page_memory == nullptr ? cpu_isa_name(cpu_isa()) : "cuda"},
       {"elements", element_name(cache->element_type())},
       {"page", concat(cache->num_layers(), " layers of 2 x ", kKvPageTokens, " x ",
                       cache->kv_width(), ", layout ", kKvPageLayoutVersion)},
@@ -237,6 +238,7 @@ void write_prefixes(const std::filesystem::path& path, const PrefixOrigin& origi
   std::map<PrefixCache::Adapter, int32_t> adapters;
   Json hashes = Json::array();
   std::map<const KvPage*, int32_t> pages;
+  std::deque<std::vector<char>> copies;  // of pages that are not in the CPU's memory
   std::string page_hashes;
   std::vector<TensorToWrite> tensors;
   for (const PrefixCache::Entry& entry : entries) {
@@ -246,8 +248,13 @@ void write_prefixes(const std::filesystem::path& path, const PrefixOrigin& origi
     const auto [page, is_new_page] =
         pages.emplace(entry.page.get(), static_cast<int32_t>(pages.size()));
     if (is_new_page) {
-      const auto* data = reinterpret_cast<const char*>(entry.page->data());
       const int64_t bytes = entry.page->bytes();
+      const auto* data = reinterpret_cast<const char*>(entry.page->data());
+      if (origin.page_memory != nullptr) {
+        copies.emplace_back(static_cast<size_t>(bytes));
+        entry.page->read(copies.back().data());
+        data = copies.back().data();
+      }
       page_hashes += sha256_hex({data, static_cast<size_t>(bytes)});
       tensors.push_back({page_name(tensors.size()), WeightType::kU8, {bytes}, data});
     }

@@ -16,6 +16,7 @@ namespace quarry {
 struct PrefixOrigin {
   std::map<std::string, std::string> facts;  // "model": content hash, "precision": "fast8" ...
   int64_t page_bytes = 0;
+  std::shared_ptr<KvMemory> page_memory;  // null: the CPU's
 };
 PrefixOrigin prefix_origin(const LoadedGenerator& generator);
 

@@ -156,10 +156,18 @@ enum class Offload {
   kAuto,  // when the model would not fit into available_memory()
 };
 
+// What computes forward().
+enum class Device {
+  kCpu,
+  kCuda,  // the first CUDA device, see cuda_decoder.h
+  kAuto,  // a CUDA device where there is one and it suits the model, else the CPU
+};
+
 struct GeneratorOptions {
   kernels::Precision precision = kernels::Precision::kFast;
   WeightOptions weights;
   Offload offload = Offload::kOff;
+  Device device = Device::kCpu;
 };
 
 // A model and the text tools that came with it.
@@ -173,12 +181,15 @@ struct LoadedGenerator {
   std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
   std::vector<int32_t> stop_tokens;             // end of text, end of turn
   bool is_offloaded = false;                    // weights lie in a file: see Offload
+  Device device = Device::kCpu;                 // that it runs on, never kAuto
+  std::string why_cpu;  // of kAuto, where there is a CUDA device: why it is not used
 };
 
 // `model` is a short name, a Hugging Face folder or a .gguf file. A folder may be one that
 // bitsandbytes quantized; with kAsIs, dense weights whose config.json asks for its quantization get
 // it. Throws kNotFound with the names
-// that exist, kCorruptData, kInvalidArgument for a family that we do not have, naming it.
+// that exist, kCorruptData, kInvalidArgument for a family that we do not have, naming it. kCuda
+// throws kUnavailable without a device, or in a build without CUDA, and as make_cuda_decoder().
 LoadedGenerator load_generator(const std::string& model, const GeneratorOptions& options);
 LoadedGenerator load_generator(const std::string& model, kernels::Precision precision);
 

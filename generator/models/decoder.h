@@ -1,12 +1,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "generator/models/decoder_loader.h"
 #include "generator/models/decoder_pass.h"
 #include "generator/models/families.h"
+#include "generator/models/gated_stack.h"
 #include "generator/nn/attention.h"
 #include "generator/nn/workspace.h"
 
@@ -30,6 +32,10 @@ class Decoder : public CausalLm {
   std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
                                           const GradientOptions& options,
                                           LoraGradients& gradients) const final;
+
+  // What it is made of, where that is all there is to it. Borrowed from the model.
+  virtual std::optional<GatedStack> gated_stack() const { return std::nullopt; }
+  const DecoderModules& modules() const { return *modules_; }
 
  protected:
   using Tensor = nn::Tensor;

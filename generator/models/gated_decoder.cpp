@@ -48,6 +48,27 @@ GatedDecoder::GatedDecoder(const GatedPlan& plan, DecoderLoader& load, const Loa
   final_norm_ = &load.rms_norm("model.norm", config_.norm_epsilon);
 }
 
+std::optional<GatedStack> GatedDecoder::gated_stack() const {
+  GatedStack stack;
+  stack.heads = heads_;
+  stack.final_norm = final_norm_;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const GatedLayer& from = layers_[i];
+    GatedStack::Layer layer;
+    layer.attention_norm = &from.attention_norm;
+    layer.qkv = &from.qkv;
+    layer.head_norm = head_norms_.empty() ? nullptr : &head_norms_[i];
+    layer.o = &from.o;
+    layer.mlp_norm = &from.mlp_norm;
+    layer.gate_up = &from.gate_up;
+    layer.down = &from.down;
+    layer.rope = &rope_;
+    layer.window = windows_[i];
+    stack.layers.push_back(layer);
+  }
+  return stack;
+}
+
 Decoder::Tensor GatedDecoder::run_layer(int64_t number, const DecoderPass& pass, Tensor x) const {
   const GatedLayer& layer = layers_[static_cast<size_t>(number)];
   nn::AttentionHeads heads = heads_;
@@ -55,7 +76,9 @@ Decoder::Tensor GatedDecoder::run_layer(int64_t number, const DecoderPass& pass,
 
   Tensor h = layer.attention_norm.forward(x, pass.adapters, workspace_);
   Tensor qkv = layer.qkv.forward(h, pass.adapters, workspace_);
-  qkv = prepare_heads(number, pass, qkv);
+  if (!head_norms_.empty()) {
+    qkv = head_norms_[static_cast<size_t>(number)].forward(qkv, heads, pass.adapters, workspace_);
+  }
   qkv = rope_.apply(qkv, pass.positions, heads.num_heads + heads.num_kv_heads, heads.head_dim);
   h = attend(qkv, heads, number, pass);
   const Spans& adapters = keep_logit_rows(number, pass, h, x);

@@ -7,6 +7,7 @@
 #include "generator/models/decoder.h"
 #include "generator/models/decoder_config.h"
 #include "generator/models/gated_layer.h"
+#include "generator/nn/head_norm.h"
 #include "generator/nn/rope_table.h"
 
 namespace quarry {
@@ -34,19 +35,19 @@ class GatedDecoder : public Decoder {
   using LoadLayer = std::function<GatedLayer(DecoderLoader& load, int64_t number, double epsilon)>;
   GatedDecoder(const GatedPlan& plan, DecoderLoader& load,
                const LoadLayer& load_layer = load_gated_layer);
+  std::optional<GatedStack> gated_stack() const final;
 
  protected:
   Tensor run_layer(int64_t number, const DecoderPass& pass, Tensor x) const final;
   Tensor finish(const DecoderPass& pass, Tensor x) const final;
-  // What comes between the projections and the rotary positions. qkv [T, (H + 2 K) D].
-  virtual Tensor prepare_heads(int64_t, const DecoderPass&, Tensor qkv) const { return qkv; }
-
-  const nn::AttentionHeads& heads() const { return heads_; }
+  // To be called once for each layer, in order, or never: a norm of every query and key head.
+  void add_head_norm(const nn::HeadNorm& norm) { head_norms_.push_back(norm); }
 
  private:
   nn::AttentionHeads heads_;
   std::vector<int64_t> windows_;
   std::vector<GatedLayer> layers_;
+  std::vector<nn::HeadNorm> head_norms_;  // of each layer, or none
   const nn::RmsNorm* final_norm_;
   mutable nn::RopeTable rope_;  // used by the one thread that runs forward()
 };

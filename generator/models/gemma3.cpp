@@ -162,6 +162,23 @@ class Gemma3 final : public Decoder {
     final_norm_ = &norm("model.norm");
   }
 
+  std::optional<GatedStack> gated_stack() const override {
+    GatedStack stack;
+    stack.heads = heads_;
+    stack.embedding_scale = embedding_scale_;
+    stack.gate = GatedStack::Gate::kGeluTanh;
+    stack.final_norm = final_norm_;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Gemma3Layer& from = layers_[i];
+      const bool is_global = windows_[i] == 0;
+      stack.layers.push_back({&from.attention_norm, &from.qkv, &from.head_norm, &from.o,
+                              &from.after_attention_norm, &from.mlp_norm, &from.gate_up, &from.down,
+                              &from.after_mlp_norm, is_global ? &global_rope_ : &local_rope_,
+                              windows_[i]});
+    }
+    return stack;
+  }
+
  protected:
   Tensor embed(const DecoderPass& pass) const override {
     return nn::scale(embed_tokens(pass), embedding_scale_, workspace_);

@@ -5,6 +5,7 @@
 #include "data/core/paths.h"
 #include "data/core/spill_file.h"
 #include "data/core/system_memory.h"
+#include "generator/models/device.h"
 #include "generator/models/families.h"
 #include "generator/models/folder_text.h"
 #include "generator/models/generator_memory.h"
@@ -106,6 +107,24 @@ void load_folder(const ModelLocation& location, const GeneratorOptions& options,
   }
 }
 
+// Moves the model to a CUDA device where that is wanted.
+void choose_device(LoadedGenerator& loaded) {
+  const Device wanted = loaded.options.device;
+  if (wanted == Device::kCpu) return;
+  const CudaSupport cuda = cuda_support();
+  if (wanted == Device::kAuto && cuda.num_devices == 0) return;
+  QUARRY_CHECK(
+      cuda.num_devices > 0 || !cuda.is_built, ErrorCode::kUnavailable,
+      "there is no CUDA device: no driver, or none that CUDA_VISIBLE_DEVICES lets through");
+  try {
+    loaded.model = move_to_cuda(std::move(loaded.model));
+    loaded.device = Device::kCuda;
+  } catch (const Error& error) {
+    if (wanted == Device::kCuda) throw;
+    loaded.why_cpu = error.what();
+  }
+}
+
 }  // namespace
 
 LoadedGenerator load_generator(const std::string& model, kernels::Precision precision) {
@@ -130,6 +149,7 @@ LoadedGenerator load_generator(const std::string& model, const GeneratorOptions&
                loaded.tokenizer->vocab_size(), " tokens, the model ",
                loaded.model->config().vocab_size);
   add_end_tokens(loaded);
+  choose_device(loaded);
   loaded.content_hash = model_content_hash(location);
   return loaded;
 }

@@ -38,19 +38,10 @@ class Qwen3 final : public GatedDecoder {
   Qwen3(const GatedPlan& plan, DecoderLoader& load) : GatedDecoder(plan, load) {
     for (int64_t number = 0; number < config_.num_layers; ++number) {
       const std::string attention = hf_layer(number) + "self_attn.";
-      head_norms_.emplace_back(load.rms_norm(attention + "q_norm", config_.norm_epsilon),
-                               load.rms_norm(attention + "k_norm", config_.norm_epsilon));
+      add_head_norm({load.rms_norm(attention + "q_norm", config_.norm_epsilon),
+                     load.rms_norm(attention + "k_norm", config_.norm_epsilon)});
     }
   }
-
- protected:
-  Tensor prepare_heads(int64_t number, const DecoderPass& pass, Tensor qkv) const override {
-    return head_norms_[static_cast<size_t>(number)].forward(qkv, heads(), pass.adapters,
-                                                            workspace_);
-  }
-
- private:
-  std::vector<nn::HeadNorm> head_norms_;
 };
 
 OrderedJson config_from_gguf(const GgufFile& file) {

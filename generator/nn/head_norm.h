@@ -14,6 +14,8 @@ class HeadNorm {
  public:
   // Weights [head_dim]; borrowed.
   HeadNorm(const RmsNorm& q, const RmsNorm& k) : q_(&q), k_(&k) {}
+  const RmsNorm& q() const { return *q_; }
+  const RmsNorm& k() const { return *k_; }
 
   // qkv [T, (H + 2 K) D] -> the same shape, values as they were. `qkv` is a fresh result that only
   // the caller holds: without gradients its memory is changed in place. Differentiable with respect

@@ -19,21 +19,48 @@ int64_t pages_of(int64_t num_tokens) { return (num_tokens + kKvPageTokens - 1) /
 
 }  // namespace
 
-KvPage::KvPage(int64_t bytes) {
+KvPage::KvPage(int64_t bytes, std::shared_ptr<KvMemory> memory)
+    : memory_(std::move(memory)), bytes_(bytes) {
+  if (memory_ != nullptr) {
+    data_ = memory_->allocate(bytes);
+    return;
+  }
   try {
-    data_ = kernels::AlignedBuffer(bytes);
+    buffer_ = kernels::AlignedBuffer(bytes);
+    data_ = buffer_.data();
   } catch (const std::bad_alloc&) {
     throw_error(ErrorCode::kUnavailable, "key/value cache: no memory for ", bytes, " bytes");
   }
 }
 
+KvPage::~KvPage() {
+  if (memory_ != nullptr) memory_->release(data_, bytes_);
+}
+
+void KvPage::copy_from(const KvPage& page, int64_t offset, int64_t count) {
+  QUARRY_DCHECK(page.memory_ == memory_ && offset + count <= bytes_);
+  if (memory_ != nullptr) return memory_->copy(data_ + offset, page.data_ + offset, count);
+  std::memcpy(data_ + offset, page.data_ + offset, static_cast<size_t>(count));
+}
+
+void KvPage::read(void* to) const {
+  if (memory_ != nullptr) return memory_->read(data_, to, bytes_);
+  std::memcpy(to, data_, static_cast<size_t>(bytes_));
+}
+
+void KvPage::write(const void* from) {
+  if (memory_ != nullptr) return memory_->write(from, data_, bytes_);
+  std::memcpy(data_, from, static_cast<size_t>(bytes_));
+}
+
 KvCache::KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim, int64_t max_seq_len,
-                 ElementType type)
+                 ElementType type, std::shared_ptr<KvMemory> page_memory)
     : num_layers_(num_layers),
       num_kv_heads_(num_kv_heads),
       head_dim_(head_dim),
       max_seq_len_(max_seq_len),
-      type_(type) {}
+      type_(type),
+      page_memory_(std::move(page_memory)) {}
 
 // Of the keys or the values of one layer in a page.
 int64_t KvCache::part_elements() const {
@@ -57,13 +84,16 @@ void KvCache::share(std::vector<std::shared_ptr<KvPage>> pages, int64_t length) 
 
 // A page of one's own with the first tokens of the one that is there.
 void KvCache::copy_page(size_t index, int64_t num_tokens) {
-  auto copy = std::make_shared<KvPage>(page_bytes());
+  auto copy = std::make_shared<KvPage>(page_bytes(), page_memory_);
   const int64_t stride = part_elements() * element_bytes();
   const bool is_rows = type_ != ElementType::kBFloat16;
   const int64_t bytes = is_rows ? stride / kKvPageTokens * num_tokens : stride;
-  for (int64_t part = 0; part < 2 * num_layers_ && num_tokens > 0; ++part) {
-    std::memcpy(copy->data() + part * stride, pages_[index]->data() + part * stride,
-                static_cast<size_t>(bytes));
+  if (page_memory_ != nullptr && num_tokens > 0) {
+    copy->copy_from(*pages_[index], 0, page_bytes());  // one call for all parts
+  } else {
+    for (int64_t part = 0; part < 2 * num_layers_ && num_tokens > 0; ++part) {
+      copy->copy_from(*pages_[index], part * stride, bytes);
+    }
   }
   pages_[index] = std::move(copy);
 }
@@ -87,7 +117,7 @@ void KvCache::reserve(int64_t num_tokens) {
   for (int64_t page = length_ / kKvPageTokens; page < pages_of(needed); ++page) {
     const size_t index = static_cast<size_t>(page);
     if (index == pages_.size()) {
-      pages_.push_back(std::make_shared<KvPage>(page_bytes()));
+      pages_.push_back(std::make_shared<KvPage>(page_bytes(), page_memory_));
     } else if (pages_[index].use_count() > 1) {
       copy_page(index, std::max<int64_t>(0, length_ - page * kKvPageTokens));
     } else {
@@ -122,6 +152,7 @@ void KvCache::write_rows(const float* rows, int64_t stride, int64_t count, int64
 void KvCache::write(int64_t layer, const float* keys, const float* values, int64_t num_tokens,
                     int64_t stride) {
   QUARRY_DCHECK(pages_of(length_ + num_tokens) <= static_cast<int64_t>(pages_.size()));
+  QUARRY_DCHECK(page_memory_ == nullptr);
   for (int64_t row = 0; row < num_tokens;) {
     const int64_t token = length_ + row;
     const int64_t count = std::min(num_tokens - row, kKvPageTokens - token % kKvPageTokens);

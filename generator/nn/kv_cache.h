@@ -10,18 +10,43 @@
 
 namespace quarry {
 
+// Memory for pages that is not the CPU's. Thread-safe.
+class KvMemory {
+ public:
+  virtual ~KvMemory() = default;
+  // Throws kUnavailable when there is no memory.
+  virtual uint8_t* allocate(int64_t bytes) = 0;
+  virtual void release(uint8_t* data, int64_t bytes) noexcept = 0;
+  virtual void copy(uint8_t* to, const uint8_t* from, int64_t bytes) const = 0;  // inside it
+  virtual void read(const uint8_t* from, void* to, int64_t bytes) const = 0;     // to the CPU's
+  virtual void write(const void* from, uint8_t* to, int64_t bytes) const = 0;
+};
+
 // Keys and values of kKvPageTokens consecutive tokens in all layers: [num_layers, 2 (K, V)] of
 // [kKvPageTokens, kv_width] IEEE half or float32, or of a tile of key_value_tiles.h. 64-byte
 // aligned.
 class KvPage {
  public:
-  // Throws kUnavailable when there is no memory.
-  explicit KvPage(int64_t bytes);
-  uint8_t* data() { return data_.data(); }
-  int64_t bytes() const { return data_.bytes(); }
+  // `memory` null: the CPU's. Throws kUnavailable when there is none.
+  explicit KvPage(int64_t bytes, std::shared_ptr<KvMemory> memory = nullptr);
+  ~KvPage();
+  KvPage(const KvPage&) = delete;
+  KvPage& operator=(const KvPage&) = delete;
+
+  // In the page's own memory.
+  uint8_t* data() { return data_; }
+  int64_t bytes() const { return bytes_; }
+  // Copies between pages of the same memory; bytes [offset, offset + count).
+  void copy_from(const KvPage& page, int64_t offset, int64_t count);
+  // From and to the CPU's memory, the whole page.
+  void read(void* to) const;
+  void write(const void* from);
 
  private:
-  kernels::AlignedBuffer data_;
+  kernels::AlignedBuffer buffer_;
+  std::shared_ptr<KvMemory> memory_;
+  uint8_t* data_ = nullptr;
+  int64_t bytes_;
 };
 constexpr int64_t kKvPageTokens = 64;
 // Of the order of elements in a page, which files of pages note: raise it when that changes.
@@ -44,7 +69,7 @@ class KvCache {
   enum class ElementType { kHalf, kBFloat16, kFloat };
 
   KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim, int64_t max_seq_len,
-          ElementType type);
+          ElementType type, std::shared_ptr<KvMemory> page_memory = nullptr);
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
@@ -70,12 +95,15 @@ class KvCache {
   // reserve() throws kInvalidArgument, naming both numbers, past max_seq_len; the cache then holds
   // what it held.
   void reserve(int64_t num_tokens);
-  // Stores T rows of float32 keys and values, `stride` floats apart, behind the held ones.
+  // Stores T rows of float32 keys and values, `stride` floats apart, behind the held ones. Pages in
+  // memory of their own are written by who runs there.
   void write(int64_t layer, const float* keys, const float* values, int64_t num_tokens,
              int64_t stride);
   void advance(int64_t num_tokens) { length_ += num_tokens; }
 
   int64_t num_layers() const { return num_layers_; }
+  // Null: the CPU's.
+  const std::shared_ptr<KvMemory>& page_memory() const { return page_memory_; }
   int64_t page_bytes() const { return num_layers_ * 2 * part_elements() * element_bytes(); }
   ElementType element_type() const { return type_; }
   int64_t kv_width() const { return num_kv_heads_ * head_dim_; }
@@ -98,6 +126,7 @@ class KvCache {
   int64_t head_dim_;
   int64_t max_seq_len_;
   ElementType type_;
+  std::shared_ptr<KvMemory> page_memory_;
   int64_t length_ = 0;
   std::vector<std::shared_ptr<KvPage>> pages_;
   // Where they begin; the one of the element type's size.

@@ -45,6 +45,13 @@ class Linear {
   int64_t width(size_t index) const { return slices_[index].width; }
   bool has_bias(size_t index) const { return slices_[index].has_bias; }
 
+  // The matrices that make y: columns [offset, offset + matrix.n()).
+  size_t num_matrices() const { return blocks_.size(); }
+  const kernels::PackedMatrix& matrix(size_t index) const { return *blocks_[index].weight; }
+  int64_t matrix_offset(size_t index) const { return blocks_[index].offset; }
+  // [out_features], or empty.
+  const std::vector<float>& bias() const { return bias_; }
+
   // x [T, in_features] -> y [T, out_features]. Spans are inside [0, T). Differentiable with respect
   // to x. The weight is frozen: x is kept only for the gradients of an adapter. Those are added to
   // span.gradients when the backward pass comes by.

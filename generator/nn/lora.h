@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -88,6 +89,11 @@ class LoraAdapter {
   // For training: pack() what was changed before the adapter runs again.
   std::map<std::string, LoraWeights>& mutable_weights() { return weights_; }
 
+  // The adapter as a device has it, by what `make` returns: made when it is first asked for, from
+  // any thread, and kept. REQUIRES: the weights do not change after that.
+  std::shared_ptr<const void> on_device(
+      const std::function<std::shared_ptr<const void>()>& make) const;
+
   // Null when the model's own parameter counts.
   const FullTensor* find_full(const std::string& name) const {
     if (full_.empty()) return nullptr;
@@ -111,6 +117,7 @@ class LoraAdapter {
   std::map<std::string, LoraWeights> weights_;
   std::map<std::string, FullTensor> full_;
   std::vector<int32_t> invocation_tokens_;
+  mutable std::shared_ptr<const void> on_device_;
   std::vector<std::string> warnings_;  // unknown keys that were ignored
 };
 

@@ -51,4 +51,14 @@ LoraWeights to_plain_lora(const LoraWeights& weights) {
   return plain;
 }
 
+std::shared_ptr<const void> LoraAdapter::on_device(
+    const std::function<std::shared_ptr<const void>()>& make) const {
+  std::shared_ptr<const void> form = std::atomic_load(&on_device_);
+  if (form == nullptr) {
+    form = make();
+    std::atomic_store(&on_device_, form);
+  }
+  return form;
+}
+
 }  // namespace quarry

@@ -33,6 +33,11 @@ std::vector<float> RmsNorm::weight_values() const {
   return {values, values + stored_.numel()};
 }
 
+std::vector<float> RmsNorm::factors() const {
+  const float* values = weight_.data_ptr<float>();
+  return {values, values + weight_.numel()};
+}
+
 Tensor RmsNorm::own_weight(const FullTensor& own) const {
   const auto width = static_cast<int64_t>(own.values.size());
   // Lives as long as the adapter.

@@ -22,6 +22,8 @@ class RmsNorm {
   const std::string& weight_name() const { return weight_name_; }
   // As stored, without the offset.
   std::vector<float> weight_values() const;
+  // With it: what a row is multiplied with.
+  std::vector<float> factors() const;
   float epsilon() const { return epsilon_; }
 
   // Rows that share a weight, in order, over all of [0, num_rows).

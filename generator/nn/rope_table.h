@@ -22,6 +22,18 @@ class RopeTable {
   Tensor apply(const Tensor& x, const std::vector<int32_t>& positions, int64_t num_heads,
                int64_t head_dim);
 
+  // R.
+  int64_t rotary_dim() const { return 2 * static_cast<int64_t>(inv_freq_.size()); }
+  // [>= num_positions, R / 2]; valid until more are asked for.
+  const std::vector<float>& cosines(int64_t num_positions) {
+    grow(num_positions);
+    return cos_;
+  }
+  const std::vector<float>& sines(int64_t num_positions) {
+    grow(num_positions);
+    return sin_;
+  }
+
  private:
   void grow(int64_t num_positions);
 

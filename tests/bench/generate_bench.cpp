@@ -1,6 +1,6 @@
 // Speed of a generator: prefill of a prompt and decoding after it, one sequence or a batch.
 //   generate_bench [MODEL] [exact|fast|fast8] [PROMPT_TOKENS] [DECODE_TOKENS] [BATCH] [ROUNDS]
-//                  [LOAD_IN] [ADAPTER[,ADAPTER...]]
+//                  [LOAD_IN] [none|ADAPTER[,ADAPTER...]] [cpu|cuda]
 // Prints tokens a second, medians of ROUNDS (5), and what a plain loop reads a second. Sequences of
 // a batch share several adapters out between them; each round then runs without adapters too, and
 // how much longer the adapters take is the median over the rounds.
@@ -34,6 +34,7 @@ struct Options {
   int rounds = 5;
   std::string load_in = "as-is";
   std::vector<std::string> adapters;
+  bool on_cuda = false;
 };
 
 // Wall and CPU seconds. The CPU time of one thread (OMP_NUM_THREADS=1) is what to trust on a shared
@@ -183,9 +184,11 @@ void run(const Options& options) {
   quarry::GeneratorOptions load_options;
   load_options.precision = precision;
   load_options.weights.load_in = quarry::parse_load_in(options.load_in);
+  if (options.on_cuda) load_options.device = quarry::Device::kCuda;
   const quarry::LoadedGenerator loaded = quarry::load_generator(options.model, load_options);
-  std::printf("%s, %s, %d threads, loaded in %.2f s\n", loaded.name.c_str(),
-              options.precision.c_str(), quarry::num_threads(), load_watch.elapsed().wall);
+  std::printf("%s, %s, %d threads%s, loaded in %.2f s\n", loaded.name.c_str(),
+              options.precision.c_str(), quarry::num_threads(), options.on_cuda ? " and CUDA" : "",
+              load_watch.elapsed().wall);
   Adapters adapters;
   for (const std::string& folder : options.adapters) {
     adapters.push_back(quarry::LoraAdapter::load(folder, *loaded.model));
@@ -212,7 +215,8 @@ int main(int argc, char** argv) {
   if (argc > 5) options.batch = std::stoll(argv[5]);
   if (argc > 6) options.rounds = std::stoi(argv[6]);
   if (argc > 7) options.load_in = argv[7];
-  if (argc > 8) options.adapters = split_at_commas(argv[8]);
+  if (argc > 8 && std::string(argv[8]) != "none") options.adapters = split_at_commas(argv[8]);
+  if (argc > 9) options.on_cuda = std::string(argv[9]) == "cuda";
   try {
     run(options);
     return 0;

@@ -1,0 +1,598 @@
+#include "generator/models/cuda_decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "data/core/error.h"
+#include "data/core/parallel_for.h"
+#include "generator/kernels/cuda_twins.h"
+#include "generator/kernels/device_buffer.h"
+#include "generator/kernels/device_graph.h"
+#include "generator/kernels/elementwise.h"
+#include "generator/models/decoder.h"
+#include "generator/nn/kv_cache.h"
+
+namespace quarry {
+namespace {
+
+using kernels::cuda::DeviceBuffer;
+using kernels::cuda::DeviceMatrix;
+
+static_assert(kKvPageTokens == kernels::cuda::kPageKeys, "attention reads the pages of a cache");
+
+template <typename T>
+DeviceBuffer on_device(const std::vector<T>& values) {
+  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+  DeviceBuffer buffer(bytes);
+  buffer.upload(values.data(), bytes);
+  return buffer;
+}
+
+// Pages of caches on the device. One that is given back is handed out again: allocating makes the
+// device wait.
+class DevicePages final : public KvMemory {
+ public:
+  uint8_t* allocate(int64_t bytes) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<DeviceBuffer>& free = free_[bytes];
+    if (free.empty()) free.emplace_back(bytes);
+    auto* data = free.back().as<uint8_t>();
+    in_use_[data] = std::move(free.back());
+    free.pop_back();
+    return data;
+  }
+  void release(uint8_t* data, int64_t bytes) noexcept override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto it = in_use_.find(data);
+    free_[bytes].push_back(std::move(it->second));
+    in_use_.erase(it);
+  }
+  void copy(uint8_t* to, const uint8_t* from, int64_t bytes) const override {
+    kernels::cuda::copy_on_device(to, from, bytes);
+  }
+  void read(const uint8_t* from, void* to, int64_t bytes) const override {
+    kernels::cuda::copy_from_device(to, from, bytes);
+  }
+  void write(const void* from, uint8_t* to, int64_t bytes) const override {
+    kernels::cuda::copy_to_device(to, from, bytes);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<int64_t, std::vector<DeviceBuffer>> free_;
+  std::map<const uint8_t*, DeviceBuffer> in_use_;
+};
+
+// The matrices and the bias of a Linear.
+struct DeviceLinear {
+  explicit DeviceLinear(const nn::Linear& linear) : host(&linear), bias(on_device(linear.bias())) {
+    for (size_t i = 0; i < linear.num_matrices(); ++i) {
+      matrices.push_back(std::make_unique<DeviceMatrix>(linear.matrix(i)));
+    }
+  }
+  const nn::Linear* host;
+  std::vector<std::unique_ptr<DeviceMatrix>> matrices;
+  DeviceBuffer bias;
+};
+
+// What an adapter adds to a Linear: the pairs of its projections below and beside each other, B
+// with zeros in the columns of the others.
+struct DevicePair {
+  int64_t rank = 0;
+  DeviceBuffer a;  // [rank, in_features]
+  DeviceBuffer b;  // [rank, out_features]
+};
+using DeviceAdapter = std::map<const nn::Linear*, DevicePair>;
+
+DevicePair stack_pairs(const LoraAdapter& adapter, const nn::Linear& linear) {
+  std::vector<float> a;
+  std::vector<float> b;
+  DevicePair pair;
+  for (size_t p = 0; p < linear.num_projections(); ++p) {
+    const LoraWeights* weights = adapter.find(linear.path(p));
+    if (weights == nullptr) continue;
+    a.insert(a.end(), weights->a.begin(), weights->a.end());
+    for (int64_t r = 0; r < weights->rank; ++r) {
+      const auto row = b.insert(b.end(), static_cast<size_t>(linear.out_features()), 0.0f);
+      const auto from = weights->scaled_b.begin() + r * linear.width(p);
+      std::copy(from, from + linear.width(p), row + linear.offset(p));
+    }
+    pair.rank += weights->rank;
+  }
+  QUARRY_CHECK(pair.rank <= kernels::cuda::kMaxLoraRank, ErrorCode::kInvalidArgument,
+               "an adapter of rank ", pair.rank, " on ", linear.path(0),
+               " and what is computed with it: a GPU runs at most ", kernels::cuda::kMaxLoraRank);
+  pair.a = on_device(a);
+  pair.b = on_device(b);
+  return pair;
+}
+
+struct DeviceNorm {
+  explicit DeviceNorm(const nn::RmsNorm* norm)
+      : weight(norm == nullptr ? DeviceBuffer() : on_device(norm->factors())),
+        epsilon(norm == nullptr ? 0.0f : norm->epsilon()),
+        is_there(norm != nullptr) {}
+  DeviceBuffer weight;
+  float epsilon;
+  bool is_there;
+};
+
+struct DeviceLayer {
+  explicit DeviceLayer(const GatedStack::Layer& layer)
+      : attention_norm(layer.attention_norm),
+        qkv(*layer.qkv),
+        q_norm(layer.head_norm == nullptr ? nullptr : &layer.head_norm->q()),
+        k_norm(layer.head_norm == nullptr ? nullptr : &layer.head_norm->k()),
+        o(*layer.o),
+        after_attention_norm(layer.after_attention_norm),
+        mlp_norm(layer.mlp_norm),
+        gate_up(*layer.gate_up),
+        down(*layer.down),
+        after_mlp_norm(layer.after_mlp_norm),
+        rope(layer.rope),
+        window(layer.window) {}
+  DeviceNorm attention_norm;
+  DeviceLinear qkv;
+  DeviceNorm q_norm;
+  DeviceNorm k_norm;
+  DeviceLinear o;
+  DeviceNorm after_attention_norm;
+  DeviceNorm mlp_norm;
+  DeviceLinear gate_up;
+  DeviceLinear down;
+  DeviceNorm after_mlp_norm;
+  nn::RopeTable* rope;
+  int64_t window;
+};
+
+// The launches of a step that differ from those of another in nothing but what lies in buffers.
+struct StepShape {
+  int64_t rows;
+  int64_t logit_rows;
+  int64_t sequences;
+  int64_t tiles;
+  int64_t splits;
+  int64_t split_rows;
+  std::vector<std::pair<int64_t, int64_t>> spans;  // rows of adapters
+  std::vector<std::weak_ptr<const DeviceAdapter>> adapters;
+
+  bool same_as(const StepShape& other) const {
+    const auto same_adapter = [](const std::weak_ptr<const DeviceAdapter>& a,
+                                 const std::weak_ptr<const DeviceAdapter>& b) {
+      return !a.owner_before(b) && !b.owner_before(a);
+    };
+    return rows == other.rows && logit_rows == other.logit_rows && sequences == other.sequences &&
+           tiles == other.tiles && splits == other.splits && split_rows == other.split_rows &&
+           spans == other.spans &&
+           std::equal(adapters.begin(), adapters.end(), other.adapters.begin(),
+                      other.adapters.end(), same_adapter);
+  }
+};
+
+// Steps that came before: one that comes again is recorded, and played back from then on.
+struct KnownStep {
+  StepShape shape;
+  std::unique_ptr<kernels::cuda::DeviceGraph> graph;  // null: seen once
+};
+constexpr size_t kMostKnownSteps = 32;
+constexpr int64_t kMostRecordedRows = 64;
+
+struct DeviceRope {
+  int64_t num_positions = 0;
+  DeviceBuffer cosines;
+  DeviceBuffer sines;
+};
+
+// What a step reads beside its rows, copied to the device in one piece.
+class StepTable {
+ public:
+  // Returns where it begins.
+  template <typename T>
+  int64_t add(const std::vector<T>& values) {
+    const int64_t begin = (static_cast<int64_t>(bytes_.size()) + 15) / 16 * 16;
+    bytes_.resize(static_cast<size_t>(begin) + values.size() * sizeof(T));
+    std::copy_n(reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T),
+                bytes_.begin() + begin);
+    return begin;
+  }
+  void upload(DeviceBuffer& buffer) const {
+    const auto bytes = static_cast<int64_t>(bytes_.size());
+    constexpr int64_t kGrain = int64_t{1} << 18;  // seldom in another place
+    buffer.grow((bytes + kGrain - 1) / kGrain * kGrain);
+    buffer.upload(bytes_.data(), bytes);
+  }
+
+ private:
+  std::vector<uint8_t> bytes_;
+};
+
+void check_sizes(const CausalLmConfig& config, const Decoder* decoder) {
+  const bool has_stack = decoder != nullptr && decoder->gated_stack().has_value();
+  QUARRY_CHECK(has_stack, ErrorCode::kInvalidArgument, "models of the family '",
+               config.architecture, "' do not run on a GPU");
+  QUARRY_CHECK(decoder->modules().precision != kernels::Precision::kExact,
+               ErrorCode::kInvalidArgument, "exact products are not made on a GPU");
+  const bool suits = config.head_dim % 8 == 0 && config.head_dim <= 256 &&
+                     config.hidden_size % 4 == 0 && config.intermediate_size % 4 == 0;
+  QUARRY_CHECK(suits, ErrorCode::kInvalidArgument, "heads of ", config.head_dim,
+               " values in a model of width ", config.hidden_size, " and ",
+               config.intermediate_size,
+               " do not run on a GPU; wanted a multiple of 8 up to 256 and multiples of 4");
+}
+
+class CudaDecoder final : public CausalLm {
+ public:
+  // Takes `model` as its last act.
+  explicit CudaDecoder(std::unique_ptr<CausalLm>& model)
+      : host_(dynamic_cast<const Decoder*>(model.get())), config_(model->config()) {
+    check_sizes(config_, host_);
+    stack_ = *host_->gated_stack();
+    for (const GatedStack::Layer& layer : stack_.layers) layers_.emplace_back(layer);
+    final_norm_ = std::make_unique<DeviceNorm>(stack_.final_norm);
+    head_ = std::make_unique<DeviceMatrix>(*host_->modules().head);
+    head_bias_ = on_device(host_->modules().head_bias);
+    model_ = std::move(model);
+  }
+
+  const CausalLmConfig& config() const override { return config_; }
+  std::unique_ptr<KvCache> make_cache() const override {
+    return std::make_unique<KvCache>(config_.num_layers, config_.num_kv_heads, config_.head_dim,
+                                     config_.max_seq_len, KvCache::ElementType::kHalf, pages_);
+  }
+  const std::vector<LinearSlot>& linear_slots() const override { return model_->linear_slots(); }
+  const std::vector<TensorSlot>& tensor_slots() const override { return model_->tensor_slots(); }
+  std::vector<float> tensor_values(const std::string& name) const override {
+    return model_->tensor_values(name);
+  }
+  std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter,
+                                   GradientOptions::Compute compute) const override {
+    return model_->target_losses(tree, adapter, compute);
+  }
+  std::vector<float> accumulate_gradients(const TokenTree& tree, const LoraAdapter& adapter,
+                                          const GradientOptions& options,
+                                          LoraGradients& gradients) const override {
+    return model_->accumulate_gradients(tree, adapter, options, gradients);
+  }
+
+  void forward_into(const std::vector<SequenceChunk>& chunks,
+                    std::vector<float>& logits) const override;
+
+ private:
+  // A step on the device.
+  struct Step {
+    int64_t rows = 0;
+    std::vector<std::pair<nn::AdapterSpan, std::shared_ptr<const DeviceAdapter>>> adapters;
+    kernels::cuda::AttentionPlan plan;
+    // Where they lie in table_.
+    int64_t positions = 0;
+    int64_t logit_rows = 0;
+    int64_t slots = 0;  // of each row: where its keys and values go
+    int64_t sequences = 0;
+    int64_t tiles = 0;
+    int64_t pages = 0;
+  };
+  StepShape shape_of(const Step& step, int64_t logit_rows) const;
+  // All kernels of a step, up to its logits in logits_.
+  void run_step(const Step& step, int64_t logit_rows) const;
+  void run_recorded(const Step& step, int64_t logit_rows) const;
+  Step begin_step(const DecoderPass& pass, const std::vector<int32_t>& logit_rows) const;
+  void embed(const DecoderPass& pass) const;
+  void run_layer(const DeviceLayer& layer, int64_t number, const Step& step) const;
+  void attend(const DeviceLayer& layer, int64_t number, const Step& step, float* qkv,
+              float* out) const;
+  void multiply(const DeviceMatrix& matrix, const float* x, int64_t rows, float* y,
+                int64_t ldy) const;
+  void multiply(const DeviceLinear& linear, const Step& step, const float* x, float* y) const;
+  void norm(const DeviceNorm& norm, const float* x, int64_t rows, float* out) const {
+    kernels::cuda::rms_norm(x, norm.weight.as<float>(), norm.epsilon, rows, config_.hidden_size,
+                            out, stream_.get());
+  }
+  std::shared_ptr<const DeviceAdapter> find_adapter(const LoraAdapter& adapter) const;
+  void grow_rope(nn::RopeTable* rope, int64_t num_positions) const;
+  template <typename T>
+  const T* table(int64_t place) const {
+    return reinterpret_cast<const T*>(table_.as<uint8_t>() + place);
+  }
+
+  std::unique_ptr<CausalLm> model_;
+  const Decoder* host_;  // model_
+  const CausalLmConfig config_;
+  GatedStack stack_;
+  std::vector<DeviceLayer> layers_;
+  std::unique_ptr<DeviceNorm> final_norm_;
+  std::unique_ptr<DeviceMatrix> head_;
+  DeviceBuffer head_bias_;
+  std::shared_ptr<DevicePages> pages_ = std::make_shared<DevicePages>();
+
+  // Used by the one thread that runs forward(); they grow to the largest step.
+  mutable std::map<nn::RopeTable*, DeviceRope> ropes_;
+  kernels::cuda::DeviceStream stream_;
+  mutable std::deque<KnownStep> known_steps_;  // the one used last in front
+  mutable int64_t buffer_bytes_ = 0;           // of all buffers when known_steps_ were recorded
+  mutable DeviceBuffer table_;
+  mutable DeviceBuffer x_;        // [T, E]: between the layers
+  mutable DeviceBuffer h_;        // [T, max(E, H D)]
+  mutable DeviceBuffer wide_;     // [T, max((H + 2 K) D, 2 F)]
+  mutable DeviceBuffer inner_;    // [T, max(E, F)]
+  mutable DeviceBuffer scratch_;  // of one kernel
+  mutable DeviceBuffer logits_;   // [rows, V]
+  mutable std::vector<float> embedded_;
+};
+
+std::shared_ptr<const DeviceAdapter> CudaDecoder::find_adapter(const LoraAdapter& adapter) const {
+  QUARRY_CHECK(adapter.full().empty(), ErrorCode::kInvalidArgument, "the adapter has a '",
+               adapter.full().begin()->first,
+               "' of its own (modules_to_save or biases), which does not run on a GPU");
+  const auto form = adapter.on_device([&] {
+    auto pairs = std::make_shared<DeviceAdapter>();
+    for (const DeviceLayer& layer : layers_) {
+      for (const DeviceLinear* linear : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
+        pairs->emplace(linear->host, stack_pairs(adapter, *linear->host));
+      }
+    }
+    return std::shared_ptr<const void>(pairs);
+  });
+  return std::static_pointer_cast<const DeviceAdapter>(form);
+}
+
+void CudaDecoder::grow_rope(nn::RopeTable* rope, int64_t num_positions) const {
+  DeviceRope& table = ropes_[rope];
+  if (num_positions <= table.num_positions) return;
+  constexpr int64_t kFewest = 512;
+  const int64_t wanted = std::max({num_positions, 2 * table.num_positions, kFewest});
+  table.num_positions = std::min(config_.max_seq_len, wanted);
+  table.cosines = on_device(rope->cosines(table.num_positions));
+  table.sines = on_device(rope->sines(table.num_positions));
+}
+
+CudaDecoder::Step CudaDecoder::begin_step(const DecoderPass& pass,
+                                          const std::vector<int32_t>& logit_rows) const {
+  Step step;
+  step.rows = static_cast<int64_t>(pass.tokens.size());
+  for (const nn::AdapterSpan& span : pass.adapters) {
+    step.adapters.emplace_back(span, find_adapter(*span.adapter));
+  }
+  std::vector<kernels::cuda::AttentionSequence> sequences;
+  std::vector<const uint16_t*> pages;
+  std::vector<const uint16_t*> slots;
+  const int64_t width = config_.num_kv_heads * config_.head_dim;
+  for (const nn::SequenceSpan& sequence : pass.sequences) {
+    const int64_t held = sequence.cache->length();
+    const int64_t num_keys = held + sequence.num_tokens;
+    sequences.push_back({sequence.num_tokens, num_keys});
+    const uint16_t* const* first = sequence.cache->half_pages(0).k_pages;
+    pages.insert(pages.end(), first, first + (num_keys + kKvPageTokens - 1) / kKvPageTokens);
+    for (int64_t token = held; token < num_keys; ++token) {
+      slots.push_back(first[token / kKvPageTokens] + token % kKvPageTokens * width);
+    }
+  }
+  step.plan = kernels::cuda::plan_attention(sequences, config_.num_heads / config_.num_kv_heads);
+  StepTable table;
+  step.positions = table.add(pass.positions);
+  step.logit_rows = table.add(logit_rows);
+  step.slots = table.add(slots);
+  step.sequences = table.add(step.plan.sequences);
+  step.tiles = table.add(step.plan.tiles);
+  step.pages = table.add(pages);  // last: their number changes nothing in the places of the others
+  table.upload(table_);
+
+  const int64_t heads_width = config_.num_heads * config_.head_dim;
+  x_.grow(step.rows * config_.hidden_size * 4);
+  h_.grow(step.rows * std::max(config_.hidden_size, heads_width) * 4);
+  wide_.grow(step.rows * std::max(heads_width + 2 * width, 2 * config_.intermediate_size) * 4);
+  inner_.grow(step.rows * std::max(config_.hidden_size, config_.intermediate_size) * 4);
+  logits_.grow(static_cast<int64_t>(logit_rows.size()) * config_.vocab_size * 4);
+  const int32_t last = *std::max_element(pass.positions.begin(), pass.positions.end());
+  for (const DeviceLayer& layer : layers_) grow_rope(layer.rope, last + 1);
+  return step;
+}
+
+void CudaDecoder::embed(const DecoderPass& pass) const {
+  const nn::Embedding& embedding = host_->modules().embeddings.front();
+  const int64_t width = config_.hidden_size;
+  const auto rows = static_cast<int64_t>(pass.tokens.size());
+  embedded_.resize(static_cast<size_t>(rows * width));
+  constexpr int64_t kRowGrain = 16;
+  parallel_for(rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* values = embedded_.data() + row * width;
+      embedding.decode(pass.tokens[static_cast<size_t>(row)], values);
+      for (int64_t i = 0; i < width; ++i) values[i] *= stack_.embedding_scale;
+    }
+  });
+  x_.upload(embedded_.data(), rows * width * 4);
+}
+
+void CudaDecoder::multiply(const DeviceMatrix& matrix, const float* x, int64_t rows, float* y,
+                           int64_t ldy) const {
+  if (rows <= kernels::cuda::kGemvRows) {
+    return kernels::cuda::gemv(matrix, x, rows, matrix.k(), y, ldy, stream_.get());
+  }
+  scratch_.grow(kernels::cuda::gemm_scratch_bytes(rows, matrix.k()));
+  kernels::cuda::gemm(matrix, x, rows, matrix.k(), y, ldy, scratch_.as<void>(), stream_.get());
+}
+
+void CudaDecoder::multiply(const DeviceLinear& linear, const Step& step, const float* x,
+                           float* y) const {
+  const int64_t in = linear.host->in_features();
+  const int64_t out = linear.host->out_features();
+  for (size_t i = 0; i < linear.matrices.size(); ++i) {
+    multiply(*linear.matrices[i], x, step.rows, y + linear.host->matrix_offset(i), out);
+  }
+  if (linear.bias.bytes() > 0) {
+    kernels::cuda::add_bias(linear.bias.as<float>(), step.rows, out, y, stream_.get());
+  }
+  std::vector<kernels::cuda::LoraSpan> spans;
+  for (const auto& [span, adapter] : step.adapters) {
+    const DevicePair& pair = adapter->at(linear.host);
+    if (pair.rank == 0) continue;
+    spans.push_back({span.begin, span.end, pair.rank, pair.a.as<float>(), pair.b.as<float>()});
+  }
+  if (spans.empty()) return;
+  scratch_.grow(kernels::cuda::lora_scratch_bytes(spans));
+  kernels::cuda::add_lora(spans, x, in, in, y, out, out, scratch_.as<void>(), stream_.get());
+}
+
+void CudaDecoder::attend(const DeviceLayer& layer, int64_t number, const Step& step, float* qkv,
+                         float* out) const {
+  namespace cuda = kernels::cuda;
+  const nn::AttentionHeads& heads = stack_.heads;
+  const int64_t q_width = heads.num_heads * heads.head_dim;
+  const int64_t kv_width = heads.num_kv_heads * heads.head_dim;
+  const int64_t ld = q_width + 2 * kv_width;
+  if (layer.q_norm.is_there) {
+    cuda::head_norm(qkv, layer.q_norm.weight.as<float>(), layer.q_norm.epsilon, step.rows,
+                    heads.num_heads, heads.head_dim, ld, stream_.get());
+    cuda::head_norm(qkv + q_width, layer.k_norm.weight.as<float>(), layer.k_norm.epsilon, step.rows,
+                    heads.num_kv_heads, heads.head_dim, ld, stream_.get());
+  }
+  const DeviceRope& rope = ropes_[layer.rope];
+  cuda::rope(qkv, table<int32_t>(step.positions), step.rows, heads.num_heads + heads.num_kv_heads,
+             heads.head_dim, layer.rope->rotary_dim(), ld, rope.cosines.as<float>(),
+             rope.sines.as<float>(), kernels::RopePairing::kHalf, stream_.get());
+  const int64_t part = kKvPageTokens * kv_width;
+  cuda::PagedAttention shape;
+  shape.num_heads = heads.num_heads;
+  shape.num_kv_heads = heads.num_kv_heads;
+  shape.head_dim = heads.head_dim;
+  shape.ldq = ld;
+  shape.ldo = q_width;
+  shape.scale =
+      heads.scale != 0.0f ? heads.scale : 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
+  shape.window = layer.window;
+  shape.sequences = table<cuda::PagedSequence>(step.sequences);
+  shape.tiles = table<cuda::AttentionTile>(step.tiles);
+  shape.pages = table<const uint16_t*>(step.pages);
+  shape.k_offset = 2 * number * part;
+  shape.v_offset = (2 * number + 1) * part;
+  cuda::store_key_values(qkv + q_width, qkv + q_width + kv_width, ld, step.rows, kv_width,
+                         table<uint16_t*>(step.slots), shape.k_offset, shape.v_offset,
+                         stream_.get());
+  scratch_.grow(cuda::attention_scratch_bytes(step.plan, heads.num_kv_heads, heads.head_dim));
+  cuda::attention(step.plan, shape, qkv, out, scratch_.as<void>(), stream_.get());
+}
+
+void CudaDecoder::run_layer(const DeviceLayer& layer, int64_t number, const Step& step) const {
+  namespace cuda = kernels::cuda;
+  float* x = x_.as<float>();
+  float* h = h_.as<float>();
+  float* wide = wide_.as<float>();
+  float* inner = inner_.as<float>();
+  const int64_t values = step.rows * config_.hidden_size;
+
+  norm(layer.attention_norm, x, step.rows, h);
+  multiply(layer.qkv, step, h, wide);
+  attend(layer, number, step, wide, h);
+  multiply(layer.o, step, h, inner);
+  if (layer.after_attention_norm.is_there) {
+    norm(layer.after_attention_norm, inner, step.rows, inner);
+  }
+  cuda::add(inner, values, x, stream_.get());
+
+  norm(layer.mlp_norm, x, step.rows, h);
+  multiply(layer.gate_up, step, h, wide);
+  const auto gate =
+      stack_.gate == GatedStack::Gate::kSilu ? cuda::Gate::kSilu : cuda::Gate::kGeluTanh;
+  cuda::gated_product(gate, wide, step.rows, config_.intermediate_size, inner, stream_.get());
+  multiply(layer.down, step, inner, h);
+  if (layer.after_mlp_norm.is_there) norm(layer.after_mlp_norm, h, step.rows, h);
+  cuda::add(h, values, x, stream_.get());
+}
+
+void CudaDecoder::run_step(const Step& step, int64_t logit_rows) const {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    run_layer(layers_[i], static_cast<int64_t>(i), step);
+  }
+  float* h = h_.as<float>();
+  float* logits = logits_.as<float>();
+  kernels::cuda::gather_rows(x_.as<float>(), table<int32_t>(step.logit_rows), logit_rows,
+                             config_.hidden_size, h, stream_.get());
+  norm(*final_norm_, h, logit_rows, h);
+  multiply(*head_, h, logit_rows, logits, config_.vocab_size);
+  if (head_bias_.bytes() > 0) {
+    kernels::cuda::add_bias(head_bias_.as<float>(), logit_rows, config_.vocab_size, logits,
+                            stream_.get());
+  }
+}
+
+StepShape CudaDecoder::shape_of(const Step& step, int64_t logit_rows) const {
+  StepShape shape = {step.rows,
+                     logit_rows,
+                     static_cast<int64_t>(step.plan.sequences.size()),
+                     static_cast<int64_t>(step.plan.tiles.size()),
+                     step.plan.most_splits,
+                     step.plan.most_split_rows,
+                     {},
+                     {}};
+  for (const auto& [span, adapter] : step.adapters) {
+    shape.spans.emplace_back(span.begin, span.end);
+    shape.adapters.push_back(adapter);
+  }
+  return shape;
+}
+
+void CudaDecoder::run_recorded(const Step& step, int64_t logit_rows) const {
+  StepShape shape = shape_of(step, logit_rows);
+  const auto all_bytes = [this] {
+    int64_t bytes = 0;
+    for (const DeviceBuffer* buffer : {&table_, &x_, &h_, &wide_, &inner_, &scratch_, &logits_}) {
+      bytes += buffer->bytes();
+    }
+    for (const auto& [host, rope] : ropes_) bytes += rope.cosines.bytes();
+    return bytes;
+  };
+  // Buffers only grow: the same bytes are the same buffers.
+  if (all_bytes() != buffer_bytes_) known_steps_.clear();
+  const auto known = std::find_if(known_steps_.begin(), known_steps_.end(),
+                                  [&](const KnownStep& step) { return step.shape.same_as(shape); });
+  if (known == known_steps_.end()) {
+    run_step(step, logit_rows);
+    if (all_bytes() != buffer_bytes_) known_steps_.clear();
+    buffer_bytes_ = all_bytes();
+    known_steps_.push_front({std::move(shape), nullptr});
+    if (known_steps_.size() > kMostKnownSteps) known_steps_.pop_back();
+    return;
+  }
+  if (known->graph == nullptr) {
+    known->graph = kernels::cuda::DeviceGraph::record(stream_, [&] { run_step(step, logit_rows); });
+  }
+  if (known->graph == nullptr) return run_step(step, logit_rows);
+  known->graph->launch(stream_);
+  std::rotate(known_steps_.begin(), known, known + 1);
+}
+
+void CudaDecoder::forward_into(const std::vector<SequenceChunk>& chunks,
+                               std::vector<float>& logits) const {
+  if (chunks.empty()) return logits.clear();
+  std::vector<int64_t> output_rows;
+  const DecoderPass pass = plan_chunks(chunks, config_, output_rows);
+  std::vector<int32_t> logit_rows;
+  for (const int64_t row : output_rows) {
+    logit_rows.push_back(static_cast<int32_t>(pass.logit_rows[static_cast<size_t>(row)]));
+  }
+  const auto num_logits = static_cast<int64_t>(logit_rows.size());
+  const Step step = begin_step(pass, logit_rows);
+  embed(pass);
+  if (step.rows <= kMostRecordedRows) {
+    run_recorded(step, num_logits);
+  } else {
+    run_step(step, num_logits);
+  }
+  logits.resize(static_cast<size_t>(num_logits * config_.vocab_size));
+  logits_.download(logits.data(), num_logits * config_.vocab_size * 4);
+  for (const nn::SequenceSpan& sequence : pass.sequences) {
+    sequence.cache->advance(sequence.num_tokens);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<CausalLm> make_cuda_decoder(std::unique_ptr<CausalLm>&& model) {
+  return std::make_unique<CudaDecoder>(model);
+}
+
+}  // namespace quarry
