@@ -87,7 +87,7 @@ Embedder::Embedder(LoadedEncoder encoder, std::shared_ptr<const LoraAdapter> que
 }
 
 std::unique_ptr<Embedder> Embedder::load(const std::string& model, const EmbedderOptions& options) {
-  LoadedEncoder encoder = load_text_encoder(model, options.precision);
+  LoadedEncoder encoder = load_text_encoder(model, options.precision, options.device);
   std::optional<LoadedEncoder> queries;
   if (!options.query_encoder.empty()) {
     queries = load_text_encoder(options.query_encoder, options.precision);

@@ -27,6 +27,7 @@ struct EmbedderOptions {
   std::string query_encoder;            // model that queries are embedded with; empty: none
   // Vectors of another precision are near enough to search one index.
   kernels::Precision precision = kernels::Precision::kFast;
+  Device device = Device::kCpu;  // of the model that embeds passages, and questions without another
 };
 
 // Text -> vector, with the prefixes that the model's card asks for. Both sides may be embedded with
@@ -65,6 +66,8 @@ class Embedder {
   std::vector<float> embed_passages(const std::vector<std::string>& texts) const;   // [n, dim]
 
   const TextEncoder& encoder() const { return *encoder_.model; }
+  // As LoadedEncoder's.
+  const std::string& why_cpu() const { return encoder_.why_cpu; }
   // Adds the gradient of sum_i <vector_gradients[i], embed_queries(queries)[i]> with respect to the
   // query adapter's matrices. vector_gradients [n, dim]. REQUIRES: there is one.
   void accumulate_query_gradients(const std::vector<std::string>& queries,

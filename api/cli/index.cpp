@@ -34,6 +34,7 @@ struct IndexArguments {
   std::string embedder;
   std::string embedder_adapter;  // folder; empty: none, or the index's
   std::string embed_precision = "fast";
+  std::string device = "auto";
   std::string vectors = "auto";
   bool as_json = false;
 };
@@ -127,7 +128,13 @@ std::unique_ptr<Embedder> load_embedder(const std::string& name, const IndexArgu
   EmbedderOptions options;
   options.adapter = arguments.embedder_adapter;
   options.precision = parse_precision(arguments.embed_precision);
-  return Embedder::load(name, options);
+  options.device = parse_device(arguments.device);
+  auto embedder = Embedder::load(name, options);
+  if (!embedder->why_cpu().empty()) {
+    std::cerr << "quarry: " << embedder->name() << " runs on the CPU: " << embedder->why_cpu()
+              << '\n';
+  }
+  return embedder;
 }
 
 using EmbeddingWork = std::function<void(const PassageEmbedder&, IndexArguments&)>;
@@ -385,6 +392,7 @@ void add_embedding_flags(CLI::App& command, IndexArguments& arguments) {
           "cosine of 0.999; exact: float32. Indexes are searched alike")
       ->check(CLI::IsMember({"fast", "fast8", "exact"}))
       ->capture_default_str();
+  add_device_flag(command, arguments.device, "embeds");
   command.add_option(
       "--embedder-adapter", arguments.embedder_adapter,
       "LoRA adapter of the embedder, a PEFT folder, for passages and questions: a new "

@@ -55,6 +55,21 @@ void add_load_in_flag(CLI::App& command, std::string& load_in) {
       ->capture_default_str();
 }
 
+void add_device_flag(CLI::App& command, std::string& device, const std::string& what) {
+  command
+      .add_option("--device", device,
+                  "What " + what +
+                      ": the CPU, or in a build with CUDA the first GPU (CUDA_VISIBLE_DEVICES "
+                      "chooses); auto: a GPU where there is one and it suits the model")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+}
+
+Device parse_device(const std::string& device) {
+  if (device == "cpu") return Device::kCpu;
+  return device == "cuda" ? Device::kCuda : Device::kAuto;
+}
+
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
   command
       .add_option("-m,--model", flags.model,
@@ -74,13 +89,7 @@ void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
                   "needs, so that a model larger than memory runs; auto: when it would not fit")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
-  command
-      .add_option("--device", flags.device,
-                  "What generates: the CPU, or the first GPU of a build with CUDA "
-                  "(CUDA_VISIBLE_DEVICES chooses); auto: a GPU where there is one and it suits the "
-                  "model")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
+  add_device_flag(command, flags.device, "generates");
   command.add_flag(
       "--no-prompt-lookup", flags.no_prompt_lookup,
       "Generate one token a step even where the text so far suggests several (the text "
@@ -95,9 +104,7 @@ std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flag
   if (flags.offload != "off") {
     options.offload = flags.offload == "on" ? Offload::kOn : Offload::kAuto;
   }
-  if (flags.device != "cpu") {
-    options.device = flags.device == "cuda" ? Device::kCuda : Device::kAuto;
-  }
+  options.device = parse_device(flags.device);
   auto loaded =
       std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, options));
   if (loaded->is_offloaded && flags.offload == "auto") {

@@ -34,6 +34,8 @@ void add_precision_flag(CLI::App& command, std::string& precision);
 kernels::Precision parse_precision(const std::string& precision);
 void add_load_in_flag(CLI::App& command, std::string& load_in);
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags);
+void add_device_flag(CLI::App& command, std::string& device, const std::string& what);
+Device parse_device(const std::string& device);
 EngineOptions to_engine_options(const GeneratorFlags& flags);
 
 // "--adapter" of commands that answer with one adapter: a name, a folder, or kNoAdapter.

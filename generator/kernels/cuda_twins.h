@@ -137,6 +137,8 @@ enum class Gate { kSilu, kGeluTanh };
 // gate_up [rows, 2 width], gates first:  out [rows, width] = gate(g) * u.
 void gated_product(Gate gate, const float* gate_up, int64_t rows, int64_t width, float* out,
                    CUstream_st* stream);
+// In place, with the error function (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+void gelu(float* x, int64_t count, CUstream_st* stream);
 // y += x.
 void add(const float* x, int64_t count, float* y, CUstream_st* stream);
 // y [rows, width] += bias [width].

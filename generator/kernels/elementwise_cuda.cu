@@ -91,6 +91,11 @@ __global__ void gated_product_kernel(const float* gate_up, int64_t rows, int64_t
   });
 }
 
+__global__ void gelu_kernel(float* x, int64_t count) {
+  constexpr float kHalfRoot = 0.7071067812f;
+  for_each(count, [&](int64_t i) { x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * kHalfRoot)); });
+}
+
 __global__ void add_kernel(const float* x, int64_t count, float* y) {
   for_each(count, [&](int64_t i) { y[i] += x[i]; });
 }
@@ -203,6 +208,11 @@ void gated_product(Gate gate, const float* gate_up, int64_t rows, int64_t width,
                                           : gated_product_kernel<Gate::kGeluTanh>;
   launch("gated_product", kernel, grid_over(rows * width), kThreads, 0, stream, gate_up, rows,
          width, out);
+}
+
+void gelu(float* x, int64_t count, CUstream_st* stream) {
+  if (count == 0) return;
+  launch("gelu", gelu_kernel, grid_over(count), kThreads, 0, stream, x, count);
 }
 
 void add(const float* x, int64_t count, float* y, CUstream_st* stream) {

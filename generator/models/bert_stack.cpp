@@ -144,6 +144,10 @@ Tensor BertStack::forward(const TextBatch& batch, const LoraAdapter* adapter,
   std::vector<nn::AdapterSpan> spans;
   if (adapter != nullptr) spans.push_back({0, batch.num_rows(), adapter, gradients});
   Tensor x = embed(batch, workspace);
+  if (device_ != nullptr && !at::GradMode::is_enabled()) {
+    device_->run(batch, adapter, x.data_ptr<float>());
+    return x;
+  }
   for (const BertLayer& layer : layers_) {
     Tensor h = layer.qkv.forward(x, spans, workspace);
     h = nn::bidirectional_attention(h, heads, batch.starts, workspace);

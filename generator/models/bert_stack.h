@@ -50,6 +50,14 @@ struct BertLayer {
   nn::Tensor output_norm_bias;
 };
 
+// Who runs the layers elsewhere: on x [T, E], which becomes the token vectors. From any thread.
+class BertDevice {
+ public:
+  virtual ~BertDevice() = default;
+  // `adapter` may be null.
+  virtual void run(const TextBatch& batch, const LoraAdapter* adapter, float* x) const = 0;
+};
+
 // Embeddings and layers: a post-norm bidirectional encoder without a head. Immutable.
 class BertStack {
  public:
@@ -57,6 +65,14 @@ class BertStack {
   BertStack(const TensorSource& tensors, const BertConfig& config, kernels::Precision precision);
 
   const BertConfig& config() const { return config_; }
+  const std::vector<BertLayer>& layers() const { return layers_; }
+  bool is_exact() const { return !rounds_; }
+  // From now on forward() without gradients runs there. Before the first forward().
+  void set_device(std::unique_ptr<BertDevice> device) { device_ = std::move(device); }
+  // For for_each_batch().
+  int64_t rows_per_batch() const {
+    return device_ == nullptr ? kRowsPerBatch : kRowsPerDeviceBatch;
+  }
   // Every Linear that an adapter can target, by config().path and its path in the bare model. The
   // pooler is one, though vectors do not pass through it: "all-linear" of PEFT adapts it too.
   std::vector<CausalLm::LinearSlot> linear_slots() const;
@@ -77,6 +93,7 @@ class BertStack {
   nn::Tensor embedding_norm_weight_;
   nn::Tensor embedding_norm_bias_;
   std::vector<BertLayer> layers_;
+  std::unique_ptr<BertDevice> device_;  // null: the CPU
 };
 
 }  // namespace quarry

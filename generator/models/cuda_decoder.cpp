@@ -11,8 +11,8 @@
 #include "data/core/parallel_for.h"
 #include "generator/kernels/cuda_twins.h"
 #include "generator/kernels/device_buffer.h"
-#include "generator/kernels/device_graph.h"
 #include "generator/kernels/elementwise.h"
+#include "generator/models/cuda_linear.h"
 #include "generator/models/decoder.h"
 #include "generator/nn/kv_cache.h"
 
@@ -23,14 +23,6 @@ using kernels::cuda::DeviceBuffer;
 using kernels::cuda::DeviceMatrix;
 
 static_assert(kKvPageTokens == kernels::cuda::kPageKeys, "attention reads the pages of a cache");
-
-template <typename T>
-DeviceBuffer on_device(const std::vector<T>& values) {
-  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-  DeviceBuffer buffer(bytes);
-  buffer.upload(values.data(), bytes);
-  return buffer;
-}
 
 // Pages of caches on the device. One that is given back is handed out again: allocating makes the
 // device wait.
@@ -66,50 +58,6 @@ class DevicePages final : public KvMemory {
   std::map<int64_t, std::vector<DeviceBuffer>> free_;
   std::map<const uint8_t*, DeviceBuffer> in_use_;
 };
-
-// The matrices and the bias of a Linear.
-struct DeviceLinear {
-  explicit DeviceLinear(const nn::Linear& linear) : host(&linear), bias(on_device(linear.bias())) {
-    for (size_t i = 0; i < linear.num_matrices(); ++i) {
-      matrices.push_back(std::make_unique<DeviceMatrix>(linear.matrix(i)));
-    }
-  }
-  const nn::Linear* host;
-  std::vector<std::unique_ptr<DeviceMatrix>> matrices;
-  DeviceBuffer bias;
-};
-
-// What an adapter adds to a Linear: the pairs of its projections below and beside each other, B
-// with zeros in the columns of the others.
-struct DevicePair {
-  int64_t rank = 0;
-  DeviceBuffer a;  // [rank, in_features]
-  DeviceBuffer b;  // [rank, out_features]
-};
-using DeviceAdapter = std::map<const nn::Linear*, DevicePair>;
-
-DevicePair stack_pairs(const LoraAdapter& adapter, const nn::Linear& linear) {
-  std::vector<float> a;
-  std::vector<float> b;
-  DevicePair pair;
-  for (size_t p = 0; p < linear.num_projections(); ++p) {
-    const LoraWeights* weights = adapter.find(linear.path(p));
-    if (weights == nullptr) continue;
-    a.insert(a.end(), weights->a.begin(), weights->a.end());
-    for (int64_t r = 0; r < weights->rank; ++r) {
-      const auto row = b.insert(b.end(), static_cast<size_t>(linear.out_features()), 0.0f);
-      const auto from = weights->scaled_b.begin() + r * linear.width(p);
-      std::copy(from, from + linear.width(p), row + linear.offset(p));
-    }
-    pair.rank += weights->rank;
-  }
-  QUARRY_CHECK(pair.rank <= kernels::cuda::kMaxLoraRank, ErrorCode::kInvalidArgument,
-               "an adapter of rank ", pair.rank, " on ", linear.path(0),
-               " and what is computed with it: a GPU runs at most ", kernels::cuda::kMaxLoraRank);
-  pair.a = on_device(a);
-  pair.b = on_device(b);
-  return pair;
-}
 
 struct DeviceNorm {
   explicit DeviceNorm(const nn::RmsNorm* norm)
@@ -187,29 +135,6 @@ struct DeviceRope {
   DeviceBuffer sines;
 };
 
-// What a step reads beside its rows, copied to the device in one piece.
-class StepTable {
- public:
-  // Returns where it begins.
-  template <typename T>
-  int64_t add(const std::vector<T>& values) {
-    const int64_t begin = (static_cast<int64_t>(bytes_.size()) + 15) / 16 * 16;
-    bytes_.resize(static_cast<size_t>(begin) + values.size() * sizeof(T));
-    std::copy_n(reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T),
-                bytes_.begin() + begin);
-    return begin;
-  }
-  void upload(DeviceBuffer& buffer) const {
-    const auto bytes = static_cast<int64_t>(bytes_.size());
-    constexpr int64_t kGrain = int64_t{1} << 18;  // seldom in another place
-    buffer.grow((bytes + kGrain - 1) / kGrain * kGrain);
-    buffer.upload(bytes_.data(), bytes);
-  }
-
- private:
-  std::vector<uint8_t> bytes_;
-};
-
 void check_sizes(const CausalLmConfig& config, const Decoder* decoder) {
   const bool has_stack = decoder != nullptr && decoder->gated_stack().has_value();
   QUARRY_CHECK(has_stack, ErrorCode::kInvalidArgument, "models of the family '",
@@ -231,7 +156,10 @@ class CudaDecoder final : public CausalLm {
       : host_(dynamic_cast<const Decoder*>(model.get())), config_(model->config()) {
     check_sizes(config_, host_);
     stack_ = *host_->gated_stack();
-    for (const GatedStack::Layer& layer : stack_.layers) layers_.emplace_back(layer);
+    for (const GatedStack::Layer& layer : stack_.layers) {
+      layers_.emplace_back(layer);
+      linears_.insert(linears_.end(), {layer.qkv, layer.o, layer.gate_up, layer.down});
+    }
     final_norm_ = std::make_unique<DeviceNorm>(stack_.final_norm);
     head_ = std::make_unique<DeviceMatrix>(*host_->modules().head);
     head_bias_ = on_device(host_->modules().head_bias);
@@ -265,7 +193,7 @@ class CudaDecoder final : public CausalLm {
   // A step on the device.
   struct Step {
     int64_t rows = 0;
-    std::vector<std::pair<nn::AdapterSpan, std::shared_ptr<const DeviceAdapter>>> adapters;
+    std::vector<AdapterRows> adapters;
     kernels::cuda::AttentionPlan plan;
     // Where they lie in table_.
     int64_t positions = 0;
@@ -284,18 +212,14 @@ class CudaDecoder final : public CausalLm {
   void run_layer(const DeviceLayer& layer, int64_t number, const Step& step) const;
   void attend(const DeviceLayer& layer, int64_t number, const Step& step, float* qkv,
               float* out) const;
-  void multiply(const DeviceMatrix& matrix, const float* x, int64_t rows, float* y,
-                int64_t ldy) const;
-  void multiply(const DeviceLinear& linear, const Step& step, const float* x, float* y) const;
   void norm(const DeviceNorm& norm, const float* x, int64_t rows, float* out) const {
     kernels::cuda::rms_norm(x, norm.weight.as<float>(), norm.epsilon, rows, config_.hidden_size,
-                            out, stream_.get());
+                            out, work_.stream.get());
   }
-  std::shared_ptr<const DeviceAdapter> find_adapter(const LoraAdapter& adapter) const;
   void grow_rope(nn::RopeTable* rope, int64_t num_positions) const;
   template <typename T>
   const T* table(int64_t place) const {
-    return reinterpret_cast<const T*>(table_.as<uint8_t>() + place);
+    return at_place<T>(table_, place);
   }
 
   std::unique_ptr<CausalLm> model_;
@@ -303,6 +227,7 @@ class CudaDecoder final : public CausalLm {
   const CausalLmConfig config_;
   GatedStack stack_;
   std::vector<DeviceLayer> layers_;
+  std::vector<const nn::Linear*> linears_;
   std::unique_ptr<DeviceNorm> final_norm_;
   std::unique_ptr<DeviceMatrix> head_;
   DeviceBuffer head_bias_;
@@ -310,34 +235,17 @@ class CudaDecoder final : public CausalLm {
 
   // Used by the one thread that runs forward(); they grow to the largest step.
   mutable std::map<nn::RopeTable*, DeviceRope> ropes_;
-  kernels::cuda::DeviceStream stream_;
+  mutable DeviceWork work_;
   mutable std::deque<KnownStep> known_steps_;  // the one used last in front
   mutable int64_t buffer_bytes_ = 0;           // of all buffers when known_steps_ were recorded
   mutable DeviceBuffer table_;
-  mutable DeviceBuffer x_;        // [T, E]: between the layers
-  mutable DeviceBuffer h_;        // [T, max(E, H D)]
-  mutable DeviceBuffer wide_;     // [T, max((H + 2 K) D, 2 F)]
-  mutable DeviceBuffer inner_;    // [T, max(E, F)]
-  mutable DeviceBuffer scratch_;  // of one kernel
-  mutable DeviceBuffer logits_;   // [rows, V]
+  mutable DeviceBuffer x_;       // [T, E]: between the layers
+  mutable DeviceBuffer h_;       // [T, max(E, H D)]
+  mutable DeviceBuffer wide_;    // [T, max((H + 2 K) D, 2 F)]
+  mutable DeviceBuffer inner_;   // [T, max(E, F)]
+  mutable DeviceBuffer logits_;  // [rows, V]
   mutable std::vector<float> embedded_;
 };
-
-std::shared_ptr<const DeviceAdapter> CudaDecoder::find_adapter(const LoraAdapter& adapter) const {
-  QUARRY_CHECK(adapter.full().empty(), ErrorCode::kInvalidArgument, "the adapter has a '",
-               adapter.full().begin()->first,
-               "' of its own (modules_to_save or biases), which does not run on a GPU");
-  const auto form = adapter.on_device([&] {
-    auto pairs = std::make_shared<DeviceAdapter>();
-    for (const DeviceLayer& layer : layers_) {
-      for (const DeviceLinear* linear : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
-        pairs->emplace(linear->host, stack_pairs(adapter, *linear->host));
-      }
-    }
-    return std::shared_ptr<const void>(pairs);
-  });
-  return std::static_pointer_cast<const DeviceAdapter>(form);
-}
 
 void CudaDecoder::grow_rope(nn::RopeTable* rope, int64_t num_positions) const {
   DeviceRope& table = ropes_[rope];
@@ -354,7 +262,7 @@ CudaDecoder::Step CudaDecoder::begin_step(const DecoderPass& pass,
   Step step;
   step.rows = static_cast<int64_t>(pass.tokens.size());
   for (const nn::AdapterSpan& span : pass.adapters) {
-    step.adapters.emplace_back(span, find_adapter(*span.adapter));
+    step.adapters.push_back({span.begin, span.end, device_adapter(*span.adapter, linears_)});
   }
   std::vector<kernels::cuda::AttentionSequence> sequences;
   std::vector<const uint16_t*> pages;
@@ -407,36 +315,6 @@ void CudaDecoder::embed(const DecoderPass& pass) const {
   x_.upload(embedded_.data(), rows * width * 4);
 }
 
-void CudaDecoder::multiply(const DeviceMatrix& matrix, const float* x, int64_t rows, float* y,
-                           int64_t ldy) const {
-  if (rows <= kernels::cuda::kGemvRows) {
-    return kernels::cuda::gemv(matrix, x, rows, matrix.k(), y, ldy, stream_.get());
-  }
-  scratch_.grow(kernels::cuda::gemm_scratch_bytes(rows, matrix.k()));
-  kernels::cuda::gemm(matrix, x, rows, matrix.k(), y, ldy, scratch_.as<void>(), stream_.get());
-}
-
-void CudaDecoder::multiply(const DeviceLinear& linear, const Step& step, const float* x,
-                           float* y) const {
-  const int64_t in = linear.host->in_features();
-  const int64_t out = linear.host->out_features();
-  for (size_t i = 0; i < linear.matrices.size(); ++i) {
-    multiply(*linear.matrices[i], x, step.rows, y + linear.host->matrix_offset(i), out);
-  }
-  if (linear.bias.bytes() > 0) {
-    kernels::cuda::add_bias(linear.bias.as<float>(), step.rows, out, y, stream_.get());
-  }
-  std::vector<kernels::cuda::LoraSpan> spans;
-  for (const auto& [span, adapter] : step.adapters) {
-    const DevicePair& pair = adapter->at(linear.host);
-    if (pair.rank == 0) continue;
-    spans.push_back({span.begin, span.end, pair.rank, pair.a.as<float>(), pair.b.as<float>()});
-  }
-  if (spans.empty()) return;
-  scratch_.grow(kernels::cuda::lora_scratch_bytes(spans));
-  kernels::cuda::add_lora(spans, x, in, in, y, out, out, scratch_.as<void>(), stream_.get());
-}
-
 void CudaDecoder::attend(const DeviceLayer& layer, int64_t number, const Step& step, float* qkv,
                          float* out) const {
   namespace cuda = kernels::cuda;
@@ -446,14 +324,14 @@ void CudaDecoder::attend(const DeviceLayer& layer, int64_t number, const Step& s
   const int64_t ld = q_width + 2 * kv_width;
   if (layer.q_norm.is_there) {
     cuda::head_norm(qkv, layer.q_norm.weight.as<float>(), layer.q_norm.epsilon, step.rows,
-                    heads.num_heads, heads.head_dim, ld, stream_.get());
+                    heads.num_heads, heads.head_dim, ld, work_.stream.get());
     cuda::head_norm(qkv + q_width, layer.k_norm.weight.as<float>(), layer.k_norm.epsilon, step.rows,
-                    heads.num_kv_heads, heads.head_dim, ld, stream_.get());
+                    heads.num_kv_heads, heads.head_dim, ld, work_.stream.get());
   }
   const DeviceRope& rope = ropes_[layer.rope];
   cuda::rope(qkv, table<int32_t>(step.positions), step.rows, heads.num_heads + heads.num_kv_heads,
              heads.head_dim, layer.rope->rotary_dim(), ld, rope.cosines.as<float>(),
-             rope.sines.as<float>(), kernels::RopePairing::kHalf, stream_.get());
+             rope.sines.as<float>(), kernels::RopePairing::kHalf, work_.stream.get());
   const int64_t part = kKvPageTokens * kv_width;
   cuda::PagedAttention shape;
   shape.num_heads = heads.num_heads;
@@ -471,9 +349,9 @@ void CudaDecoder::attend(const DeviceLayer& layer, int64_t number, const Step& s
   shape.v_offset = (2 * number + 1) * part;
   cuda::store_key_values(qkv + q_width, qkv + q_width + kv_width, ld, step.rows, kv_width,
                          table<uint16_t*>(step.slots), shape.k_offset, shape.v_offset,
-                         stream_.get());
-  scratch_.grow(cuda::attention_scratch_bytes(step.plan, heads.num_kv_heads, heads.head_dim));
-  cuda::attention(step.plan, shape, qkv, out, scratch_.as<void>(), stream_.get());
+                         work_.stream.get());
+  work_.scratch.grow(cuda::attention_scratch_bytes(step.plan, heads.num_kv_heads, heads.head_dim));
+  cuda::attention(step.plan, shape, qkv, out, work_.scratch.as<void>(), work_.stream.get());
 }
 
 void CudaDecoder::run_layer(const DeviceLayer& layer, int64_t number, const Step& step) const {
@@ -485,22 +363,22 @@ void CudaDecoder::run_layer(const DeviceLayer& layer, int64_t number, const Step
   const int64_t values = step.rows * config_.hidden_size;
 
   norm(layer.attention_norm, x, step.rows, h);
-  multiply(layer.qkv, step, h, wide);
+  multiply(layer.qkv, step.adapters, h, step.rows, wide, work_);
   attend(layer, number, step, wide, h);
-  multiply(layer.o, step, h, inner);
+  multiply(layer.o, step.adapters, h, step.rows, inner, work_);
   if (layer.after_attention_norm.is_there) {
     norm(layer.after_attention_norm, inner, step.rows, inner);
   }
-  cuda::add(inner, values, x, stream_.get());
+  cuda::add(inner, values, x, work_.stream.get());
 
   norm(layer.mlp_norm, x, step.rows, h);
-  multiply(layer.gate_up, step, h, wide);
+  multiply(layer.gate_up, step.adapters, h, step.rows, wide, work_);
   const auto gate =
       stack_.gate == GatedStack::Gate::kSilu ? cuda::Gate::kSilu : cuda::Gate::kGeluTanh;
-  cuda::gated_product(gate, wide, step.rows, config_.intermediate_size, inner, stream_.get());
-  multiply(layer.down, step, inner, h);
+  cuda::gated_product(gate, wide, step.rows, config_.intermediate_size, inner, work_.stream.get());
+  multiply(layer.down, step.adapters, inner, step.rows, h, work_);
   if (layer.after_mlp_norm.is_there) norm(layer.after_mlp_norm, h, step.rows, h);
-  cuda::add(h, values, x, stream_.get());
+  cuda::add(h, values, x, work_.stream.get());
 }
 
 void CudaDecoder::run_step(const Step& step, int64_t logit_rows) const {
@@ -510,12 +388,12 @@ void CudaDecoder::run_step(const Step& step, int64_t logit_rows) const {
   float* h = h_.as<float>();
   float* logits = logits_.as<float>();
   kernels::cuda::gather_rows(x_.as<float>(), table<int32_t>(step.logit_rows), logit_rows,
-                             config_.hidden_size, h, stream_.get());
+                             config_.hidden_size, h, work_.stream.get());
   norm(*final_norm_, h, logit_rows, h);
-  multiply(*head_, h, logit_rows, logits, config_.vocab_size);
+  multiply(*head_, h, logit_rows, logits, config_.vocab_size, work_);
   if (head_bias_.bytes() > 0) {
     kernels::cuda::add_bias(head_bias_.as<float>(), logit_rows, config_.vocab_size, logits,
-                            stream_.get());
+                            work_.stream.get());
   }
 }
 
@@ -528,9 +406,9 @@ StepShape CudaDecoder::shape_of(const Step& step, int64_t logit_rows) const {
                      step.plan.most_split_rows,
                      {},
                      {}};
-  for (const auto& [span, adapter] : step.adapters) {
-    shape.spans.emplace_back(span.begin, span.end);
-    shape.adapters.push_back(adapter);
+  for (const AdapterRows& part : step.adapters) {
+    shape.spans.emplace_back(part.begin, part.end);
+    shape.adapters.push_back(part.adapter);
   }
   return shape;
 }
@@ -539,7 +417,8 @@ void CudaDecoder::run_recorded(const Step& step, int64_t logit_rows) const {
   StepShape shape = shape_of(step, logit_rows);
   const auto all_bytes = [this] {
     int64_t bytes = 0;
-    for (const DeviceBuffer* buffer : {&table_, &x_, &h_, &wide_, &inner_, &scratch_, &logits_}) {
+    for (const DeviceBuffer* buffer :
+         {&table_, &x_, &h_, &wide_, &inner_, &work_.scratch, &logits_}) {
       bytes += buffer->bytes();
     }
     for (const auto& [host, rope] : ropes_) bytes += rope.cosines.bytes();
@@ -558,10 +437,11 @@ void CudaDecoder::run_recorded(const Step& step, int64_t logit_rows) const {
     return;
   }
   if (known->graph == nullptr) {
-    known->graph = kernels::cuda::DeviceGraph::record(stream_, [&] { run_step(step, logit_rows); });
+    known->graph =
+        kernels::cuda::DeviceGraph::record(work_.stream, [&] { run_step(step, logit_rows); });
   }
   if (known->graph == nullptr) return run_step(step, logit_rows);
-  known->graph->launch(stream_);
+  known->graph->launch(work_.stream);
   std::rotate(known_steps_.begin(), known, known + 1);
 }
 

@@ -5,10 +5,29 @@
 #include "data/core/error.h"
 #ifdef QUARRY_CUDA
 #include "generator/kernels/device_buffer.h"
+#include "generator/models/cuda_bert.h"
 #include "generator/models/cuda_decoder.h"
 #endif
 
 namespace quarry {
+
+DeviceChoice choose_device(Device wanted, const std::function<void()>& move) {
+  DeviceChoice choice;
+  if (wanted == Device::kCpu) return choice;
+  const CudaSupport cuda = cuda_support();
+  if (wanted == Device::kAuto && cuda.num_devices == 0) return choice;
+  QUARRY_CHECK(
+      cuda.num_devices > 0 || !cuda.is_built, ErrorCode::kUnavailable,
+      "there is no CUDA device: no driver, or none that CUDA_VISIBLE_DEVICES lets through");
+  try {
+    move();
+    choice.device = Device::kCuda;
+  } catch (const Error& error) {
+    if (wanted == Device::kCuda) throw;
+    choice.why_cpu = error.what();
+  }
+  return choice;
+}
 
 #ifdef QUARRY_CUDA
 
@@ -28,13 +47,22 @@ std::unique_ptr<CausalLm> move_to_cuda(std::unique_ptr<CausalLm>&& model) {
   return make_cuda_decoder(std::move(model));
 }
 
+void move_to_cuda(BertStack& stack) { stack.set_device(make_cuda_bert(stack)); }
+
 #else
 
 CudaSupport cuda_support() { return {}; }
 
-std::unique_ptr<CausalLm> move_to_cuda(std::unique_ptr<CausalLm>&&) {
+namespace {
+
+[[noreturn]] void throw_no_cuda() {
   throw_error(ErrorCode::kUnavailable, "this quarry was built without CUDA (QUARRY_CUDA)");
 }
+
+}  // namespace
+
+std::unique_ptr<CausalLm> move_to_cuda(std::unique_ptr<CausalLm>&&) { throw_no_cuda(); }
+void move_to_cuda(BertStack&) { throw_no_cuda(); }
 
 #endif
 

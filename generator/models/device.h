@@ -1,12 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "generator/models/causal_lm.h"
 
 namespace quarry {
+
+class BertStack;  // generator/models/bert_stack.h
 
 // What of CUDA this build and this machine have.
 struct CudaSupport {
@@ -18,8 +21,20 @@ struct CudaSupport {
 };
 CudaSupport cuda_support();
 
+// Runs `move`, which moves a model to the first CUDA device, where `wanted` says so. Throws
+// kUnavailable for kCuda without a device; what move() throws is thrown on for kCuda, and told for
+// kAuto.
+struct DeviceChoice {
+  Device device = Device::kCpu;
+  std::string why_cpu;  // of kAuto, where there is a device: why it is not used
+};
+DeviceChoice choose_device(Device wanted, const std::function<void()>& move);
+
 // make_cuda_decoder(); in a build without CUDA throws kUnavailable. `model` keeps its value where
 // it throws.
 std::unique_ptr<CausalLm> move_to_cuda(std::unique_ptr<CausalLm>&& model);
+
+// make_cuda_bert(), likewise.
+void move_to_cuda(BertStack& stack);
 
 }  // namespace quarry

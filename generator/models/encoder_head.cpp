@@ -41,7 +41,7 @@ void EncoderHead::run(const std::vector<EncoderInput>& inputs, Rows rows,
       on_logits(members[i], nn::row_data(of_batch, row));
     }
   };
-  for_each_batch(inputs, workspaces, work);
+  for_each_batch(inputs, stack->rows_per_batch(), workspaces, work);
 }
 
 void EncoderHead::learn(const std::vector<EncoderInput>& inputs, const LoraAdapter& adapter,

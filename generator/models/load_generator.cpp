@@ -107,24 +107,6 @@ void load_folder(const ModelLocation& location, const GeneratorOptions& options,
   }
 }
 
-// Moves the model to a CUDA device where that is wanted.
-void choose_device(LoadedGenerator& loaded) {
-  const Device wanted = loaded.options.device;
-  if (wanted == Device::kCpu) return;
-  const CudaSupport cuda = cuda_support();
-  if (wanted == Device::kAuto && cuda.num_devices == 0) return;
-  QUARRY_CHECK(
-      cuda.num_devices > 0 || !cuda.is_built, ErrorCode::kUnavailable,
-      "there is no CUDA device: no driver, or none that CUDA_VISIBLE_DEVICES lets through");
-  try {
-    loaded.model = move_to_cuda(std::move(loaded.model));
-    loaded.device = Device::kCuda;
-  } catch (const Error& error) {
-    if (wanted == Device::kCuda) throw;
-    loaded.why_cpu = error.what();
-  }
-}
-
 }  // namespace
 
 LoadedGenerator load_generator(const std::string& model, kernels::Precision precision) {
@@ -149,7 +131,10 @@ LoadedGenerator load_generator(const std::string& model, const GeneratorOptions&
                loaded.tokenizer->vocab_size(), " tokens, the model ",
                loaded.model->config().vocab_size);
   add_end_tokens(loaded);
-  choose_device(loaded);
+  const DeviceChoice choice =
+      choose_device(options.device, [&] { loaded.model = move_to_cuda(std::move(loaded.model)); });
+  loaded.device = choice.device;
+  loaded.why_cpu = choice.why_cpu;
   loaded.content_hash = model_content_hash(location);
   return loaded;
 }

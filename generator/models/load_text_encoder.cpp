@@ -1,6 +1,7 @@
 #include "data/core/error.h"
 #include "data/core/json.h"
 #include "generator/models/config_values.h"
+#include "generator/models/device.h"
 #include "generator/models/encoder_folder.h"
 #include "generator/models/families.h"
 #include "generator/weights/model_catalog.h"
@@ -82,6 +83,10 @@ const std::vector<CausalLm::LinearSlot>& TextEncoder::linear_slots() const {
   return kNone;
 }
 
+void TextEncoder::use_cuda() {
+  throw_error(ErrorCode::kInvalidArgument, "this embedder's family does not run on a GPU");
+}
+
 std::vector<float> TextEncoder::encode_with(const LoraAdapter&,
                                             const std::vector<std::string>&) const {
   throw_no_adapters();
@@ -92,7 +97,8 @@ void TextEncoder::accumulate_gradients(const LoraAdapter&, const std::vector<std
   throw_no_adapters();
 }
 
-LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision precision) {
+LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision precision,
+                                Device device) {
   const ModelLocation location = resolve_model(model);
   QUARRY_CHECK(location.kind == ModelLocation::Kind::kHuggingFaceFolder,
                ErrorCode::kInvalidArgument, location.path.string(),
@@ -114,6 +120,9 @@ LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision pre
   loaded.path = location.path.string();
   loaded.model = family.make(source, load_tokenizer(folder.transformer), precision);
   loaded.content_hash = model_content_hash(location);
+  const DeviceChoice choice = choose_device(device, [&] { loaded.model->use_cuda(); });
+  loaded.device = choice.device;
+  loaded.why_cpu = choice.why_cpu;
   return loaded;
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "data/core/error.h"
+#include "generator/models/device.h"
 #include "generator/nn/autograd.h"
 #include "generator/nn/functional.h"
 #include "generator/nn/lora.h"
@@ -37,6 +38,7 @@ class SentenceEncoder final : public TextEncoder {
   std::vector<float> encode(const std::vector<std::string>& texts) const override {
     return encode(nullptr, texts);
   }
+  void use_cuda() override { move_to_cuda(*parts_.stack); }
   const std::vector<CausalLm::LinearSlot>& linear_slots() const override { return slots_; }
   std::vector<float> encode_with(const LoraAdapter& adapter,
                                  const std::vector<std::string>& texts) const override {
@@ -141,7 +143,8 @@ std::vector<float> SentenceEncoder::encode(const LoraAdapter* adapter,
       }
     }
   };
-  for_each_batch(encode_texts(*parts_.tokenizer, texts, max_tokens()), workspaces_, work);
+  for_each_batch(encode_texts(*parts_.tokenizer, texts, max_tokens()),
+                 parts_.stack->rows_per_batch(), workspaces_, work);
   return vectors;
 }
 

@@ -78,8 +78,8 @@ void TextBatch::add(const EncoderInput& input) {
   starts.push_back(num_rows());
 }
 
-void for_each_batch(const std::vector<EncoderInput>& inputs, std::vector<nn::Workspace>& workspaces,
-                    const BatchWork& work) {
+void for_each_batch(const std::vector<EncoderInput>& inputs, int64_t rows_per_batch,
+                    std::vector<nn::Workspace>& workspaces, const BatchWork& work) {
   std::vector<size_t> order(inputs.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
@@ -88,7 +88,7 @@ void for_each_batch(const std::vector<EncoderInput>& inputs, std::vector<nn::Wor
   int64_t rows = 0;
   for (size_t i = 0; i < order.size(); ++i) {
     const auto length = static_cast<int64_t>(inputs[order[i]].ids.size());
-    if (rows > 0 && rows + length > kRowsPerBatch) {
+    if (rows > 0 && rows + length > rows_per_batch) {
       borders.push_back(i);
       rows = 0;
     }

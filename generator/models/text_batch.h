@@ -42,13 +42,15 @@ struct TextBatch {
 // Rows that one pass through the layers holds: enough to use every weight many times, few enough
 // for the activations to stay in the cache.
 constexpr int64_t kRowsPerBatch = 192;
+// The same of a GPU, whose launches cost as much for few rows as for many.
+constexpr int64_t kRowsPerDeviceBatch = 4096;
 
 // Calls work(batch, members, workspace) for batches that hold every input once: text i of the batch
 // is inputs[members[i]]. Inputs of like length share a batch, so that its texts take the same time.
 // Batches run on all threads, each with a workspace of its own, to which `workspaces` grows.
 using BatchWork =
     std::function<void(const TextBatch& batch, const size_t* members, nn::Workspace& workspace)>;
-void for_each_batch(const std::vector<EncoderInput>& inputs, std::vector<nn::Workspace>& workspaces,
-                    const BatchWork& work);
+void for_each_batch(const std::vector<EncoderInput>& inputs, int64_t rows_per_batch,
+                    std::vector<nn::Workspace>& workspaces, const BatchWork& work);
 
 }  // namespace quarry

@@ -27,6 +27,11 @@ class TextEncoder {
   // not depend on the others.
   virtual std::vector<float> encode(const std::vector<std::string>& texts) const = 0;
 
+  // Has encode() and encode_with() run on the first CUDA device from now on. Before the first of
+  // them. Throws kInvalidArgument for a family that cannot, and as make_cuda_bert(): all is as it
+  // was then.
+  virtual void use_cuda();
+
   // Every Linear that an adapter can target, by the path that it has in Hugging Face's bare model:
   // "encoder.layer.0.attention.self.query"; DPR's begin with "question_encoder.bert_model.". None
   // for an encoder that takes no adapter, of which the next two throw kInvalidArgument.
@@ -47,9 +52,12 @@ struct LoadedEncoder {
   std::string path;
   std::string content_hash;
   std::unique_ptr<TextEncoder> model;
+  Device device = Device::kCpu;  // never kAuto
+  std::string why_cpu;           // as LoadedGenerator's
 };
 
 // `model` as in load_generator. Throws likewise.
-LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision precision);
+LoadedEncoder load_text_encoder(const std::string& model, kernels::Precision precision,
+                                Device device = Device::kCpu);
 
 }  // namespace quarry

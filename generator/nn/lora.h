@@ -87,10 +87,13 @@ class LoraAdapter {
   const LoraWeights* find(const std::string& linear_path) const;
   const std::map<std::string, LoraWeights>& weights() const { return weights_; }
   // For training: pack() what was changed before the adapter runs again.
-  std::map<std::string, LoraWeights>& mutable_weights() { return weights_; }
+  std::map<std::string, LoraWeights>& mutable_weights() {
+    on_device_ = nullptr;
+    return weights_;
+  }
 
   // The adapter as a device has it, by what `make` returns: made when it is first asked for, from
-  // any thread, and kept. REQUIRES: the weights do not change after that.
+  // any thread, and kept until mutable_weights().
   std::shared_ptr<const void> on_device(
       const std::function<std::shared_ptr<const void>()>& make) const;
 

@@ -537,6 +537,15 @@ TEST_F(CudaKernels, GatedProductsMatchTheCpu) {
   }
 }
 
+TEST_F(CudaKernels, GeluMatchesTheCpu) {
+  const auto x = random_floats(3001, 1, 5.0f);
+  std::vector<float> expected(x.size());
+  gelu(x.data(), 3001, expected.data());
+  const DeviceFloats actual(x);
+  cuda::gelu(actual.data(), 3001, nullptr);
+  expect_close(actual.read(), expected);
+}
+
 TEST_F(CudaKernels, SumsAndRowsAreTheCpus) {
   const int64_t width = 300;
   const auto x = random_floats(4 * width, 1);
