@@ -42,9 +42,10 @@ std::vector<Finding> check_cpu() {
 
 Finding check_gpu() {
   const CudaSupport cuda = cuda_support();
+  if (!cuda.problem.empty()) return {"gpu", "not used", cuda.problem, false};
   if (cuda.num_devices > 0) {
     return {"gpu", cuda.name,
-            concat("generators run on it (--device); ", cuda.free_bytes >> 20, " of ",
+            concat("generators and embedders run on it (--device); ", cuda.free_bytes >> 20, " of ",
                    cuda.total_bytes >> 20, " MiB are free"),
             true};
   }

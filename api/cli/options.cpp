@@ -57,10 +57,12 @@ void add_load_in_flag(CLI::App& command, std::string& load_in) {
 
 void add_device_flag(CLI::App& command, std::string& device, const std::string& what) {
   command
-      .add_option("--device", device,
-                  "What " + what +
-                      ": the CPU, or in a build with CUDA the first GPU (CUDA_VISIBLE_DEVICES "
-                      "chooses); auto: a GPU where there is one and it suits the model")
+      .add_option(
+          "--device", device,
+          "What " + what +
+              ": the CPU, or in a build with CUDA the first GPU (CUDA_VISIBLE_DEVICES "
+              "chooses), where dense weights become bytes with a scale for each 64; auto: a GPU "
+              "where there is one and it suits the model")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
 }
@@ -107,7 +109,7 @@ std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flag
   options.device = parse_device(flags.device);
   auto loaded =
       std::make_shared<const LoadedGenerator>(quarry::load_generator(flags.model, options));
-  if (loaded->is_offloaded && flags.offload == "auto") {
+  if (loaded->is_offloaded && flags.offload == "auto" && loaded->device == Device::kCpu) {
     std::cerr
         << "quarry: " << loaded->name
         << " does not fit into memory: its weights are read from the disk as needed, which is "

@@ -140,6 +140,7 @@ AdapterSet::Entry AdapterSet::read(const std::string& name,
   Entry entry;
   entry.listing.name = name;
   entry.listing.origin = std::filesystem::absolute(folder).lexically_normal().string();
+  generator_->model->check_adapter(*served.weights);
   entry.listing.rank = largest_rank(*served.weights);
   entry.listing.scale = config.default_scale();
   entry.adapter = std::make_shared<const ServedAdapter>(std::move(served));
@@ -221,6 +222,7 @@ std::shared_ptr<const ServedAdapter> AdapterSet::sum(const std::string& name,
     sums.emplace(path, concatenate(list));
   }
   result.weights = std::make_shared<const LoraAdapter>(std::move(sums), std::move(full));
+  generator_->model->check_adapter(*result.weights);
   return std::make_shared<const ServedAdapter>(std::move(result));
 }
 

@@ -86,7 +86,7 @@ struct EngineOptions {
   int64_t prefill_chunk_tokens = 0;
   int64_t max_lora_rank = kMaxLoraRank;  // adapters of a larger rank are refused
   // Keys and values kept of what was computed, for prompts that begin alike; 0: none. A text does
-  // not depend on it.
+  // not depend on it, nor on the next (on a GPU but for near ties, see cuda_decoder.h).
   int64_t prefix_cache_bytes = int64_t{512} << 20;
   // Tokens that the text so far suggests are checked several in one step where that is faster. A
   // text does not depend on it.

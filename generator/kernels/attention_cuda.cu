@@ -18,7 +18,7 @@ constexpr float kLog2E = 1.44269504f;
 struct AttentionArguments {
   const float* q;
   float* out;
-  float* partial;  // [tiles][splits][kv heads][rows][head_dim + 2]: sums, maximum, sum of weights
+  float* partial;  // [partial rows][kv heads][head_dim + 2]: sums, maximum, sum of weights
   const PagedSequence* sequences;
   const AttentionTile* tiles;
   const uint16_t* const* pages;
@@ -31,8 +31,6 @@ struct AttentionArguments {
   int head_dim;
   int causal;
   int window;
-  int most_splits;
-  int most_split_rows;
   float scale;  // times log2(e)
 };
 
@@ -191,29 +189,28 @@ __device__ inline void weigh(int first_key, int lane, float score[][4], Softmax&
   }
 }
 
-// Where a split's result for one row of a tile goes.
-__device__ inline float* partial_of(const AttentionArguments& a, int64_t tile, int64_t split,
+// Where a split's result for one row of its sequence goes.
+__device__ inline float* partial_of(const AttentionArguments& a, const PagedSequence& s, int split,
                                     int kv_head, int row) {
-  const int64_t slot =
-      ((tile * a.most_splits + split) * a.num_kv_heads + kv_head) * a.most_split_rows + row;
-  return a.partial + slot * (a.head_dim + 2);
+  const int64_t partial_row =
+      s.first_partial_row + static_cast<int64_t>(split) * rows_of(a, s) + row;
+  return a.partial + (partial_row * a.num_kv_heads + kv_head) * (a.head_dim + 2);
 }
 
-// `row` is the first of this warp's in the tile.
+// first_row: of this warp.
 template <int kDim>
 __device__ inline void write_rows(const AttentionArguments& a, const PagedSequence& s, int kv_head,
-                                  int first_row, int row_in_tile, int lane, const Softmax& softmax,
+                                  int first_row, int lane, const Softmax& softmax,
                                   const float out[][4]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float sum = sum_lanes<4>(softmax.sum[h]);
-    const int row_of_tile = row_in_tile + lane / 4 + 8 * h;
-    const int row = first_row + row_of_tile;
+    const int row = first_row + lane / 4 + 8 * h;
     if (row >= rows_of(a, s)) continue;
     const int head = kv_head * a.group + row % a.group;
     float* target = s.splits == 1
                         ? a.out + (s.first_row + row / a.group) * a.ldo + head * a.head_dim
-                        : partial_of(a, blockIdx.x, blockIdx.z, kv_head, row_of_tile);
+                        : partial_of(a, s, static_cast<int>(blockIdx.z), kv_head, row);
     const float factor = s.splits == 1 ? 1.0f / sum : 1.0f;
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j) {
@@ -243,7 +240,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArguments 
   uint16_t* q = reinterpret_cast<uint16_t*>(shared_memory());
   uint16_t* keys = q + kRows * (kDim + kPad);
   uint16_t* values = keys + 2 * kTileHalves;
-  const KeyRange tiles = tiles_of_block<kKeys>(a, sequence, place.first_row);
+  const KeyRange tiles = tiles_of_block<kKeys>(a, sequence, place.first_pair);
 
   Softmax s;
 #pragma unroll
@@ -251,16 +248,16 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArguments 
     s.maximum[h] = -INFINITY;
     s.sum[h] = 0.0f;
     s.visible[h] =
-        visible_keys(a, sequence, (place.first_row + 16 * warp + lane / 4 + 8 * h) / a.group);
+        visible_keys(a, sequence, (place.first_pair + 16 * warp + lane / 4 + 8 * h) / a.group);
   }
   float out[kDim / 8][4] = {};
-  const bool has_rows = place.first_row + 16 * warp < rows_of(a, sequence);
+  const bool has_rows = place.first_pair + 16 * warp < rows_of(a, sequence);
   if (tiles.begin < tiles.end) {
     copy_tile<kDim, kKeys>(a, sequence, a.k_offset, kv_head, tiles.begin, keys);
     copy_tile<kDim, kKeys>(a, sequence, a.v_offset, kv_head, tiles.begin, values);
   }
   commit_copies();
-  load_queries<kDim>(a, sequence, kv_head, place.first_row, q);
+  load_queries<kDim>(a, sequence, kv_head, place.first_pair, q);
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const int now = (tile - tiles.begin) % 2;
     if (tile + 1 < tiles.end) {
@@ -280,28 +277,26 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArguments 
     __syncthreads();  // before the tile is overwritten
   }
   if (has_rows) {
-    write_rows<kDim>(a, sequence, kv_head, place.first_row, 16 * warp, lane, s, out);
+    write_rows<kDim>(a, sequence, kv_head, place.first_pair + 16 * warp, lane, s, out);
   }
 }
 
-// Joins the splits of a row. Grid: tiles, kv heads, rows; one thread for each of head_dim.
+// Joins the splits of a row. Grid: sequences, kv heads, rows; one thread for each of head_dim.
 __global__ void join_kernel(AttentionArguments a) {
-  const AttentionTile place = a.tiles[blockIdx.x];
-  const PagedSequence s = a.sequences[place.sequence];
+  const PagedSequence s = a.sequences[blockIdx.x];
   const int kv_head = static_cast<int>(blockIdx.y);
-  const int row_of_tile = static_cast<int>(blockIdx.z);
-  const int row = place.first_row + row_of_tile;
+  const int row = static_cast<int>(blockIdx.z);
   if (s.splits == 1 || row >= rows_of(a, s)) return;
   float largest = -INFINITY;
   for (int i = 0; i < s.splits; ++i) {
-    largest = fmaxf(largest, partial_of(a, blockIdx.x, i, kv_head, row_of_tile)[a.head_dim]);
+    largest = fmaxf(largest, partial_of(a, s, i, kv_head, row)[a.head_dim]);
   }
   const float shift = largest == -INFINITY ? 0.0f : largest;
   const int d = static_cast<int>(threadIdx.x);
   float total = 0.0f;
   float sum = 0.0f;
   for (int i = 0; i < s.splits; ++i) {
-    const float* part = partial_of(a, blockIdx.x, i, kv_head, row_of_tile);
+    const float* part = partial_of(a, s, i, kv_head, row);
     const float factor = exp2f(part[a.head_dim] - shift);
     total += factor * part[d];
     sum += factor * part[a.head_dim + 1];
@@ -345,7 +340,7 @@ AttentionPlan plan_attention(const std::vector<AttentionSequence>& sequences, in
     const int64_t rows = s.num_queries * group;
     const int64_t splits = num_splits(rows, s.num_keys);
     plan.most_splits = std::max(plan.most_splits, splits);
-    if (splits > 1) plan.most_split_rows = std::max(plan.most_split_rows, rows);
+
     const auto number = static_cast<int32_t>(plan.sequences.size());
     // Those that see most keys first.
     for (int64_t row = (rows - 1) / kRows * kRows; row >= 0; row -= kRows) {
@@ -353,18 +348,22 @@ AttentionPlan plan_attention(const std::vector<AttentionSequence>& sequences, in
     }
     plan.sequences.push_back({static_cast<int32_t>(first_row), static_cast<int32_t>(s.num_queries),
                               static_cast<int32_t>(s.num_keys), static_cast<int32_t>(first_page),
-                              static_cast<int32_t>(splits)});
+                              static_cast<int32_t>(splits),
+                              static_cast<int32_t>(plan.partial_rows)});
+    if (splits > 1) {
+      plan.most_split_rows = std::max(plan.most_split_rows, rows);
+      plan.partial_rows += splits * rows;
+    }
     first_row += s.num_queries;
     first_page += (s.num_keys + kPageKeys - 1) / kPageKeys;
   }
   plan.most_splits = power_of_two_from(plan.most_splits);
+  plan.most_split_rows = power_of_two_from(plan.most_split_rows);
   return plan;
 }
 
 int64_t attention_scratch_bytes(const AttentionPlan& plan, int64_t num_kv_heads, int64_t head_dim) {
-  if (plan.most_splits == 1) return 0;
-  return static_cast<int64_t>(plan.tiles.size()) * plan.most_splits * num_kv_heads *
-         plan.most_split_rows * (head_dim + 2) * 4;
+  return plan.partial_rows * num_kv_heads * (head_dim + 2) * 4;
 }
 
 void attention(const AttentionPlan& plan, const PagedAttention& p, const float* q, float* out,
@@ -392,8 +391,7 @@ void attention(const AttentionPlan& plan, const PagedAttention& p, const float* 
   a.head_dim = static_cast<int>(p.head_dim);
   a.causal = p.causal ? 1 : 0;
   a.window = static_cast<int>(p.window);
-  a.most_splits = static_cast<int>(plan.most_splits);
-  a.most_split_rows = static_cast<int>(plan.most_split_rows);
+
   a.scale = p.scale * kLog2E;
   if (a.head_dim <= 64) {
     launch_attention<64, 64>(plan, a, stream);
@@ -404,8 +402,8 @@ void attention(const AttentionPlan& plan, const PagedAttention& p, const float* 
   }
   if (plan.most_splits == 1) return;
   launch("attention: join", join_kernel,
-         dim3(static_cast<unsigned>(plan.tiles.size()), static_cast<unsigned>(a.num_kv_heads),
-              static_cast<unsigned>(a.most_split_rows)),
+         dim3(static_cast<unsigned>(plan.sequences.size()), static_cast<unsigned>(a.num_kv_heads),
+              static_cast<unsigned>(plan.most_split_rows)),
          a.head_dim, 0, stream, a);
 }
 

@@ -10,10 +10,10 @@
 struct CUstream_st;  // cudaStream_t is a pointer to it
 
 // The CUDA versions, built with QUARRY_CUDA=ON, for compute capability 8.0 and later. All pointers
-// are device memory, 16-byte aligned, except where said; row strides (ldx, ldy, ...) are multiples
-// of 4 floats. The calls are asynchronous on `stream` (null: the default stream), may be captured
-// into a graph, and throw kInternal when a launch is refused, kInvalidArgument for shapes. They
-// are thread-safe as long as their outputs and scratch are distinct.
+// are device memory, 16-byte aligned, except where said; strides of rows that are read (ldx, ldq)
+// are multiples of 4 floats. The calls are asynchronous on `stream` (null: the default stream), may
+// be captured into a graph, and throw kInternal when a launch is refused, kInvalidArgument for
+// shapes. They are thread-safe as long as their outputs and scratch are distinct.
 namespace quarry::kernels::cuda {
 
 struct DeviceMatrixView;
@@ -69,13 +69,14 @@ struct PagedSequence {
   int32_t first_row;
   int32_t num_queries;
   int32_t num_keys;
-  int32_t first_page;  // in the table of pages
-  int32_t splits;      // ranges of keys that blocks share
+  int32_t first_page;         // in the table of pages
+  int32_t splits;             // ranges of keys that blocks share
+  int32_t first_partial_row;  // in the scratch, of splits > 1
 };
 // (query, head) pairs of a kv head that a block takes.
 struct AttentionTile {
   int32_t sequence;
-  int32_t first_row;  // pair, in the sequence
+  int32_t first_pair;  // in the sequence
 };
 
 // Who does what, for every layer of a step. `sequences` and `tiles` are to be copied to the device.
@@ -83,8 +84,10 @@ struct AttentionTile {
 struct AttentionPlan {
   std::vector<PagedSequence> sequences;
   std::vector<AttentionTile> tiles;
-  int64_t most_splits = 1;  // a power of two: the shape of a launch seldom changes
+  // Powers of two: the shape of a launch seldom changes.
+  int64_t most_splits = 1;
   int64_t most_split_rows = 1;
+  int64_t partial_rows = 0;  // in the scratch
 };
 // group: query heads of a kv head. The pages of sequence i follow those of i - 1 in the table.
 // Throws kInvalidArgument.
@@ -159,11 +162,11 @@ void rope(float* x, const int32_t* positions, int64_t num_tokens, int64_t num_he
 struct LoraSpan {
   int64_t begin = 0;
   int64_t end = 0;
-  int64_t rank = 0;          // at most kMaxLoraRank
+  int64_t rank = 0;          // at most kMaxSpanRank
   const float* a = nullptr;  // [rank, k]
   const float* b = nullptr;  // [rank, n], times the adapter's scale: LoraWeights::scaled_b
 };
-constexpr int64_t kMaxLoraRank = 512;
+constexpr int64_t kMaxSpanRank = 1536;
 // Of all adapters of a batch in two launches (16 spans each). `spans` is in host memory; they are
 // disjoint. x [m, k] and y [m, n] have row strides ldx, ldy. `scratch` has lora_scratch_bytes().
 int64_t lora_scratch_bytes(const std::vector<LoraSpan>& spans);

@@ -9,8 +9,11 @@ DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
   const cudaError_t status = cudaMalloc(&data_, static_cast<size_t>(bytes));
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // the next call need not fail for it
-    throw_error(ErrorCode::kUnavailable, "the GPU has no ", bytes,
-                " bytes left: ", device_memory().free, " of ", device_memory().total, " are free");
+    size_t free = 0;
+    size_t total = 0;
+    cudaMemGetInfo(&free, &total);
+    throw_error(ErrorCode::kUnavailable, "the GPU has no ", bytes, " bytes left: ", free, " of ",
+                total, " are free");
   }
   cuda_check(status, "cudaMalloc");
 }
@@ -58,13 +61,6 @@ void copy_to_device(void* destination, const void* source, int64_t bytes) {
              "a copy to the GPU");
 }
 
-DeviceMemory device_memory() {
-  size_t free = 0;
-  size_t total = 0;
-  cuda_check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
-}
-
 int device_count() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
@@ -72,12 +68,16 @@ int device_count() {
   return 0;
 }
 
-std::string device_name() {
+DeviceFacts device_facts() {
   int device = 0;
   cudaDeviceProp properties = {};
   cuda_check(cudaGetDevice(&device), "cudaGetDevice");
   cuda_check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
-  return properties.name;
+  size_t free = 0;
+  size_t total = 0;
+  cuda_check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {properties.name, properties.major, properties.minor, static_cast<int64_t>(free),
+          static_cast<int64_t>(total)};
 }
 
 }  // namespace quarry::kernels::cuda

@@ -3,37 +3,53 @@
 
 namespace quarry::kernels::cuda {
 
-DeviceStream::DeviceStream() { cuda_check(cudaStreamCreate(&stream_), "cudaStreamCreate"); }
+DeviceStream::DeviceStream() {
+  cuda_check(cudaStreamCreate(&stream_), "cudaStreamCreate");
+  const cudaError_t status = cudaStreamCreateWithFlags(&capture_, cudaStreamNonBlocking);
+  if (status != cudaSuccess) cudaStreamDestroy(stream_);
+  cuda_check(status, "cudaStreamCreateWithFlags");
+}
 
-DeviceStream::~DeviceStream() { cudaStreamDestroy(stream_); }
+DeviceStream::~DeviceStream() {
+  cudaStreamDestroy(stream_);
+  cudaStreamDestroy(capture_);
+}
 
-std::unique_ptr<DeviceGraph> DeviceGraph::record(const DeviceStream& stream,
-                                                 const std::function<void()>& body) {
-  if (cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+std::unique_ptr<DeviceGraph> DeviceGraph::capture(DeviceStream& stream,
+                                                  const std::function<void()>& body) {
+  if (cudaStreamBeginCapture(stream.capture_, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
     cudaGetLastError();
     return nullptr;
   }
   cudaGraph_t graph = nullptr;
+  stream.is_capturing_ = true;
+  const auto end = [&] {
+    stream.is_capturing_ = false;
+    return cudaStreamEndCapture(stream.capture_, &graph);
+  };
   try {
     body();
   } catch (...) {
-    cudaStreamEndCapture(stream.get(), &graph);
+    end();
     if (graph != nullptr) cudaGraphDestroy(graph);
     cudaGetLastError();
     throw;
   }
-  cuda_check(cudaStreamEndCapture(stream.get(), &graph), "cudaStreamEndCapture");
   cudaGraphExec_t runnable = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&runnable, graph, 0);
-  cudaGraphDestroy(graph);
-  cuda_check(status, "cudaGraphInstantiate");
+  const bool is_captured =
+      end() == cudaSuccess && cudaGraphInstantiate(&runnable, graph, 0) == cudaSuccess;
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (!is_captured) {
+    cudaGetLastError();
+    return nullptr;
+  }
   return std::unique_ptr<DeviceGraph>(new DeviceGraph(runnable));
 }
 
 DeviceGraph::~DeviceGraph() { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph_)); }
 
 void DeviceGraph::launch(const DeviceStream& stream) const {
-  cuda_check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_), stream.get()),
+  cuda_check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_), stream.stream_),
              "cudaGraphLaunch");
 }
 

@@ -11,14 +11,6 @@
 namespace quarry::kernels::cuda {
 namespace {
 
-template <typename T>
-DeviceBuffer on_device(const std::vector<T>& source) {
-  const auto bytes = static_cast<int64_t>(source.size() * sizeof(T));
-  DeviceBuffer buffer(bytes);
-  buffer.upload(source.data(), bytes);
-  return buffer;
-}
-
 // The four codes (k from `k` on; 4-bit: also those 16 further) of one row of the CPU's layout.
 uint32_t codes_at(const MatrixView& w, int64_t strip, int64_t k, int64_t row) {
   if (k >= w.k) return 0;

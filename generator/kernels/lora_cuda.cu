@@ -8,7 +8,7 @@ namespace quarry::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRows = 8;       // of x that a block has
+constexpr int kMostRows = 8;   // of x that a block has
 constexpr int kRanks = 4;      // rows of A that a block has
 constexpr int kMaxSpans = 16;  // of one launch
 
@@ -17,7 +17,8 @@ struct SpanTable {
   float* low[kMaxSpans];  // [rows of the span][rank]
 };
 
-// Grid: tiles of rows, tiles of ranks, spans. Thread i sums over k = i, i + kThreads, ...
+// Grid: tiles of kRows rows, tiles of ranks, spans. Thread i sums over k = i, i + kThreads, ...
+template <int kRows>
 __global__ void __launch_bounds__(kThreads)
     shrink_kernel(SpanTable table, const float* x, int64_t k, int64_t ldx) {
   const LoraSpan span = table.spans[blockIdx.z];
@@ -57,7 +58,8 @@ __global__ void __launch_bounds__(kThreads)
   table.low[blockIdx.z][(first + row - span.begin) * span.rank + rank] = sum;
 }
 
-// Grid: tiles of rows, tiles of kThreads columns, spans.
+// Grid: tiles of kRows rows, tiles of kThreads columns, spans.
+template <int kRows>
 __global__ void __launch_bounds__(kThreads)
     expand_kernel(SpanTable table, float* y, int64_t n, int64_t ldy) {
   const LoraSpan span = table.spans[blockIdx.z];
@@ -74,6 +76,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t column = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
   if (column >= n) return;
   float total[kRows] = {};
+#pragma unroll 8
   for (int r = 0; r < rank; ++r) {
     const float value = span.b[r * n + column];
 #pragma unroll
@@ -84,6 +87,19 @@ __global__ void __launch_bounds__(kThreads)
 
 unsigned tiles(int64_t count, int64_t size) {
   return static_cast<unsigned>((count + size - 1) / size);
+}
+
+template <int kRows>
+void launch_spans(const SpanTable& table, size_t count, int64_t most_rows, int64_t most_ranks,
+                  const float* x, int64_t k, int64_t ldx, float* y, int64_t n, int64_t ldy,
+                  CUstream_st* stream) {
+  const auto z = static_cast<unsigned>(count);
+  launch("add_lora: shrink", shrink_kernel<kRows>,
+         dim3(tiles(most_rows, kRows), tiles(most_ranks, kRanks), z), kThreads,
+         kThreads / kWarp * kRows * kRanks * 4, stream, table, x, k, ldx);
+  launch("add_lora: expand", expand_kernel<kRows>,
+         dim3(tiles(most_rows, kRows), tiles(n, kThreads), z), kThreads, kRows * most_ranks * 4,
+         stream, table, y, n, ldy);
 }
 
 }  // namespace
@@ -105,9 +121,9 @@ void add_lora(const std::vector<LoraSpan>& spans, const float* x, int64_t k, int
     for (size_t i = 0; i < count; ++i) {
       const LoraSpan& span = spans[done + i];
       QUARRY_CHECK(
-          span.begin >= 0 && span.end >= span.begin && span.rank >= 1 && span.rank <= kMaxLoraRank,
+          span.begin >= 0 && span.end >= span.begin && span.rank >= 1 && span.rank <= kMaxSpanRank,
           ErrorCode::kInvalidArgument, "add_lora: rows [", span.begin, ", ", span.end, ") of rank ",
-          span.rank, ", want ascending rows and a rank from 1 to ", kMaxLoraRank);
+          span.rank, ", want ascending rows and a rank from 1 to ", kMaxSpanRank);
       table.spans[i] = span;
       table.low[i] = low;
       low += (span.end - span.begin) * span.rank;
@@ -115,12 +131,11 @@ void add_lora(const std::vector<LoraSpan>& spans, const float* x, int64_t k, int
       most_ranks = std::max(most_ranks, span.rank);
     }
     if (most_rows == 0) continue;
-    const auto z = static_cast<unsigned>(count);
-    launch("add_lora: shrink", shrink_kernel,
-           dim3(tiles(most_rows, kRows), tiles(most_ranks, kRanks), z), kThreads,
-           kThreads / kWarp * kRows * kRanks * 4, stream, table, x, k, ldx);
-    launch("add_lora: expand", expand_kernel, dim3(tiles(most_rows, kRows), tiles(n, kThreads), z),
-           kThreads, kRows * most_ranks * 4, stream, table, y, n, ldy);
+    if (most_rows == 1) {
+      launch_spans<1>(table, count, most_rows, most_ranks, x, k, ldx, y, n, ldy, stream);
+    } else {
+      launch_spans<kMostRows>(table, count, most_rows, most_ranks, x, k, ldx, y, n, ldy, stream);
+    }
   }
 }
 

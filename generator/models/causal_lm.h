@@ -97,7 +97,8 @@ class CausalLm {
   // of its tokens when all_logits), in order; given again, it keeps its memory. A sequence's logits
   // do not depend on what else is in the batch, nor on how its prompt was cut into chunks.
   // Throws kInvalidArgument when a cache would pass max_seq_len, a token is out of range or a cache
-  // lacks the memory of an encoder that the model has.
+  // lacks the memory of an encoder that the model has, or where it is another model's. On a GPU the
+  // last bits depend on more (cuda_decoder.h).
   virtual void forward_into(const std::vector<SequenceChunk>& chunks,
                             std::vector<float>& logits) const = 0;
   std::vector<float> forward(const std::vector<SequenceChunk>& chunks) const {
@@ -105,6 +106,9 @@ class CausalLm {
     forward_into(chunks, logits);
     return logits;
   }
+
+  // Throws kInvalidArgument where forward() cannot run with the adapter, which fits linear_slots().
+  virtual void check_adapter(const LoraAdapter&) const {}
 
   // Negative log-likelihoods in nats of the tree's targets, in order, rounded as forward() does
   // (kFloat32) or as a gradient step's forward pass in bfloat16, which is faster. `adapter` may be

@@ -21,7 +21,7 @@ std::vector<float> values_of(const nn::Tensor& tensor) {
 
 struct DeviceLayerNorm {
   DeviceLayerNorm(const nn::Tensor& w, const nn::Tensor& b)
-      : weight(on_device(values_of(w))), bias(on_device(values_of(b))) {}
+      : weight(cuda::on_device(values_of(w))), bias(cuda::on_device(values_of(b))) {}
   DeviceBuffer weight;
   DeviceBuffer bias;
 };
@@ -144,9 +144,9 @@ class CudaBert final : public BertDevice {
     shape.v_offset = part();
     cuda::store_key_values(qkv + width, qkv + 2 * width, 3 * width, rows, width,
                            at_place<uint16_t*>(table_, step.slots), 0, part(), work_.stream.get());
-    work_.scratch.grow(
-        cuda::attention_scratch_bytes(step.plan, shape.num_kv_heads, shape.head_dim));
-    cuda::attention(step.plan, shape, qkv, out, work_.scratch.as<void>(), work_.stream.get());
+    void* scratch =
+        work_.reserve(cuda::attention_scratch_bytes(step.plan, shape.num_kv_heads, shape.head_dim));
+    cuda::attention(step.plan, shape, qkv, out, scratch, work_.stream.get());
   }
 
   // x = norm(x + h)

@@ -28,20 +28,35 @@ static_assert(kKvPageTokens == kernels::cuda::kPageKeys, "attention reads the pa
 // device wait.
 class DevicePages final : public KvMemory {
  public:
+  std::string name() const override {
+    const kernels::cuda::DeviceFacts facts = kernels::cuda::device_facts();
+    return concat("cuda ", facts.major, ".", facts.minor);
+  }
   uint8_t* allocate(int64_t bytes) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::vector<DeviceBuffer>& free = free_[bytes];
-    if (free.empty()) free.emplace_back(bytes);
-    auto* data = free.back().as<uint8_t>();
-    in_use_[data] = std::move(free.back());
-    free.pop_back();
+    DeviceBuffer buffer;
+    if (free.empty()) {
+      buffer = DeviceBuffer(bytes);
+    } else {
+      buffer = std::move(free.back());
+      free.pop_back();
+    }
+    auto* data = buffer.as<uint8_t>();
+    in_use_[data] = std::move(buffer);
     return data;
   }
   void release(uint8_t* data, int64_t bytes) noexcept override {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto it = in_use_.find(data);
+    if (it == in_use_.end()) return;
     free_[bytes].push_back(std::move(it->second));
     in_use_.erase(it);
+  }
+  // Gives back to the device what is free.
+  void trim() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.clear();
   }
   void copy(uint8_t* to, const uint8_t* from, int64_t bytes) const override {
     kernels::cuda::copy_on_device(to, from, bytes);
@@ -61,7 +76,7 @@ class DevicePages final : public KvMemory {
 
 struct DeviceNorm {
   explicit DeviceNorm(const nn::RmsNorm* norm)
-      : weight(norm == nullptr ? DeviceBuffer() : on_device(norm->factors())),
+      : weight(norm == nullptr ? DeviceBuffer() : kernels::cuda::on_device(norm->factors())),
         epsilon(norm == nullptr ? 0.0f : norm->epsilon()),
         is_there(norm != nullptr) {}
   DeviceBuffer weight;
@@ -121,13 +136,13 @@ struct StepShape {
   }
 };
 
-// Steps that came before: one that comes again is recorded, and played back from then on.
+// Steps that came before: one that comes again is captured, and replayed from then on.
 struct KnownStep {
   StepShape shape;
   std::unique_ptr<kernels::cuda::DeviceGraph> graph;  // null: seen once
 };
 constexpr size_t kMostKnownSteps = 32;
-constexpr int64_t kMostRecordedRows = 64;
+constexpr int64_t kMostCapturedRows = 64;
 
 struct DeviceRope {
   int64_t num_positions = 0;
@@ -158,11 +173,15 @@ class CudaDecoder final : public CausalLm {
     stack_ = *host_->gated_stack();
     for (const GatedStack::Layer& layer : stack_.layers) {
       layers_.emplace_back(layer);
-      linears_.insert(linears_.end(), {layer.qkv, layer.o, layer.gate_up, layer.down});
+      for (const nn::Linear* linear : {layer.qkv, layer.o, layer.gate_up, layer.down}) {
+        QUARRY_CHECK(!linear->has_outlier_product(), ErrorCode::kInvalidArgument,
+                     "the product of LLM.int8 with its outliers is not made on a GPU");
+        linears_.push_back(linear);
+      }
     }
     final_norm_ = std::make_unique<DeviceNorm>(stack_.final_norm);
     head_ = std::make_unique<DeviceMatrix>(*host_->modules().head);
-    head_bias_ = on_device(host_->modules().head_bias);
+    head_bias_ = kernels::cuda::on_device(host_->modules().head_bias);
     model_ = std::move(model);
   }
 
@@ -175,6 +194,9 @@ class CudaDecoder final : public CausalLm {
   const std::vector<TensorSlot>& tensor_slots() const override { return model_->tensor_slots(); }
   std::vector<float> tensor_values(const std::string& name) const override {
     return model_->tensor_values(name);
+  }
+  void check_adapter(const LoraAdapter& adapter) const override {
+    device_adapter(adapter, linears_);
   }
   std::vector<float> target_losses(const TokenTree& tree, const LoraAdapter* adapter,
                                    GradientOptions::Compute compute) const override {
@@ -203,10 +225,12 @@ class CudaDecoder final : public CausalLm {
     int64_t tiles = 0;
     int64_t pages = 0;
   };
+  std::vector<const void*> places() const;  // where kernels find and leave things
   StepShape shape_of(const Step& step, int64_t logit_rows) const;
+  void run(const std::vector<SequenceChunk>& chunks, std::vector<float>& logits) const;
   // All kernels of a step, up to its logits in logits_.
   void run_step(const Step& step, int64_t logit_rows) const;
-  void run_recorded(const Step& step, int64_t logit_rows) const;
+  void run_captured(const Step& step, int64_t logit_rows) const;
   Step begin_step(const DecoderPass& pass, const std::vector<int32_t>& logit_rows) const;
   void embed(const DecoderPass& pass) const;
   void run_layer(const DeviceLayer& layer, int64_t number, const Step& step) const;
@@ -236,8 +260,8 @@ class CudaDecoder final : public CausalLm {
   // Used by the one thread that runs forward(); they grow to the largest step.
   mutable std::map<nn::RopeTable*, DeviceRope> ropes_;
   mutable DeviceWork work_;
-  mutable std::deque<KnownStep> known_steps_;  // the one used last in front
-  mutable int64_t buffer_bytes_ = 0;           // of all buffers when known_steps_ were recorded
+  mutable std::deque<KnownStep> known_steps_;      // the one used last in front
+  mutable std::vector<const void*> known_places_;  // places() as known_steps_ have them
   mutable DeviceBuffer table_;
   mutable DeviceBuffer x_;       // [T, E]: between the layers
   mutable DeviceBuffer h_;       // [T, max(E, H D)]
@@ -251,10 +275,12 @@ void CudaDecoder::grow_rope(nn::RopeTable* rope, int64_t num_positions) const {
   DeviceRope& table = ropes_[rope];
   if (num_positions <= table.num_positions) return;
   constexpr int64_t kFewest = 512;
-  const int64_t wanted = std::max({num_positions, 2 * table.num_positions, kFewest});
-  table.num_positions = std::min(config_.max_seq_len, wanted);
-  table.cosines = on_device(rope->cosines(table.num_positions));
-  table.sines = on_device(rope->sines(table.num_positions));
+  DeviceRope grown;
+  grown.num_positions =
+      std::min(config_.max_seq_len, std::max({num_positions, 2 * table.num_positions, kFewest}));
+  grown.cosines = kernels::cuda::on_device(rope->cosines(grown.num_positions));
+  grown.sines = kernels::cuda::on_device(rope->sines(grown.num_positions));
+  table = std::move(grown);
 }
 
 CudaDecoder::Step CudaDecoder::begin_step(const DecoderPass& pass,
@@ -269,6 +295,8 @@ CudaDecoder::Step CudaDecoder::begin_step(const DecoderPass& pass,
   std::vector<const uint16_t*> slots;
   const int64_t width = config_.num_kv_heads * config_.head_dim;
   for (const nn::SequenceSpan& sequence : pass.sequences) {
+    QUARRY_CHECK(sequence.cache->page_memory() == pages_, ErrorCode::kInvalidArgument,
+                 "a cache of another model or another device");
     const int64_t held = sequence.cache->length();
     const int64_t num_keys = held + sequence.num_tokens;
     sequences.push_back({sequence.num_tokens, num_keys});
@@ -279,6 +307,9 @@ CudaDecoder::Step CudaDecoder::begin_step(const DecoderPass& pass,
     }
   }
   step.plan = kernels::cuda::plan_attention(sequences, config_.num_heads / config_.num_kv_heads);
+  // Here, since a replay reserves nothing.
+  work_.reserve(
+      kernels::cuda::attention_scratch_bytes(step.plan, config_.num_kv_heads, config_.head_dim));
   StepTable table;
   step.positions = table.add(pass.positions);
   step.logit_rows = table.add(logit_rows);
@@ -350,7 +381,6 @@ void CudaDecoder::attend(const DeviceLayer& layer, int64_t number, const Step& s
   cuda::store_key_values(qkv + q_width, qkv + q_width + kv_width, ld, step.rows, kv_width,
                          table<uint16_t*>(step.slots), shape.k_offset, shape.v_offset,
                          work_.stream.get());
-  work_.scratch.grow(cuda::attention_scratch_bytes(step.plan, heads.num_kv_heads, heads.head_dim));
   cuda::attention(step.plan, shape, qkv, out, work_.scratch.as<void>(), work_.stream.get());
 }
 
@@ -397,6 +427,16 @@ void CudaDecoder::run_step(const Step& step, int64_t logit_rows) const {
   }
 }
 
+std::vector<const void*> CudaDecoder::places() const {
+  std::vector<const void*> places;
+  for (const DeviceBuffer* buffer :
+       {&table_, &x_, &h_, &wide_, &inner_, &work_.scratch, &logits_}) {
+    places.push_back(buffer->as<void>());
+  }
+  for (const auto& [host, rope] : ropes_) places.push_back(rope.cosines.as<void>());
+  return places;
+}
+
 StepShape CudaDecoder::shape_of(const Step& step, int64_t logit_rows) const {
   StepShape shape = {step.rows,
                      logit_rows,
@@ -413,32 +453,22 @@ StepShape CudaDecoder::shape_of(const Step& step, int64_t logit_rows) const {
   return shape;
 }
 
-void CudaDecoder::run_recorded(const Step& step, int64_t logit_rows) const {
+void CudaDecoder::run_captured(const Step& step, int64_t logit_rows) const {
   StepShape shape = shape_of(step, logit_rows);
-  const auto all_bytes = [this] {
-    int64_t bytes = 0;
-    for (const DeviceBuffer* buffer :
-         {&table_, &x_, &h_, &wide_, &inner_, &work_.scratch, &logits_}) {
-      bytes += buffer->bytes();
-    }
-    for (const auto& [host, rope] : ropes_) bytes += rope.cosines.bytes();
-    return bytes;
-  };
-  // Buffers only grow: the same bytes are the same buffers.
-  if (all_bytes() != buffer_bytes_) known_steps_.clear();
+  if (places() != known_places_) known_steps_.clear();
   const auto known = std::find_if(known_steps_.begin(), known_steps_.end(),
                                   [&](const KnownStep& step) { return step.shape.same_as(shape); });
   if (known == known_steps_.end()) {
     run_step(step, logit_rows);
-    if (all_bytes() != buffer_bytes_) known_steps_.clear();
-    buffer_bytes_ = all_bytes();
+    if (places() != known_places_) known_steps_.clear();
+    known_places_ = places();
     known_steps_.push_front({std::move(shape), nullptr});
     if (known_steps_.size() > kMostKnownSteps) known_steps_.pop_back();
     return;
   }
   if (known->graph == nullptr) {
     known->graph =
-        kernels::cuda::DeviceGraph::record(work_.stream, [&] { run_step(step, logit_rows); });
+        kernels::cuda::DeviceGraph::capture(work_.stream, [&] { run_step(step, logit_rows); });
   }
   if (known->graph == nullptr) return run_step(step, logit_rows);
   known->graph->launch(work_.stream);
@@ -448,6 +478,16 @@ void CudaDecoder::run_recorded(const Step& step, int64_t logit_rows) const {
 void CudaDecoder::forward_into(const std::vector<SequenceChunk>& chunks,
                                std::vector<float>& logits) const {
   if (chunks.empty()) return logits.clear();
+  try {
+    run(chunks, logits);
+  } catch (const Error& error) {
+    // Whoever tries again finds what free pages took.
+    if (error.code() == ErrorCode::kUnavailable) pages_->trim();
+    throw;
+  }
+}
+
+void CudaDecoder::run(const std::vector<SequenceChunk>& chunks, std::vector<float>& logits) const {
   std::vector<int64_t> output_rows;
   const DecoderPass pass = plan_chunks(chunks, config_, output_rows);
   std::vector<int32_t> logit_rows;
@@ -457,8 +497,8 @@ void CudaDecoder::forward_into(const std::vector<SequenceChunk>& chunks,
   const auto num_logits = static_cast<int64_t>(logit_rows.size());
   const Step step = begin_step(pass, logit_rows);
   embed(pass);
-  if (step.rows <= kMostRecordedRows) {
-    run_recorded(step, num_logits);
+  if (step.rows <= kMostCapturedRows) {
+    run_captured(step, num_logits);
   } else {
     run_step(step, num_logits);
   }

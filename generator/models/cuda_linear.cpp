@@ -11,8 +11,14 @@ DevicePair stack_pairs(const LoraAdapter& adapter, const nn::Linear& linear) {
   std::vector<float> b;
   DevicePair pair;
   for (size_t p = 0; p < linear.num_projections(); ++p) {
-    const LoraWeights* weights = adapter.find(linear.path(p));
-    if (weights == nullptr) continue;
+    const LoraWeights* found = adapter.find(linear.path(p));
+    if (found == nullptr) continue;
+    LoraWeights plain;  // of one that is still in training, without its start
+    if (found->start != nullptr) {
+      plain = to_plain_lora(*found);
+      plain.pack();
+    }
+    const LoraWeights* weights = found->start == nullptr ? found : &plain;
     a.insert(a.end(), weights->a.begin(), weights->a.end());
     for (int64_t r = 0; r < weights->rank; ++r) {
       const auto row = b.insert(b.end(), static_cast<size_t>(linear.out_features()), 0.0f);
@@ -21,18 +27,18 @@ DevicePair stack_pairs(const LoraAdapter& adapter, const nn::Linear& linear) {
     }
     pair.rank += weights->rank;
   }
-  QUARRY_CHECK(pair.rank <= kernels::cuda::kMaxLoraRank, ErrorCode::kInvalidArgument,
+  QUARRY_CHECK(pair.rank <= kernels::cuda::kMaxSpanRank, ErrorCode::kInvalidArgument,
                "an adapter of rank ", pair.rank, " on ", linear.path(0),
-               " and what is computed with it: a GPU runs at most ", kernels::cuda::kMaxLoraRank);
-  pair.a = on_device(a);
-  pair.b = on_device(b);
+               " and what is computed with it: a GPU runs at most ", kernels::cuda::kMaxSpanRank);
+  pair.a = kernels::cuda::on_device(a);
+  pair.b = kernels::cuda::on_device(b);
   return pair;
 }
 
 }  // namespace
 
 DeviceLinear::DeviceLinear(const nn::Linear& linear)
-    : host(&linear), bias(on_device(linear.bias())) {
+    : host(&linear), bias(kernels::cuda::on_device(linear.bias())) {
   for (size_t i = 0; i < linear.num_matrices(); ++i) {
     matrices.push_back(std::make_unique<kernels::cuda::DeviceMatrix>(linear.matrix(i)));
   }
@@ -45,7 +51,9 @@ std::shared_ptr<const DeviceAdapter> device_adapter(const LoraAdapter& adapter,
                "' of its own (modules_to_save or biases), which does not run on a GPU");
   const auto form = adapter.on_device([&] {
     auto pairs = std::make_shared<DeviceAdapter>();
-    for (const nn::Linear* linear : linears) pairs->emplace(linear, stack_pairs(adapter, *linear));
+    for (const nn::Linear* linear : linears) {
+      pairs->emplace(linear->path(0), stack_pairs(adapter, *linear));
+    }
     return std::shared_ptr<const void>(pairs);
   });
   return std::static_pointer_cast<const DeviceAdapter>(form);
@@ -56,9 +64,8 @@ void multiply(const kernels::cuda::DeviceMatrix& matrix, const float* x, int64_t
   if (rows <= kernels::cuda::kGemvRows) {
     return kernels::cuda::gemv(matrix, x, rows, matrix.k(), y, ldy, work.stream.get());
   }
-  work.scratch.grow(kernels::cuda::gemm_scratch_bytes(rows, matrix.k()));
-  kernels::cuda::gemm(matrix, x, rows, matrix.k(), y, ldy, work.scratch.as<void>(),
-                      work.stream.get());
+  void* scratch = work.reserve(kernels::cuda::gemm_scratch_bytes(rows, matrix.k()));
+  kernels::cuda::gemm(matrix, x, rows, matrix.k(), y, ldy, scratch, work.stream.get());
 }
 
 void multiply(const DeviceLinear& linear, const std::vector<AdapterRows>& adapters, const float* x,
@@ -73,14 +80,24 @@ void multiply(const DeviceLinear& linear, const std::vector<AdapterRows>& adapte
   }
   std::vector<kernels::cuda::LoraSpan> spans;
   for (const AdapterRows& part : adapters) {
-    const DevicePair& pair = part.adapter->at(linear.host);
+    const auto found = part.adapter->find(linear.host->path(0));
+    QUARRY_CHECK(found != part.adapter->end(), ErrorCode::kInvalidArgument,
+                 "the adapter runs on the GPU with another model, which has no ",
+                 linear.host->path(0));
+    const DevicePair& pair = found->second;
     if (pair.rank == 0) continue;
     spans.push_back({part.begin, part.end, pair.rank, pair.a.as<float>(), pair.b.as<float>()});
   }
   if (spans.empty()) return;
-  work.scratch.grow(kernels::cuda::lora_scratch_bytes(spans));
-  kernels::cuda::add_lora(spans, x, in, in, y, out, out, work.scratch.as<void>(),
-                          work.stream.get());
+  void* scratch = work.reserve(kernels::cuda::lora_scratch_bytes(spans));
+  kernels::cuda::add_lora(spans, x, in, in, y, out, out, scratch, work.stream.get());
+}
+
+void* DeviceWork::reserve(int64_t bytes) {
+  int64_t size = int64_t{1} << 20;
+  while (size < bytes) size *= 2;  // seldom in another place
+  scratch.grow(size);
+  return scratch.as<void>();
 }
 
 void StepTable::upload(kernels::cuda::DeviceBuffer& buffer) const {

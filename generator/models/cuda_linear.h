@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "generator/kernels/cuda_twins.h"
@@ -14,14 +15,6 @@
 namespace quarry {
 
 // What models on a CUDA device have in common. Built with QUARRY_CUDA=ON.
-
-template <typename T>
-kernels::cuda::DeviceBuffer on_device(const std::vector<T>& values) {
-  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-  kernels::cuda::DeviceBuffer buffer(bytes);
-  buffer.upload(values.data(), bytes);
-  return buffer;
-}
 
 // The matrices and the bias of a Linear.
 struct DeviceLinear {
@@ -38,10 +31,10 @@ struct DevicePair {
   kernels::cuda::DeviceBuffer a;  // [rank, in_features]
   kernels::cuda::DeviceBuffer b;  // [rank, out_features]
 };
-using DeviceAdapter = std::map<const nn::Linear*, DevicePair>;
-// The adapter's pairs of `linears`, which all belong to one model; copied to the device the first
-// time, then kept with the adapter. Throws kInvalidArgument where it has a whole parameter or too
-// high a rank, kUnavailable when the device has too little memory.
+using DeviceAdapter = std::map<std::string, DevicePair>;  // by the first path of a Linear
+// The adapter's pairs of `linears`, all that a model has; copied to the device the first time, then
+// kept with the adapter. Throws kInvalidArgument where it has a whole parameter or too high a rank,
+// kUnavailable when the device has too little memory. Any thread.
 std::shared_ptr<const DeviceAdapter> device_adapter(const LoraAdapter& adapter,
                                                     const std::vector<const nn::Linear*>& linears);
 // Rows [begin, end) of a step that run with an adapter.
@@ -55,6 +48,7 @@ struct AdapterRows {
 struct DeviceWork {
   kernels::cuda::DeviceStream stream;
   kernels::cuda::DeviceBuffer scratch;
+  void* reserve(int64_t bytes);
 };
 // y [rows, ldy] = x W^T
 void multiply(const kernels::cuda::DeviceMatrix& matrix, const float* x, int64_t rows, float* y,

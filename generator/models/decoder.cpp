@@ -70,6 +70,10 @@ void Decoder::forward_into(const std::vector<SequenceChunk>& chunks,
   const at::NoGradGuard no_grad;
   std::vector<int64_t> output_rows;
   const DecoderPass pass = plan_chunks(chunks, config_, output_rows);
+  for (const nn::SequenceSpan& sequence : pass.sequences) {
+    QUARRY_CHECK(sequence.cache->page_memory() == nullptr, ErrorCode::kInvalidArgument,
+                 "the cache of a model on a GPU, given to one on the CPU");
+  }
   Tensor x = run_layers(pass, false);
   for (const nn::SequenceSpan& sequence : pass.sequences) {
     sequence.cache->advance(sequence.num_tokens);

@@ -19,6 +19,10 @@ DeviceChoice choose_device(Device wanted, const std::function<void()>& move) {
   QUARRY_CHECK(
       cuda.num_devices > 0 || !cuda.is_built, ErrorCode::kUnavailable,
       "there is no CUDA device: no driver, or none that CUDA_VISIBLE_DEVICES lets through");
+  QUARRY_CHECK(cuda.problem.empty() || wanted == Device::kAuto, ErrorCode::kUnavailable,
+               cuda.problem);
+  choice.why_cpu = cuda.problem;
+  if (!cuda.problem.empty()) return choice;
   try {
     move();
     choice.device = Device::kCuda;
@@ -36,10 +40,19 @@ CudaSupport cuda_support() {
   support.is_built = true;
   support.num_devices = kernels::cuda::device_count();
   if (support.num_devices == 0) return support;
-  const kernels::cuda::DeviceMemory memory = kernels::cuda::device_memory();
-  support.name = kernels::cuda::device_name();
-  support.free_bytes = memory.free;
-  support.total_bytes = memory.total;
+  try {
+    const kernels::cuda::DeviceFacts facts = kernels::cuda::device_facts();
+    support.name = facts.name;
+    support.free_bytes = facts.free_bytes;
+    support.total_bytes = facts.total_bytes;
+    if (facts.major < kernels::cuda::kFewestMajor) {
+      support.problem =
+          concat(facts.name, " has compute capability ", facts.major, ".", facts.minor, ", wanted ",
+                 kernels::cuda::kFewestMajor, ".0 or later");
+    }
+  } catch (const Error& error) {
+    support.problem = error.what();
+  }
   return support;
 }
 

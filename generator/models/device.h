@@ -16,10 +16,11 @@ struct CudaSupport {
   bool is_built = false;
   int num_devices = 0;  // that the driver and CUDA_VISIBLE_DEVICES show; the first is used
   std::string name;     // of the first: "NVIDIA H100 80GB HBM3"; empty without one
+  std::string problem;  // why the first cannot be used; empty: it can
   int64_t free_bytes = 0;
   int64_t total_bytes = 0;
 };
-CudaSupport cuda_support();
+CudaSupport cuda_support();  // never throws
 
 // Runs `move`, which moves a model to the first CUDA device, where `wanted` says so. Throws
 // kUnavailable for kCuda without a device; what move() throws is thrown on for kCuda, and told for

@@ -24,7 +24,7 @@ class TextEncoder {
   virtual int64_t max_tokens() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   // [texts.size(), dim] row-major. Batches by length inside; the vector of a text does
-  // not depend on the others.
+  // not depend on the others (on a GPU but for its last bits).
   virtual std::vector<float> encode(const std::vector<std::string>& texts) const = 0;
 
   // Has encode() and encode_with() run on the first CUDA device from now on. Before the first of

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -14,11 +15,16 @@ namespace quarry {
 class KvMemory {
  public:
   virtual ~KvMemory() = default;
-  // Throws kUnavailable when there is no memory.
+  // Whose computation the pages hold: "cuda 9.0".
+  virtual std::string name() const = 0;
+  // 64-byte aligned. Throws kUnavailable when there is no memory.
   virtual uint8_t* allocate(int64_t bytes) = 0;
+  // Work that is under way may still read them.
   virtual void release(uint8_t* data, int64_t bytes) noexcept = 0;
-  virtual void copy(uint8_t* to, const uint8_t* from, int64_t bytes) const = 0;  // inside it
-  virtual void read(const uint8_t* from, void* to, int64_t bytes) const = 0;     // to the CPU's
+  // Inside it; may be under way when it returns, later work sees it done.
+  virtual void copy(uint8_t* to, const uint8_t* from, int64_t bytes) const = 0;
+  // To and from the CPU's memory; done when they return.
+  virtual void read(const uint8_t* from, void* to, int64_t bytes) const = 0;
   virtual void write(const void* from, uint8_t* to, int64_t bytes) const = 0;
 };
 

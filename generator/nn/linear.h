@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,6 +46,11 @@ class Linear {
   int64_t width(size_t index) const { return slices_[index].width; }
   bool has_bias(size_t index) const { return slices_[index].has_bias; }
 
+  // Whether a product is that of LLM.int8, outliers apart.
+  bool has_outlier_product() const {
+    return std::any_of(blocks_.begin(), blocks_.end(),
+                       [](const Block& block) { return block.int8 != nullptr; });
+  }
   // The matrices that make y: columns [offset, offset + matrix.n()).
   size_t num_matrices() const { return blocks_.size(); }
   const kernels::PackedMatrix& matrix(size_t index) const { return *blocks_[index].weight; }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -88,7 +89,7 @@ class LoraAdapter {
   const std::map<std::string, LoraWeights>& weights() const { return weights_; }
   // For training: pack() what was changed before the adapter runs again.
   std::map<std::string, LoraWeights>& mutable_weights() {
-    on_device_ = nullptr;
+    std::atomic_store(&on_device_, std::shared_ptr<const void>());
     return weights_;
   }
 

@@ -408,7 +408,9 @@ TEST_F(CudaKernels, AttentionMasksAsTheCpuDoes) {
   for (const AttentionCase& c :
        {AttentionCase{50, 50, 2, 1, 64, false}, AttentionCase{40, 300, 2, 1, 64, false},
         AttentionCase{60, 150, 2, 1, 64, true, 20}, AttentionCase{1, 600, 3, 1, 64, true, 300},
-        AttentionCase{130, 400, 1, 1, 64, true, 100}}) {
+        AttentionCase{130, 400, 1, 1, 64, true, 100},
+        // Most ranges of keys lie before the window.
+        AttentionCase{1, 5000, 2, 1, 64, true, 20}}) {
     expect_attention({c});
   }
 }
@@ -648,10 +650,10 @@ TEST_F(CudaKernels, AdaptersOfABatchMatchDouble) {
 TEST_F(CudaKernels, AdapterOfTooHighRankThrows) {
   EXPECT_THAT(
       [] {
-        cuda::add_lora({{0, 1, 513, nullptr, nullptr}}, nullptr, 1, 4, nullptr, 1, 4, nullptr,
+        cuda::add_lora({{0, 1, 1537, nullptr, nullptr}}, nullptr, 1, 4, nullptr, 1, 4, nullptr,
                        nullptr);
       },
-      testing::ThrowsMessage<Error>(testing::HasSubstr("rank from 1 to 512")));
+      testing::ThrowsMessage<Error>(testing::HasSubstr("rank from 1 to 1536")));
 }
 
 }  // namespace

@@ -167,7 +167,27 @@ TEST_P(CudaDecoder, PagesCanBeKeptAndBroughtBack) {
   EXPECT_EQ(model_->forward({two.chunk(16)}), model_->forward({one.chunk(16)}));
 }
 
-// Steps of one shape are recorded and played back: text after text, beside others and alone.
+// One query over keys that several blocks share.
+TEST_P(CudaDecoder, LongTextsAreSharedOut) {
+  Sequence sequence(*model_, some_tokens(303, 1), adapter_.get());
+  model_->forward({sequence.chunk(300)});
+  std::vector<float> found;
+  for (int step = 0; step < 3; ++step) {
+    const std::vector<float> logits = model_->forward({sequence.chunk(1)});
+    found.insert(found.end(), logits.begin(), logits.end());
+  }
+  const std::vector<float> all = all_logits(*model_, sequence.tokens, adapter_.get());
+  expect_same(found, {all.end() - 3 * kVocab, all.end()});
+}
+
+TEST_P(CudaDecoder, CachesStayWithTheirModel) {
+  const Sequence of_host(*host_, some_tokens(3, 1));
+  EXPECT_THROW(model_->forward({of_host.chunk(3)}), Error);
+  const Sequence of_device(*model_, some_tokens(3, 1));
+  EXPECT_THROW(host_->forward({of_device.chunk(3)}), Error);
+}
+
+// Steps of one shape are captured and replayed: text after text, beside others and alone.
 TEST_P(CudaDecoder, StepsThatRepeatGoOnRight) {
   std::vector<Sequence> sequences;
   for (size_t s = 0; s < 2; ++s) {
@@ -228,6 +248,8 @@ TEST(CudaDecoderRefusal, NamesWhatAnAdapterHasOfItsOwn) {
   std::map<std::string, FullTensor> full;
   full["lm_head.weight"].shape = {1, 1};
   const LoraAdapter adapter({}, std::move(full));
+  EXPECT_THAT(error_of([&] { model->check_adapter(adapter); }),
+              HasSubstr("has a 'lm_head.weight' of its own"));
   EXPECT_THAT(error_of([&] {
                 all_logits(*model, {1, 2, 3}, &adapter);
               }),

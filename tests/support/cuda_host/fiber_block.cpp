@@ -2,7 +2,10 @@
 
 #include <cuda_runtime.h>
 
-#ifndef __x86_64__
+// AddressSanitizer follows swapcontext.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+#define QUARRY_OWN_SWITCH
+#else
 #include <ucontext.h>
 #endif
 
@@ -12,7 +15,7 @@
 #include <stdexcept>
 #include <vector>
 
-#ifdef __x86_64__
+#ifdef QUARRY_OWN_SWITCH
 // Saves where the caller is in *from, and goes on where `to` was saved. ucontext does it too, with
 // a system call each time: a block has hundreds of threads that take turns.
 extern "C" void quarry_switch_stack(void** from, void* to);
@@ -46,7 +49,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr size_t kStackBytes = 128 * 1024;
 
-#ifdef __x86_64__
+#ifdef QUARRY_OWN_SWITCH
 
 // Where something stands while it does not run.
 struct Context {
