@@ -10,6 +10,7 @@
 #include "api/http/server.h"
 #include "data/core/error.h"
 #include "generator/adapters/adapter_catalog.h"
+#include "generator/models/device.h"
 
 namespace quarry::cli {
 namespace {
@@ -138,6 +139,10 @@ void serve(ServeArguments arguments, CommandContext& context) {
                           load_reranker(arguments.search));
   Server server(pipeline, options);
   const int port = server.bind();
+  if (engine->generator()->device == Device::kCuda && !context.quiet) {
+    std::cerr << engine->generator()->name << " generates on the GPU, " << cuda_support().name
+              << "\n";
+  }
   std::cerr << "serving " << arguments.index << " on http://" << options.host << ":" << port
             << (context.quiet ? "\n" : "  (Ctrl-C ends it)\n");
   const StopOnCancel stopper(*context.cancel, server);

@@ -47,49 +47,5 @@ for seed in "${seeds[@]}"; do
   measure "$seed" --query-adapter "$work/run.$seed/last-query-encoder"
 done
 
-python3 - "$work" "$data/squad11/dev.questions.jsonl" "$recipe" "$steps" "${seeds[@]}" <<'PYTHON'
-import collections
-import json
-import pathlib
-import random
-import re
-import string
-import sys
-
-work, questions, recipe, steps = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
-seeds = sys.argv[5:]
-gold = {row["qid"]: row["answers"] for row in map(json.loads, open(questions, encoding="utf-8"))}
-
-
-def normalize(text):
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
-def outcomes(name):
-    result = collections.defaultdict(dict)
-    for row in map(json.loads, open(work / f"{name}.found.jsonl", encoding="utf-8")):
-        for k in (1, 5):
-            result[f"R@{k}"][row["qid"]] = 100.0 * (0 < (row["first_rank"] or 0) <= k)
-    path = work / f"{name}.answers.json"
-    if path.exists():
-        for qid, answer in json.loads(path.read_text()).items():
-            result["EM"][qid] = 100.0 * any(normalize(answer) == normalize(right) for right in gold[qid])
-    return result
-
-
-mean = lambda values: sum(values) / len(values)
-frozen, trained = outcomes("frozen"), {seed: outcomes(seed) for seed in seeds}
-print(f"{recipe}, {steps} steps; frozen  " + "  ".join(f"{key} {mean(rows.values()):.1f}" for key, rows in frozen.items()))
-for seed in seeds:
-    print(f"seed {seed}  " + "  ".join(f"{key} {mean(rows.values()):.1f}" for key, rows in trained[seed].items()))
-holds = True
-for key, before in frozen.items():
-    gains = [mean([trained[seed][key][qid] for seed in seeds]) - value for qid, value in before.items()]
-    draws = random.Random(1)
-    means = sorted(mean(draws.choices(gains, k=len(gains))) for _ in range(1000))
-    low, high = means[25], means[974]
-    print(f"{key} {mean(gains):+.2f} [{low:+.2f}, {high:+.2f}] of {len(gains)} questions")
-    holds = holds and (key != "R@5" or low > 0.0)
-sys.exit(0 if holds else 1)
-PYTHON
+python3 "$(dirname "$(realpath "$0")")/paired_gains.py" "$work" "$data/squad11/dev.questions.jsonl" \
+  "$recipe, $steps steps: what a trained query encoder gains" R@5 "${seeds[@]/#/frozen:}"
