@@ -186,6 +186,7 @@ void merge(const AdapterArguments& arguments, const CommandContext& context) {
   const auto model = ModelFile::open(resolve_model(arguments.model));
   MergeOptions options;
   options.check_base = !arguments.any_base;
+  options.cancel = context.cancel;
   options.type =
       arguments.type.empty() ? default_merge_type(*model) : parse_merge_type(arguments.type);
   const MergeResult result =

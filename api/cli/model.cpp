@@ -68,7 +68,7 @@ void list_models(bool as_json) {
 
 }  // namespace
 
-void add_model_command(CLI::App& app, CommandContext&) {
+void add_model_command(CLI::App& app, CommandContext& context) {
   CLI::App* model = app.add_subcommand("model", "Models: ls, info, estimate, quantize");
   model->require_subcommand(1);
   model->footer("Examples\n  quarry model ls\n  quarry model info smollm2-135m-instruct --json");
@@ -91,7 +91,7 @@ void add_model_command(CLI::App& app, CommandContext&) {
     }
   });
   add_model_estimate_command(*model);
-  add_model_quantize_command(*model);
+  add_model_quantize_command(*model, context);
 }
 
 }  // namespace quarry::cli

@@ -72,8 +72,9 @@ void print(const QuantizeArguments& arguments, const QuantizeModelResult& result
       100.0 * quality->same_top_token, static_cast<long long>(quality->tokens));
 }
 
-void quantize(const QuantizeArguments& arguments) {
+void quantize(const QuantizeArguments& arguments, const CommandContext& context) {
   QuantizeModelOptions options;
+  options.cancel = context.cancel;
   options.type = parse_quantized_type(arguments.to);
   options.block_size = arguments.block_size;
   options.double_quant = !arguments.single_quant;
@@ -92,7 +93,7 @@ void quantize(const QuantizeArguments& arguments) {
 
 }  // namespace
 
-void add_model_quantize_command(CLI::App& model) {
+void add_model_quantize_command(CLI::App& model, CommandContext& context) {
   auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App* command =
       model.add_subcommand("quantize", "Write a smaller copy of a generator, and measure its loss");
@@ -119,7 +120,7 @@ void add_model_quantize_command(CLI::App& model) {
       "Examples\n"
       "  quarry model quantize ~/models/my-llama --to nf4 --out my-llama-nf4 --text sample.txt\n"
       "  quarry model quantize my-llama-f16.gguf --to q4_1 --out my-llama-q4_1.gguf");
-  command->callback([arguments] { quantize(*arguments); });
+  command->callback([arguments, &context] { quantize(*arguments, context); });
 }
 
 }  // namespace quarry::cli

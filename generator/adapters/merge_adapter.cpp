@@ -169,7 +169,7 @@ class Merge {
     return base_.stored_name(*it);
   }
 
-  static TensorToWrite to_write(const std::string& name, const MergedTensor& merged) {
+  TensorToWrite to_write(const std::string& name, const MergedTensor& merged) const {
     TensorToWrite tensor;
     tensor.name = name;
     tensor.type = merged.type;
@@ -177,7 +177,10 @@ class Merge {
     if (merged.stored_transposed != merged.writes_transposed) {
       std::reverse(tensor.shape.begin(), tensor.shape.end());
     }
-    tensor.make_data = [merged] { return merged_bytes(merged); };
+    tensor.make_data = [merged, cancel = options_.cancel] {
+      if (cancel != nullptr) cancel->check("merging");
+      return merged_bytes(merged);
+    };
     return tensor;
   }
 

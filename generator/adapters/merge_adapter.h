@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "data/core/cancel.h"
 #include "generator/adapters/model_file.h"
 #include "generator/quant/weight_type.h"
 
@@ -13,6 +14,7 @@ struct MergeOptions {
   // F32, F16 or BF16; nullopt: each tensor as in the base, which has to be dense then.
   std::optional<WeightType> type;
   bool check_base = true;  // refuse a base model other than the one that the adapter was trained on
+  const CancelFlag* cancel = nullptr;  // looked at before each tensor; null: never
 };
 
 // "f32", "f16", "bf16", "as-base". Throws kInvalidArgument for another.
@@ -34,7 +36,7 @@ struct MergeResult {
 //     gets options.type. From a GGUF base configuration and tokenizer are written from its
 //     metadata.
 // Throws as LoraAdapter::load; kInvalidArgument when a value would not be finite, or for a
-// combination that cannot be; kUnavailable when the disk refuses.
+// combination that cannot be; kUnavailable when the disk refuses, or cancelled.
 MergeResult merge_adapter(const ModelFile& base, const std::filesystem::path& adapter,
                           const std::filesystem::path& out, const MergeOptions& options = {});
 

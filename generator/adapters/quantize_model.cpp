@@ -105,7 +105,10 @@ class Quantization {
     for (const TensorView& view : base_.tensors().tensors()) {
       TensorToWrite tensor = {view.name, gguf_type(view), view.shape, view.data};
       if (tensor.type != view.type) {
-        tensor.make_data = [&view, type = tensor.type] { return encoded(type, decode(view, {})); };
+        tensor.make_data = [this, &view, type = tensor.type] {
+          check_cancelled();
+          return encoded(type, decode(view, {}));
+        };
       }
       count(tensor.type, tensor.shape);
       writer.add_tensor(std::move(tensor));
@@ -145,7 +148,12 @@ class Quantization {
                                                                                 : view.type;
   }
 
+  void check_cancelled() const {
+    if (options_.cancel != nullptr) options_.cancel->check("quantizing");
+  }
+
   void add_to_folder(const TensorView& view, std::vector<TensorToWrite>& list) {
+    check_cancelled();
     const Part part = find(view);
     QUARRY_CHECK(part.tensor != nullptr || base_.gguf() == nullptr, ErrorCode::kInvalidArgument,
                  base_.tensors().description(), ": tensor '", view.name,
@@ -165,7 +173,8 @@ class Quantization {
     TensorToWrite tensor = {name, view.type, view.shape, view.data};
     if (!rows.empty() || offset != 0.0f || !weight_is_plain(view.type)) {
       tensor.type = weight_is_plain(view.type) ? view.type : WeightType::kF16;
-      tensor.make_data = [&view, rows, offset, type = tensor.type] {
+      tensor.make_data = [this, &view, rows, offset, type = tensor.type] {
+        check_cancelled();
         std::vector<float> values = decode(view, rows);
         for (float& value : values) value -= offset;
         return encoded(type, values);

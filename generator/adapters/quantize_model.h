@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "data/core/cancel.h"
 #include "generator/adapters/model_file.h"
 #include "generator/quant/weight_type.h"
 
@@ -19,6 +20,7 @@ struct QuantizeModelOptions {
   // kNF4 and kFP4.
   int64_t block_size = 64;
   bool double_quant = true;
+  const CancelFlag* cancel = nullptr;  // looked at before each tensor; null: never
 };
 
 struct QuantizeModelResult {
@@ -35,7 +37,7 @@ struct QuantizeModelResult {
 //   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0: a GGUF file, from a GGUF base. Embedding and head get Q8_0,
 //     unless they are in blocks already; the rest and all metadata are copied.
 // Throws as ModelFile::open; kInvalidArgument for a combination that cannot be, or for values that
-// are not finite; kUnavailable when the disk refuses.
+// are not finite; kUnavailable when the disk refuses, or cancelled.
 QuantizeModelResult quantize_model(const ModelFile& base, const std::filesystem::path& out,
                                    const QuantizeModelOptions& options);
 

@@ -112,6 +112,20 @@ TEST_F(MergeIntoQuantized, HalfPrecisionIsNearAndTheDefault) {
                [&] { merge_adapter(*base_, adapter_, folder_.path() / "x", MergeOptions()); });
 }
 
+TEST_F(MergeIntoQuantized, CancelledLeavesNothing) {
+  CancelFlag cancel;
+  cancel.cancel();
+  MergeOptions options;
+  options.type = WeightType::kF16;
+  options.cancel = &cancel;
+  for (const char* name : {"cancelled", "cancelled.gguf"}) {
+    const fs::path out = folder_.path() / name;
+    expect_error(ErrorCode::kUnavailable, "merging: cancelled",
+                 [&] { merge_adapter(*base_, adapter_, out, options); });
+    EXPECT_FALSE(fs::exists(out));
+  }
+}
+
 TEST_F(MergeIntoQuantized, WhatIsThereIsNotReplacedAndAnotherBaseIsRefused) {
   expect_error(ErrorCode::kInvalidArgument, "is there already",
                [&] { merge_adapter(*base_, adapter_, adapter_, {WeightType::kF32}); });

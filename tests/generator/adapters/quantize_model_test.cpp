@@ -65,6 +65,16 @@ class QuantizeModel : public ::testing::Test {
   QuantizeModelResult result_;
 };
 
+TEST_F(QuantizeModel, CancelledLeavesNothing) {
+  CancelFlag cancel;
+  cancel.cancel();
+  QuantizeModelOptions options;
+  options.cancel = &cancel;
+  const fs::path out = folder_.path() / "out";
+  EXPECT_THROW(quantize_model(*test::open_model(kFolder), out, options), Error);
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
+}
+
 TEST_F(QuantizeModel, AWrittenFolderAnswersAsTheWeightsQuantizedAtLoad) {
   const std::pair<WeightType, LoadIn> types[] = {{WeightType::kNF4, LoadIn::kNF4},
                                                  {WeightType::kFP4, LoadIn::kFP4},
