@@ -433,7 +433,9 @@ std::vector<const void*> CudaDecoder::places() const {
        {&table_, &x_, &h_, &wide_, &inner_, &work_.scratch, &logits_}) {
     places.push_back(buffer->as<void>());
   }
-  for (const auto& [host, rope] : ropes_) places.push_back(rope.cosines.as<void>());
+  for (const auto& [host, rope] : ropes_) {
+    places.insert(places.end(), {rope.cosines.as<void>(), rope.sines.as<void>()});
+  }
   return places;
 }
 
@@ -457,7 +459,7 @@ void CudaDecoder::run_captured(const Step& step, int64_t logit_rows) const {
   StepShape shape = shape_of(step, logit_rows);
   if (places() != known_places_) known_steps_.clear();
   const auto known = std::find_if(known_steps_.begin(), known_steps_.end(),
-                                  [&](const KnownStep& step) { return step.shape.same_as(shape); });
+                                  [&](const KnownStep& one) { return one.shape.same_as(shape); });
   if (known == known_steps_.end()) {
     run_step(step, logit_rows);
     if (places() != known_places_) known_steps_.clear();
