@@ -56,7 +56,7 @@ inline cudaError_t cudaFree(void* data) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* destination, const void* source, size_t bytes, cudaMemcpyKind) {
-  memcpy(destination, source, bytes);
+  if (bytes > 0) memcpy(destination, source, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes,
