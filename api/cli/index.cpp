@@ -130,10 +130,7 @@ std::unique_ptr<Embedder> load_embedder(const std::string& name, const IndexArgu
   options.precision = parse_precision(arguments.embed_precision);
   options.device = parse_device(arguments.device);
   auto embedder = Embedder::load(name, options);
-  if (!embedder->why_cpu().empty()) {
-    std::cerr << "quarry: " << embedder->name() << " runs on the CPU: " << embedder->why_cpu()
-              << '\n';
-  }
+  tell_why_cpu(embedder->name(), embedder->why_cpu());
   return embedder;
 }
 

@@ -72,6 +72,10 @@ Device parse_device(const std::string& device) {
   return device == "cuda" ? Device::kCuda : Device::kAuto;
 }
 
+void tell_why_cpu(const std::string& model, const std::string& why) {
+  if (!why.empty()) std::cerr << "quarry: " << model << " runs on the CPU: " << why << '\n';
+}
+
 void add_generator_flags(CLI::App& command, GeneratorFlags& flags) {
   command
       .add_option("-m,--model", flags.model,
@@ -115,9 +119,7 @@ std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flag
         << " does not fit into memory: its weights are read from the disk as needed, which is "
            "slow\n";
   }
-  if (!loaded->why_cpu.empty()) {
-    std::cerr << "quarry: " << loaded->name << " runs on the CPU: " << loaded->why_cpu << '\n';
-  }
+  tell_why_cpu(loaded->name, loaded->why_cpu);
   return loaded;
 }
 

@@ -36,6 +36,8 @@ void add_load_in_flag(CLI::App& command, std::string& load_in);
 std::shared_ptr<const LoadedGenerator> load_generator(const GeneratorFlags& flags);
 void add_device_flag(CLI::App& command, std::string& device, const std::string& what);
 Device parse_device(const std::string& device);
+// Tells on stderr why a model does not run on the GPU that is there; nothing where `why` is empty.
+void tell_why_cpu(const std::string& model, const std::string& why);
 EngineOptions to_engine_options(const GeneratorFlags& flags);
 
 // "--adapter" of commands that answer with one adapter: a name, a folder, or kNoAdapter.

@@ -23,37 +23,39 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 questions=$data/squad11/dev.questions.jsonl
-find_and_answer() { # NAME ADAPTER [options of both commands]
+find_passages() { # NAME [options]
+  local name=$1
+  shift
+  "$quarry" --quiet eval retrieval "$index" "$questions" --mode dense --output "$work/$name.found.jsonl" "$@" >/dev/null
+}
+answer() { # NAME ADAPTER [options]
   local name=$1 adapter=$2
   shift 2
-  "$quarry" --quiet eval retrieval "$index" "$questions" --mode dense --output "$work/$name.found.jsonl" "$@" >/dev/null
   "$quarry" --quiet eval answers "$questions" --sample "$answers" --index "$index" --mode dense --top-k 3 --max-tokens 40 \
     --adapter "$adapter" --output "$work/$name.answers.json" "$@" >/dev/null
 }
 start=$here/../../data/adapters/smollm2-135m-instruct-qa
-find_and_answer default "$start"
+find_passages default
+answer default "$start"
 for seed in "${seeds[@]}"; do
   for trained in generator both; do
-    run=$work/run.$trained.$seed
     "$quarry" --quiet finetune --recipe rag-sequence --train "$data"/squad11/train.questions.*.jsonl \
       --set data.squad_passages="$data/squad11" --set data.max_examples=20000 --index "$train_index" --top-k 5 \
       --max-steps "$steps" --batch-size 16 --seed "$seed" --set rag.train="$trained" --set adapter.start_from="$start" \
-      --learning-rate 1e-4 --set query_encoder.learning_rate=1e-3 --out "$run" >/dev/null
-    encoder=()
-    [ "$trained" = generator ] || encoder=(--query-adapter "$run/last-query-encoder")
-    find_and_answer "$trained.$seed" "$run/last" "${encoder[@]}"
+      --learning-rate 1e-4 --set query_encoder.learning_rate=1e-3 --out "$work/run.$trained.$seed" >/dev/null
   done
+  ln -s default.found.jsonl "$work/generator.$seed.found.jsonl" # its questions are embedded as ever
+  answer "generator.$seed" "$work/run.generator.$seed/last"
+  encoder=(--query-adapter "$work/run.both.$seed/last-query-encoder")
+  find_passages "both.$seed" "${encoder[@]}"
+  answer "both.$seed" "$work/run.both.$seed/last" "${encoder[@]}"
 done
 
 gains() { # TITLE MUST BEFORE:AFTER...
   python3 "$here/paired_gains.py" "$work" "$questions" "$@"
 }
-pairs() { # BEFORE AFTER: of every seed; BEFORE may be the same for all
-  local seed
-  for seed in "${seeds[@]}"; do
-    if [ "$1" = default ]; then echo "default:$2.$seed"; else echo "$1.$seed:$2.$seed"; fi
-  done
-}
-gains "the generator alone over the default adapter" none $(pairs default generator)
-gains "end to end over the default adapter" R@5 $(pairs default both)
-gains "end to end over the generator alone" R@5 $(pairs generator both)
+gains "the generator alone over the default adapter" none "${seeds[@]/#/default:generator.}"
+gains "end to end over the default adapter" R@5 "${seeds[@]/#/default:both.}"
+pairs=()
+for seed in "${seeds[@]}"; do pairs+=("generator.$seed:both.$seed"); done
+gains "end to end over the generator alone" R@5 "${pairs[@]}"

@@ -1,12 +1,10 @@
 // Decoders on a GPU against the CPU. Built twice, as kernels_cuda_test.cpp is.
 #include "generator/models/cuda_decoder.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "data/core/error.h"
 #include "data/core/json.h"
@@ -14,12 +12,14 @@
 #include "generator/models/families.h"
 #include "generator/weights/safetensors_file.h"
 #include "tests/generator/models/model_test_util.h"
+#include "tests/support/expect_error.h"
 
 namespace quarry {
 namespace {
 
-using ::testing::HasSubstr;
+using test::expect_error;
 using testing_util::all_logits;
+using testing_util::logits_in_pieces;
 using testing_util::Sequence;
 
 constexpr size_t kVocab = 64;
@@ -108,19 +108,8 @@ TEST_P(CudaDecoder, CompanyAndPiecesChangeSumsAlone) {
   for (size_t s = 0; s < 3; ++s) {
     sequences.emplace_back(*model_, some_tokens(75, s), s == 1 ? adapter_.get() : nullptr);
   }
-  std::vector<std::vector<float>> found(3);
-  const int64_t pieces[3][4] = {{1, 63, 1, 10}, {40, 1, 30, 4}, {5, 60, 9, 1}};
-  for (size_t step = 0; step < 4; ++step) {
-    std::vector<SequenceChunk> chunks;
-    for (size_t s = 0; s < 3; ++s) chunks.push_back(sequences[s].chunk(pieces[s][step]));
-    const std::vector<float> logits = model_->forward(chunks);
-    auto at = logits.begin();
-    for (size_t s = 0; s < 3; ++s) {
-      const auto end = at + pieces[s][step] * static_cast<int64_t>(kVocab);
-      found[s].insert(found[s].end(), at, end);
-      at = end;
-    }
-  }
+  const std::vector<std::vector<float>> found =
+      logits_in_pieces(*model_, sequences, {{1, 63, 1, 10}, {40, 1, 30, 4}, {5, 60, 9, 1}});
   for (size_t s = 0; s < 3; ++s) {
     expect_same(found[s], all_logits(*model_, sequences[s].tokens, sequences[s].adapter));
   }
@@ -225,21 +214,13 @@ TEST_P(CudaDecoder, LossesAreTheCpus) {
 INSTANTIATE_TEST_SUITE_P(Families, CudaDecoder, ::testing::Values("qwen2_full", "gemma3"),
                          [](const auto& info) { return std::string(info.param); });
 
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(CudaDecoderRefusal, KeepsTheModel) {
   std::unique_ptr<CausalLm> gpt2 = load_model("gpt2");
-  EXPECT_THAT(error_of([&] { make_cuda_decoder(std::move(gpt2)); }), HasSubstr("family 'gpt2'"));
+  expect_error([&] { make_cuda_decoder(std::move(gpt2)); }, ErrorCode::kInvalidArgument,
+               "family 'gpt2'");
   EXPECT_NE(gpt2, nullptr);
-  EXPECT_THAT(error_of([] { make_cuda_decoder(load_model("qwen2", kernels::Precision::kExact)); }),
-              HasSubstr("exact products are not made on a GPU"));
+  expect_error([] { make_cuda_decoder(load_model("qwen2", kernels::Precision::kExact)); },
+               ErrorCode::kInvalidArgument, "exact products are not made on a GPU");
 }
 
 TEST(CudaDecoderRefusal, NamesWhatAnAdapterHasOfItsOwn) {
@@ -248,12 +229,13 @@ TEST(CudaDecoderRefusal, NamesWhatAnAdapterHasOfItsOwn) {
   std::map<std::string, FullTensor> full;
   full["lm_head.weight"].shape = {1, 1};
   const LoraAdapter adapter({}, std::move(full));
-  EXPECT_THAT(error_of([&] { model->check_adapter(adapter); }),
-              HasSubstr("has a 'lm_head.weight' of its own"));
-  EXPECT_THAT(error_of([&] {
-                all_logits(*model, {1, 2, 3}, &adapter);
-              }),
-              HasSubstr("has a 'lm_head.weight' of its own"));
+  const std::string wanted = "has a 'lm_head.weight' of its own";
+  expect_error([&] { model->check_adapter(adapter); }, ErrorCode::kInvalidArgument, wanted);
+  expect_error(
+      [&] {
+        all_logits(*model, {1, 2, 3}, &adapter);
+      },
+      ErrorCode::kInvalidArgument, wanted);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ namespace quarry {
 namespace {
 
 using ::testing::HasSubstr;
+using testing_util::logits_in_pieces;
 using testing_util::Sequence;
 
 constexpr size_t kVocab = 64;
@@ -140,19 +141,8 @@ TEST_P(EncoderDecoderFamily, CompanyAndPiecesDoNotChangeLogits) {
     }
     sequences.push_back(read_source(*model, sources[s], tokens[s], adapters[s]));
   }
-  std::vector<std::vector<float>> found(3);
-  const int64_t pieces[3][3] = {{1, 9, 8}, {10, 1, 7}, {5, 5, 8}};
-  for (size_t step = 0; step < 3; ++step) {
-    std::vector<SequenceChunk> chunks;
-    for (size_t s = 0; s < 3; ++s) chunks.push_back(sequences[s].chunk(pieces[s][step]));
-    const std::vector<float> logits = model->forward(chunks);
-    auto at = logits.begin();
-    for (size_t s = 0; s < 3; ++s) {
-      const auto end = at + pieces[s][step] * static_cast<int64_t>(kVocab);
-      found[s].insert(found[s].end(), at, end);
-      at = end;
-    }
-  }
+  const std::vector<std::vector<float>> found =
+      logits_in_pieces(*model, sequences, {{1, 9, 8}, {10, 1, 7}, {5, 5, 8}});
   for (size_t s = 0; s < 3; ++s) {
     EXPECT_EQ(found[s], all_logits(*model, sources[s], tokens[s], adapters[s])) << s;
   }

@@ -20,6 +20,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using testing_util::all_logits;
+using testing_util::logits_in_pieces;
 using testing_util::Sequence;
 
 constexpr size_t kVocab = 64;
@@ -137,19 +138,8 @@ TEST_P(Family, CompanyAndPiecesDoNotChangeLogits) {
   const LoraAdapter* adapters[] = {nullptr, adapter.get(), nullptr};
   std::vector<Sequence> sequences;
   for (size_t s = 0; s < tokens.size(); ++s) sequences.emplace_back(*model, tokens[s], adapters[s]);
-  std::vector<std::vector<float>> found(3);
-  const int64_t pieces[3][3] = {{1, 9, 8}, {10, 1, 7}, {5, 5, 8}};
-  for (size_t step = 0; step < 3; ++step) {
-    std::vector<SequenceChunk> chunks;
-    for (size_t s = 0; s < 3; ++s) chunks.push_back(sequences[s].chunk(pieces[s][step]));
-    const std::vector<float> logits = model->forward(chunks);
-    auto at = logits.begin();
-    for (size_t s = 0; s < 3; ++s) {
-      const auto end = at + pieces[s][step] * static_cast<int64_t>(kVocab);
-      found[s].insert(found[s].end(), at, end);
-      at = end;
-    }
-  }
+  const std::vector<std::vector<float>> found =
+      logits_in_pieces(*model, sequences, {{1, 9, 8}, {10, 1, 7}, {5, 5, 8}});
   for (size_t s = 0; s < 3; ++s) {
     EXPECT_EQ(found[s], all_logits(*model, tokens[s], adapters[s])) << s;
   }

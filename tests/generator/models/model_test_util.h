@@ -40,4 +40,25 @@ inline std::vector<float> all_logits(const CausalLm& model, const std::vector<in
   return model.forward({sequence.chunk(static_cast<int64_t>(tokens.size()))});
 }
 
+// Logits of each sequence, fed side by side: in step i pieces[s][i] tokens of sequence s.
+inline std::vector<std::vector<float>> logits_in_pieces(
+    const CausalLm& model, const std::vector<Sequence>& sequences,
+    const std::vector<std::vector<int64_t>>& pieces) {
+  std::vector<std::vector<float>> found(sequences.size());
+  for (size_t step = 0; step < pieces.front().size(); ++step) {
+    std::vector<SequenceChunk> chunks;
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      chunks.push_back(sequences[s].chunk(pieces[s][step]));
+    }
+    const std::vector<float> logits = model.forward(chunks);
+    auto at = logits.begin();
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const auto end = at + pieces[s][step] * model.config().vocab_size;
+      found[s].insert(found[s].end(), at, end);
+      at = end;
+    }
+  }
+  return found;
+}
+
 }  // namespace quarry::testing_util
