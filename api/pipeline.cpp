@@ -90,11 +90,11 @@ void build_prompt(const LoadedGenerator& generator, const std::vector<ChatMessag
   } else {
     build_passage_prompts(generator, messages, hits, ask, prepared);
   }
+  prepared.refusal = generator.tokenizer->encode(prepared.adapter->not_in_documents,
+                                                 Tokenizer::SpecialTokens::kNone);
   const double bias = prepared.adapter->refusal_bias + ask.refusal_bias;
-  if (bias == 0.0 || ask.constraint != nullptr) return;
-  const std::vector<int32_t> refusal = generator.tokenizer->encode(
-      prepared.adapter->not_in_documents, Tokenizer::SpecialTokens::kNone);
-  if (!refusal.empty()) prepared.first_token_bias = {refusal.front(), static_cast<float>(bias)};
+  if (bias == 0.0 || ask.constraint != nullptr || prepared.refusal.empty()) return;
+  prepared.first_token_bias = {prepared.refusal.front(), static_cast<float>(bias)};
 }
 
 // What decoding over latent passages cannot honour.
@@ -232,6 +232,7 @@ void Pipeline::decode_latent(Prepared& prepared, const AskOptions& options,
   request.log_prior = prepared.log_prior;
   request.stop_tokens = model.stop_tokens;
   request.first_token_bias = prepared.first_token_bias;
+  request.refusal = prepared.refusal;
   request.max_tokens = options.max_tokens;
   request.adapter = prepared.adapter->weights.get();
   request.prefill_chunk_tokens = engine_->options().prefill_chunk_tokens;

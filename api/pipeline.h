@@ -95,7 +95,8 @@ class Pipeline {
     std::vector<int32_t> prompt;  // rendered and tokenized, fits the model's context
     // Instead of it, one for each citation, where decoding is over latent passages.
     std::vector<std::vector<int32_t>> passage_prompts;
-    std::vector<double> log_prior;                     // of each
+    std::vector<double> log_prior;  // of each
+    std::vector<int32_t> refusal;   // what the adapter says where the passages hold no answer
     GenerateRequest::FirstTokenBias first_token_bias;  // towards the adapter's refusal
     // What the prompt was made for: its template's, and what has to answer it.
     std::shared_ptr<const ServedAdapter> adapter;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <memory>
+#include <numeric>
 
 #include "data/core/error.h"
 #include "data/core/log_sum_exp.h"
@@ -29,7 +31,21 @@ class TokenDistribution {
     kernels::softmax(p_.data(), vocab_size);
   }
   const std::vector<float>& p() const { return p_; }
-  double log_p(int32_t token) const { return std::log(double{p_[static_cast<size_t>(token)]}); }
+  // Takes `mass` away from what the tokens have together and scales the rest to sum to 1.
+  void discount(const std::vector<int32_t>& tokens, double mass) {
+    const double before = p_of_any(tokens);
+    const double kept = before > mass ? (before - mass) / before : 0.0;
+    for (const int32_t token : tokens) {
+      if (static_cast<size_t>(token) < p_.size()) {
+        p_[static_cast<size_t>(token)] *= static_cast<float>(kept);
+      }
+    }
+    const double rest = std::accumulate(p_.begin(), p_.end(), 0.0);
+    const double factor = rest > 0.0 ? 1.0 / rest : 0.0;
+    for (float& value : p_) value = static_cast<float>(value * factor);
+  }
+  double p_of(int32_t token) const { return double{p_[static_cast<size_t>(token)]}; }
+  double log_p(int32_t token) const { return std::log(p_of(token)); }
   double p_of_any(const std::vector<int32_t>& tokens) const {
     double total = 0.0;
     for (const int32_t token : tokens) {
@@ -72,7 +88,9 @@ class Decoder {
     }
     result.prefill_seconds = seconds_since(start);
     const auto decode_start = Clock::now();
-    if (marginal == Marginal::kSequence) {
+    if (!find_refusals()) {
+      result.finish_reason = FinishReason::kCancelled;
+    } else if (marginal == Marginal::kSequence) {
       decode_sequence(result);
     } else {
       decode_token(result);
@@ -82,6 +100,14 @@ class Decoder {
   }
 
  private:
+  // What a passage thinks of the refusal.
+  struct Refusal {
+    bool is_given = false;  // by greedy decoding
+    // [length + 1]: how likely an answer that is the refusal so far, to that length, is the whole
+    // of it in the end.
+    std::vector<double> goes_on;
+  };
+
   size_t num_passages() const { return request_.prompts.size(); }
   bool keep_going() const { return !keep_going_ || keep_going_(); }
   bool is_stop(int32_t token) const {
@@ -139,6 +165,59 @@ class Decoder {
     return true;
   }
 
+  // What passage z gives for what follows the first 0, 1, .. tokens.size() of these, each passage's
+  // in one call of the model; none where the context has no room for them. The caches are then as
+  // after prefill.
+  std::vector<std::vector<TokenDistribution>> read(const std::vector<int32_t>& tokens) const {
+    std::vector<std::vector<TokenDistribution>> result(num_passages());
+    std::vector<SequenceChunk> chunks;
+    for (size_t z = 0; z < num_passages(); ++z) {
+      caches_[z]->truncate(prefilled_[z]);
+      const auto length = static_cast<int64_t>(tokens.size());
+      if (prefilled_[z] + length > model_.config().max_seq_len) continue;
+      result[z].push_back(first_[z]);
+      if (tokens.empty()) continue;
+      chunks.push_back(chunk_of(z, tokens.data(), tokens.size()));
+      chunks.back().all_logits = true;
+    }
+    if (chunks.empty()) return result;
+    std::vector<TokenDistribution> rows = forward(chunks);
+    auto next = rows.begin();
+    for (size_t z = 0; z < num_passages(); ++z) {
+      if (result[z].empty()) continue;
+      const auto end = next + static_cast<std::ptrdiff_t>(tokens.size());
+      std::move(next, end, std::back_inserter(result[z]));
+      next = end;
+      caches_[z]->truncate(prefilled_[z]);
+    }
+    return result;
+  }
+
+  // False when cancelled.
+  bool find_refusals() {
+    const std::vector<int32_t>& refusal = request_.refusal;
+    refusals_.assign(num_passages(), {});
+    if (refusal.empty()) return true;
+    if (!keep_going()) return false;
+    const std::vector<std::vector<TokenDistribution>> rows = read(refusal);
+    for (size_t z = 0; z < num_passages(); ++z) {
+      refusals_[z].goes_on.assign(refusal.size() + 1, 0.0);
+      if (rows[z].empty()) continue;
+      const TokenDistribution& end = rows[z].back();
+      refusals_[z].goes_on.back() = end.p_of_any(request_.stop_tokens);
+      refusals_[z].is_given = is_stop(end.likeliest());
+      for (size_t i = refusal.size(); i-- > 0;) {
+        refusals_[z].goes_on[i] = rows[z][i].p_of(refusal[i]) * refusals_[z].goes_on[i + 1];
+        if (rows[z][i].likeliest() != refusal[i]) refusals_[z].is_given = false;
+      }
+    }
+    return true;
+  }
+  bool all_refuse() const {
+    return std::all_of(refusals_.begin(), refusals_.end(),
+                       [](const Refusal& refusal) { return refusal.is_given; });
+  }
+
   // Sets finish_reason when it is kCancelled.
   void decode_sequence(MarginalResult& result) {
     result.passage_tokens.resize(num_passages());
@@ -152,13 +231,13 @@ class Decoder {
     for (size_t writer = 0; writer < num_passages(); ++writer) {
       const std::vector<int32_t>& answer = result.passage_tokens[writer];
       if (std::find(scored.begin(), scored.end(), answer) != scored.end()) continue;
+      if (refusals_[writer].is_given && !all_refuse()) continue;
       if (!keep_going()) {
         result.finish_reason = FinishReason::kCancelled;
         return;
       }
       scored.push_back(answer);
-      std::vector<double> joint = request_.log_prior;
-      for (size_t z = 0; z < num_passages(); ++z) joint[z] += log_p(answer, ended[writer], z);
+      const std::vector<double> joint = log_joint(answer, ended[writer]);
       const double total = log_sum_exp(joint);
       if (scored.size() > 1 && !(total > best)) continue;
       best = total;
@@ -181,7 +260,16 @@ class Decoder {
       answers[z].push_back(next[z]);
       if (static_cast<int64_t>(answers[z].size()) < most_tokens(z)) active.push_back(z);
     };
-    for (size_t z = 0; z < num_passages(); ++z) choose(z, first_[z]);
+    for (size_t z = 0; z < num_passages(); ++z) {
+      if (refusals_[z].is_given) {
+        answers[z] = request_.refusal;
+        const auto most = static_cast<size_t>(std::max<int64_t>(1, most_tokens(z)));
+        ended[z] = answers[z].size() < most;
+        if (answers[z].size() > most) answers[z].resize(most);
+      } else {
+        choose(z, first_[z]);
+      }
+    }
     while (!active.empty()) {
       if (!keep_going()) return false;
       const std::vector<size_t> running = std::move(active);
@@ -199,37 +287,58 @@ class Decoder {
     return std::min(request_.max_tokens, model_.config().max_seq_len - prefilled_[z]);
   }
 
-  // log p(answer|x,z), with the stop behind it when it ended. The cache is then as after prefill.
-  double log_p(const std::vector<int32_t>& answer, bool ended, size_t z) {
-    caches_[z]->truncate(prefilled_[z]);
-    // Row i predicts what follows the first i tokens.
-    std::vector<TokenDistribution> rows;
-    const size_t fed = ended || answer.empty() ? answer.size() : answer.size() - 1;
-    if (fed > 0) {
-      SequenceChunk chunk = chunk_of(z, answer.data(), fed);
-      chunk.all_logits = true;
-      rows = forward({chunk});
-      caches_[z]->truncate(prefilled_[z]);
+  // [k]: log p(z|x) p(answer|x,z), with the stop behind the answer when it ended.
+  std::vector<double> log_joint(const std::vector<int32_t>& answer, bool ended) const {
+    std::vector<int32_t> fed = answer;
+    if (!ended && !fed.empty()) fed.pop_back();  // what follows it does not matter
+    const std::vector<std::vector<TokenDistribution>> rows = read(fed);
+    std::vector<double> joint = request_.log_prior;
+    for (size_t z = 0; z < num_passages(); ++z) {
+      if (rows[z].empty()) joint[z] = -std::numeric_limits<double>::infinity();
+      for (size_t i = 0; i < rows[z].size(); ++i) {
+        if (i < answer.size()) {
+          joint[z] += rows[z][i].log_p(answer[i]);
+        } else if (ended) {
+          joint[z] += std::log(rows[z][i].p_of_any(request_.stop_tokens));
+        }
+      }
     }
-    const auto row = [&](size_t i) -> const TokenDistribution& {
-      return i == 0 ? first_[z] : rows[i - 1];
-    };
-    double total = 0.0;
-    for (size_t i = 0; i < answer.size(); ++i) total += row(i).log_p(answer[i]);
-    if (ended) total += std::log(row(answer.size()).p_of_any(request_.stop_tokens));
-    return total;
+    return joint;
+  }
+
+  // p(z|x), given that z does not refuse unless all do.
+  std::vector<double> prior_of_answering() const {
+    std::vector<double> logs = request_.log_prior;
+    for (size_t z = 0; z < logs.size() && !request_.refusal.empty() && !all_refuse(); ++z) {
+      logs[z] += std::log(std::max(1e-30, 1.0 - refusals_[z].goes_on.front()));
+    }
+    std::vector<double> prior;
+    for (const double value : log_softmax(logs)) prior.push_back(std::exp(value));
+    return prior;
+  }
+
+  // Takes away from rows, which follow `answer`, what would make it the refusal.
+  void exclude_refusal(const std::vector<int32_t>& answer,
+                       std::vector<TokenDistribution>& rows) const {
+    const std::vector<int32_t>& refusal = request_.refusal;
+    const size_t length = answer.size();
+    if (refusal.empty() || all_refuse() || length > refusal.size()) return;
+    if (!std::equal(answer.begin(), answer.end(), refusal.begin())) return;
+    const std::vector<int32_t> next =
+        length < refusal.size() ? std::vector<int32_t>{refusal[length]} : request_.stop_tokens;
+    for (size_t z = 0; z < rows.size(); ++z) rows[z].discount(next, refusals_[z].goes_on[length]);
   }
 
   void decode_token(MarginalResult& result) {
     std::vector<TokenDistribution> rows = first_;
     std::vector<double> posterior_sum(num_passages(), 0.0);
-    std::vector<double> prior;
-    for (const double value : request_.log_prior) prior.push_back(std::exp(value));
+    const std::vector<double> prior = prior_of_answering();
     double steps = 0.0;
     int64_t most = request_.max_tokens;
     for (size_t z = 0; z < num_passages(); ++z) most = std::min(most, most_tokens(z));
     result.finish_reason = FinishReason::kLength;
     while (true) {
+      exclude_refusal(result.tokens, rows);
       std::vector<float> mixed(static_cast<size_t>(vocab_size_), 0.0f);
       for (size_t z = 0; z < num_passages(); ++z) {
         kernels::add_scaled(rows[z].p().data(), static_cast<float>(prior[z]), vocab_size_,
@@ -273,6 +382,7 @@ class Decoder {
   std::vector<AdapterReach> reaches_;     // of each passage's prompt
   std::vector<int64_t> prefilled_;        // tokens of each before the answer
   std::vector<TokenDistribution> first_;  // of the first token after each prompt
+  std::vector<Refusal> refusals_;         // of each passage
 };
 
 }  // namespace

@@ -28,6 +28,11 @@ struct MarginalRequest {
   // p(y|x,z) ends with one of these, whichever; they are not part of the tokens.
   std::vector<int32_t> stop_tokens;
   GenerateRequest::FirstTokenBias first_token_bias;  // part of every p(y_1|x,z)
+  // The answer which says that a passage holds none, without the stop; empty: there is none. It is
+  // no evidence against what another passage holds, so it is the result only where every passage
+  // gives it, by greedy decoding. Else kSequence leaves it out of the answers, and kToken mixes
+  // p(y|x,z) and p(z|x) given that z does not give it.
+  std::vector<int32_t> refusal;
   int64_t max_tokens = 64;
   const LoraAdapter* adapter = nullptr;  // borrowed; null: the base model
   int64_t prefill_chunk_tokens = 256;    // of one call of the model
@@ -36,7 +41,9 @@ struct MarginalRequest {
 struct MarginalResult {
   std::vector<int32_t> tokens;
   FinishReason finish_reason = FinishReason::kStop;  // or kLength, kCancelled
-  double log_likelihood = 0.0;    // log p(y|x) of the tokens and, if any, the stop
+  // log p(y|x) of the tokens and, if any, the stop; of kToken given that there is no refusal,
+  // unless it is one.
+  double log_likelihood = 0.0;
   std::vector<double> posterior;  // [k]: p(z|x,y); of kToken the mean over the tokens
   // kSequence: what each passage alone answers, [k] lists of tokens.
   std::vector<std::vector<int32_t>> passage_tokens;

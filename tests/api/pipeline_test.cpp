@@ -242,6 +242,7 @@ TEST(Pipeline, LatentPassagesHaveAPromptOfTheirOwnAndAreWeighed) {
   const Pipeline::Prepared prepared = rig.pipeline->prepare(messages, options);
   EXPECT_TRUE(prepared.prompt.empty());
   ASSERT_EQ(prepared.passage_prompts.size(), 3u);
+  EXPECT_EQ(fake::ByteTokenizer().decode(prepared.refusal), kNotInDocuments);
   const std::string second = fake::ByteTokenizer().decode(prepared.passage_prompts[1]);
   EXPECT_THAT(second, HasSubstr("[1] Engines\nSteam is water vapour."));
   EXPECT_THAT(second, Not(HasSubstr("Watt")));

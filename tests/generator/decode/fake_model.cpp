@@ -139,7 +139,8 @@ void Model::forward_into(const std::vector<SequenceChunk>& chunks,
       for (int64_t i = 0; i < kVocabSize; ++i) {
         logits.push_back(static_cast<float>(4.0 * random.next_unit()));
       }
-      logits[row + static_cast<size_t>(next_(history, chunk.adapter))] = 8.0f;
+      if (rival >= 0) logits[row + static_cast<size_t>(rival)] = peak - 0.4f;  // 2 of 5
+      logits[row + static_cast<size_t>(next_(history, chunk.adapter))] = peak;
     }
   }
 }

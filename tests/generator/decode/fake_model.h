@@ -40,9 +40,9 @@ int32_t hashed_letters(const std::vector<int32_t>& history, const LoraAdapter* a
 // The given tokens after a prompt of `prompt_tokens`, then kEnd.
 NextToken scripted(size_t prompt_tokens, std::vector<int32_t> script);
 
-// A CausalLm without weights that keeps the token ids as keys in its cache: logit 8 for the next
-// token, hashes of the history in [0, 4) for the rest. Ends the test process when two threads call
-// forward() at once.
+// A CausalLm without weights that keeps the token ids as keys in its cache: logit `peak` for the
+// next token, hashes of the history in [0, 4) for the rest. Ends the test process when two threads
+// call forward() at once.
 class Model : public CausalLm {
  public:
   explicit Model(NextToken next, int64_t max_seq_len = 4096);
@@ -65,6 +65,10 @@ class Model : public CausalLm {
   void close_gate();
   void open_gate();
   void wait_until_entered();
+
+  float peak = 8.0f;  // logit of the next token
+  // Where it is one, a token that is always nearly as likely.
+  int32_t rival = -1;
 
   // forward() throws when a chunk holds this token.
   int32_t poison = -1;

@@ -180,6 +180,92 @@ TEST(MarginalDecode, LengthBiasAndCancellation) {
   }
 }
 
+// The first prompt is answered "nab", or "not" as the others, which says that they hold no answer.
+fake::NextToken one_answer(bool first_refuses) {
+  return [=](const std::vector<int32_t>& history, const LoraAdapter*) -> int32_t {
+    const bool refuses = first_refuses || history.front() != '1';
+    switch (history.back()) {
+      case ':':
+        return 'n';
+      case 'n':
+        return refuses ? 'o' : 'a';
+      case 'o':
+        return 't';
+      case 'a':
+        return 'b';
+      default:
+        return fake::kEnd;
+    }
+  };
+}
+
+TEST(MarginalDecode, PassagesThatHoldNoAnswerDoNotOutweighOneThatDoes) {
+  fake::Model model(one_answer(false));
+  model.peak = 20.0f;
+  MarginalRequest request = three_prompts({0.1, 0.45, 0.45});
+  for (const Marginal marginal : {Marginal::kSequence, Marginal::kToken}) {
+    request.refusal.clear();
+    EXPECT_EQ(decode_marginal(model, marginal, request, kHere, nullptr).tokens, tokens_of("not"));
+    request.refusal = tokens_of("not");
+    const MarginalResult result = decode_marginal(model, marginal, request, kHere, nullptr);
+    EXPECT_EQ(result.tokens, tokens_of("nab"));
+    EXPECT_GT(result.posterior[0], 0.9);
+    request.max_tokens = 2;
+    EXPECT_EQ(decode_marginal(model, marginal, request, kHere, nullptr).tokens, tokens_of("na"));
+    request.max_tokens = 64;
+    if (marginal == Marginal::kToken) {
+      EXPECT_NEAR(result.log_likelihood, 0.0, 1e-3);  // nothing else is left
+      continue;
+    }
+    EXPECT_EQ(result.passage_tokens[1], tokens_of("not"));
+    EXPECT_NEAR(result.log_likelihood, std::log(sum_of_exp(joint(model, request, "nab"))), 1e-5);
+  }
+}
+
+// Passages that would rather not refuse, each for another answer: the refusal that they have in
+// common is not what is left.
+TEST(MarginalDecode, WhatIsLeftOfRefusalsDoesNotAddUp) {
+  fake::Model model([](const std::vector<int32_t>& history, const LoraAdapter*) -> int32_t {
+    return history.back() == ':' ? history.front() : fake::kEnd;
+  });
+  model.peak = 20.0f;
+  model.rival = 'n';
+  MarginalRequest request = three_prompts({0.4, 0.3, 0.3});
+  EXPECT_EQ(decode_marginal(model, Marginal::kToken, request, kHere, nullptr).tokens,
+            tokens_of("n"));
+  request.refusal = tokens_of("n");
+  EXPECT_EQ(decode_marginal(model, Marginal::kToken, request, kHere, nullptr).tokens,
+            tokens_of("1"));
+}
+
+TEST(MarginalDecode, NoPassageHoldsTheAnswer) {
+  const fake::Model model(one_answer(true));
+  MarginalRequest request = three_prompts({0.1, 0.45, 0.45});
+  request.refusal = tokens_of("not");
+  for (const Marginal marginal : {Marginal::kSequence, Marginal::kToken}) {
+    request.max_tokens = 64;
+    EXPECT_EQ(decode_marginal(model, marginal, request, kHere, nullptr).tokens, tokens_of("not"));
+    request.max_tokens = 1;
+    const MarginalResult cut = decode_marginal(model, marginal, request, kHere, nullptr);
+    EXPECT_EQ(cut.tokens, tokens_of("n"));
+    EXPECT_EQ(cut.finish_reason, FinishReason::kLength);
+    // And where the context is full then.
+    const fake::Model small(one_answer(true), static_cast<int64_t>(request.prompts[2].size()) + 1);
+    EXPECT_EQ(decode_marginal(small, marginal, request, kHere, nullptr).tokens, tokens_of("n"));
+  }
+}
+
+// The third prompt leaves room for one token, and "ab" takes two.
+TEST(MarginalDecode, APassageWithoutRoomForAnotherOnesAnswerIsNoError) {
+  const MarginalRequest request = three_prompts({0.9, 0.05, 0.05});
+  const fake::Model model(three_answers(), static_cast<int64_t>(request.prompts[2].size()) + 1);
+  const MarginalResult result =
+      decode_marginal(model, Marginal::kSequence, request, kHere, nullptr);
+  EXPECT_EQ(result.passage_tokens[0], tokens_of("ab"));
+  EXPECT_EQ(result.passage_tokens[2], tokens_of("a"));
+  EXPECT_EQ(result.tokens, tokens_of("a"));  // more likely than "ab" and its end
+}
+
 TEST(MarginalDecode, WhatIsMissingIsNamed) {
   const fake::Model model(three_answers());
   MarginalRequest request = three_prompts({0.5, 0.5});
