@@ -236,6 +236,11 @@ void check_rag(const FinetuneConfig& config) {
   require(config.is_rag() || !config.rag.train_passage_encoder,
           concat("recipe is ", config.recipe,
                  " and rag.train_passage_encoder true: it does not train one, wanted false"));
+  const bool learns_to_answer = config.recipe == "rag-sequence" || config.recipe == "rag-token";
+  require(!config.rag.abstain || (learns_to_answer && config.trains_generator()),
+          concat("recipe is ", config.recipe, ", rag.train ", config.rag.train,
+                 " and rag.abstain true: no generator learns from latent passages, wanted "
+                 "rag-sequence or rag-token, and both or generator"));
   if (!config.is_rag()) return;
   require(
       !config.passages.index.empty(),

@@ -102,6 +102,11 @@ struct RagOptions {
   // of them, and then found by these vectors, which are this many to twice as many steps old. In
   // memory; the index stays. 0: never.
   int64_t refresh_every = 0;
+  // By "rag-sequence" and "rag-token": beside the marginal likelihood the generator learns the
+  // template's not_in_documents where a passage does not spell the answer out, and that alone from
+  // a question whose passages all do not. For answers that are quoted from passages. Without it a
+  // generator learns to answer from whatever was found.
+  bool abstain = false;
   // The run ends, with a checkpoint, when in 5 steps in a row the questions found fewer than a
   // quarter of the different passages that they could, or the passages made no difference to the
   // generator. Else it only warns. Steps of fewer than 4 questions are not judged.

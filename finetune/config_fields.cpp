@@ -313,6 +313,10 @@ void add_rag(Fields& f) {
       "rag.refresh_every", "steps within which all passages are embedded anew, in memory; 0: never",
       0, kMany, [](auto& c) -> auto& { return c.rag.refresh_every; }));
   f.push_back(flag(
+      "rag.abstain",
+      "learn to reply that a passage does not hold the answer where it does not spell it out",
+      [](auto& c) -> auto& { return c.rag.abstain; }));
+  f.push_back(flag(
       "rag.stop_on_collapse", "the run ends when retrieval has collapsed for 5 steps",
       [](auto& c) -> auto& { return c.rag.stop_on_collapse; }));
 }

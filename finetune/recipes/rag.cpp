@@ -60,6 +60,9 @@ class RagRecipe final : public RowRecipe<RagStream> {
     if (examples_.empty()) return false;
     for (const RagExample& example : examples_) {
       batch_.insert(batch_.end(), example.sequences.begin(), example.sequences.end());
+      for (const std::optional<TrainingSequence>& refusal : example.refusals) {
+        if (refusal) batch_.push_back(*refusal);
+      }
     }
     return true;
   }
@@ -165,6 +168,7 @@ class RagRecipe final : public RowRecipe<RagStream> {
     options.top_k = inputs_.config.passages.top_k;
     options.too_long = inputs_.config.data.too_long == "skip" ? TooLong::kSkip : TooLong::kError;
     options.seed = inputs_.config.training.seed;
+    options.abstain = inputs_.config.rag.abstain;
     return std::make_unique<RagStream>(set, inputs_.renderer, *finder_, *query_.embedder, options);
   }
 

@@ -60,10 +60,22 @@ bool RagStream::make_example(const TrainingRow& row, LatentPassages found, RagEx
     example.passage_ids.push_back(hit.passage.id);
     example.scores.push_back(hit.score);
     example.passage_texts.push_back(embedding_text(hit.passage));
-    example.holds_answer |= holds_any(passage_match_key(hit.passage), row.answers);
+    const bool holds_answer = holds_any(passage_match_key(hit.passage), row.answers);
+    example.holds_answer |= holds_answer;
+    if (!options_.abstain) continue;
+    example.refusals.push_back(holds_answer ? std::nullopt : make_refusal(row, hit));
   }
   example.passage_vectors = std::move(found.vectors);
   return true;
+}
+
+// None where it would be too long.
+std::optional<TrainingSequence> RagStream::make_refusal(const TrainingRow& row,
+                                                        const Hit& hit) const {
+  Rendered rendered = renderer_.question(row, {hit}, renderer_.options().form.not_in_documents);
+  if (!rendered.too_long.empty()) return std::nullopt;
+  rendered.sequences.front().id = concat(row.id, "#refusal");
+  return std::move(rendered.sequences.front());
 }
 
 }  // namespace quarry

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,12 +26,16 @@ struct RagExample {
   std::vector<std::string> passage_texts;   // [k]: what these vectors are made of
   std::vector<TrainingSequence> sequences;  // [k]: the question with that passage alone
   bool holds_answer = false;                // one of the passages spells it out
+  // [k], or empty: with each passage that does not spell the answer out, the template's
+  // not_in_documents as the target. None where that would pass max_seq_len.
+  std::vector<std::optional<TrainingSequence>> refusals;
 };
 
 struct RagStreamOptions {
   int64_t top_k = 5;
   TooLong too_long = TooLong::kError;  // a question that exceeds max_seq_len without a passage
   uint64_t seed = 0;
+  bool abstain = false;  // examples have refusals
 };
 
 // Questions of a set in the order that seed and epoch give, with the passages that the embedder, as
@@ -55,6 +60,7 @@ class RagStream {
 
  private:
   bool make_example(const TrainingRow& row, LatentPassages found, RagExample& example);
+  std::optional<TrainingSequence> make_refusal(const TrainingRow& row, const Hit& hit) const;
 
   const TrainingSet& set_;
   const SequenceRenderer& renderer_;

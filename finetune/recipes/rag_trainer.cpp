@@ -18,11 +18,23 @@ namespace {
 // question are among them.
 constexpr double kNegligibleWeight = 1e-4;
 
-// Every sequence of the batch, example after example.
+// Passages of which the generator says with this probability that they hold no answer teach it that
+// no more.
+constexpr double kLearnedRefusal = 0.95;
+
+const TrainingSequence* refusal_of(const RagExample& example, size_t z) {
+  return example.refusals.empty() || !example.refusals[z] ? nullptr : &*example.refusals[z];
+}
+
+// Every sequence of the batch, example after example; behind that of each passage its refusal,
+// which begins alike.
 std::vector<TrainingSequence> all_sequences(const std::vector<RagExample>& batch) {
   std::vector<TrainingSequence> sequences;
   for (const RagExample& example : batch) {
-    sequences.insert(sequences.end(), example.sequences.begin(), example.sequences.end());
+    for (size_t z = 0; z < example.sequences.size(); ++z) {
+      sequences.push_back(example.sequences[z]);
+      if (refusal_of(example, z) != nullptr) sequences.push_back(*refusal_of(example, z));
+    }
   }
   return sequences;
 }
@@ -38,14 +50,30 @@ double total_variation(const std::vector<double>& p, const std::vector<double>& 
   return total;
 }
 
+double sum(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+// Makes a constant of it.
+void learn_nothing(MarginalLoss& loss) {
+  loss.loss = 0.0;
+  for (std::vector<double>& weights : loss.token_weights) {
+    std::fill(weights.begin(), weights.end(), 0.0);
+  }
+  std::fill(loss.score_gradients.begin(), loss.score_gradients.end(), 0.0);
+}
+
 }  // namespace
 
 struct RagTrainer::Pass {
   std::vector<MarginalLoss> losses;  // of each example
-  double passage_effect = 0.0;       // mean
-  double total = 0.0;                // of the losses
-  int64_t targets = 0;               // tokens, each counted once for all passages
-  int64_t rows = 0;                  // computed
+  // [examples][k]: of the losses of refusals' tokens; 0 where there is none or nothing to learn.
+  std::vector<std::vector<double>> refusal_weights;
+  double passage_effect = 0.0;  // mean
+  double total = 0.0;           // of the losses, those of refusals too
+  double refusal_loss = 0.0;    // mean of a question's
+  int64_t targets = 0;          // tokens, each counted once for all passages
+  int64_t rows = 0;             // computed
 };
 
 namespace {
@@ -55,7 +83,7 @@ namespace {
 double effect_of_passages(const std::vector<std::vector<double>>& token_losses) {
   std::vector<double> shares;
   for (const std::vector<double>& losses : token_losses) {
-    shares.push_back(-std::accumulate(losses.begin(), losses.end(), 0.0));
+    shares.push_back(-sum(losses));
   }
   const double largest = *std::max_element(shares.begin(), shares.end());
   double total = 0.0;
@@ -67,7 +95,8 @@ double effect_of_passages(const std::vector<std::vector<double>>& token_losses) 
 
 std::vector<std::pair<std::string, double>> make_figures(const std::vector<RagExample>& batch,
                                                          const std::vector<MarginalLoss>& losses,
-                                                         double passage_effect) {
+                                                         double passage_effect,
+                                                         double refusal_loss) {
   const auto count = static_cast<double>(batch.size());
   double prior = 0.0, posterior = 0.0, shift = 0.0, recall = 0.0, passages = 0.0;
   std::set<int64_t> distinct;
@@ -79,12 +108,15 @@ std::vector<std::pair<std::string, double>> make_figures(const std::vector<RagEx
     passages += static_cast<double>(batch[i].passage_ids.size());
     distinct.insert(batch[i].passage_ids.begin(), batch[i].passage_ids.end());
   }
-  return {{"prior_entropy", prior},
-          {"posterior_entropy", posterior},
-          {"posterior_shift", shift},
-          {"passage_effect", passage_effect},
-          {"answer_recall", recall},
-          {"distinct_passages", static_cast<double>(distinct.size()) / passages}};
+  std::vector<std::pair<std::string, double>> figures = {
+      {"prior_entropy", prior},
+      {"posterior_entropy", posterior},
+      {"posterior_shift", shift},
+      {"passage_effect", passage_effect},
+      {"answer_recall", recall},
+      {"distinct_passages", static_cast<double>(distinct.size()) / passages}};
+  if (!batch.front().refusals.empty()) figures.emplace_back("refusal_loss", refusal_loss);
+  return figures;
 }
 
 }  // namespace
@@ -138,19 +170,32 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
   }
   sum_over_ranks(options_.trainer.group, flat);
   auto next = flat.begin();
+  const auto take_losses = [&next](const TrainingSequence& sequence) {
+    const auto begin = next;
+    next += static_cast<std::ptrdiff_t>(count_targets(sequence));
+    return std::vector<double>(begin, next);
+  };
+  const auto questions = static_cast<double>(batch.size());
   for (const RagExample& example : batch) {
     MarginalInputs inputs;
     inputs.scores = example.scores;
     inputs.temperature = options_.temperature;
     inputs.teacher_temperature = options_.teacher_temperature;
-    for (const TrainingSequence& sequence : example.sequences) {
-      const auto end = next + static_cast<std::ptrdiff_t>(count_targets(sequence));
-      inputs.token_losses.emplace_back(next, end);
-      next = end;
+    const size_t k = example.sequences.size();
+    std::vector<double> refusal_weights(k, 0.0);
+    for (size_t z = 0; z < k; ++z) {
+      inputs.token_losses.push_back(take_losses(example.sequences[z]));
+      if (refusal_of(example, z) == nullptr) continue;
+      const double loss = sum(take_losses(*refusal_of(example, z)));
+      const double weight = 1.0 / static_cast<double>(k);
+      pass.total += weight * loss;
+      pass.refusal_loss += weight * loss / questions;
+      if (std::exp(-loss) < kLearnedRefusal) refusal_weights[z] = weight;
     }
+    pass.refusal_weights.push_back(std::move(refusal_weights));
     pass.losses.push_back(options_.loss(inputs));
-    pass.passage_effect +=
-        effect_of_passages(inputs.token_losses) / static_cast<double>(batch.size());
+    if (!example.refusals.empty() && !example.holds_answer) learn_nothing(pass.losses.back());
+    pass.passage_effect += effect_of_passages(inputs.token_losses) / questions;
     pass.total += pass.losses.back().loss;
     pass.targets += static_cast<int64_t>(inputs.token_losses.front().size());
   }
@@ -162,12 +207,17 @@ void RagTrainer::learn_generator(const std::vector<RagExample>& batch, const Pas
                                  double scale, StepResult& result) const {
   std::vector<TrainingSequence> sequences;
   std::vector<float> weights;  // of their targets, one after the other
+  const auto add = [&](const TrainingSequence& sequence, const std::vector<double>& of_tokens) {
+    if (*std::max_element(of_tokens.begin(), of_tokens.end()) < kNegligibleWeight) return;
+    sequences.push_back(sequence);
+    for (const double weight : of_tokens) weights.push_back(static_cast<float>(weight * scale));
+  };
   for (size_t i = 0; i < batch.size(); ++i) {
     for (size_t z = 0; z < batch[i].sequences.size(); ++z) {
-      const std::vector<double>& of_tokens = pass.losses[i].token_weights[z];
-      if (*std::max_element(of_tokens.begin(), of_tokens.end()) < kNegligibleWeight) continue;
-      sequences.push_back(batch[i].sequences[z]);
-      for (const double weight : of_tokens) weights.push_back(static_cast<float>(weight * scale));
+      add(batch[i].sequences[z], pass.losses[i].token_weights[z]);
+      const TrainingSequence* refusal = refusal_of(batch[i], z);
+      if (refusal == nullptr) continue;
+      add(*refusal, std::vector<double>(count_targets(*refusal), pass.refusal_weights[i][z]));
     }
   }
   LoraGradients& gradients = parts_.generator->gradients();
@@ -253,7 +303,7 @@ StepResult RagTrainer::step(const std::vector<RagExample>& batch, double learnin
   }
   const double scale = 1.0 / static_cast<double>(pass.targets);
   result.loss = pass.total * scale;
-  result.figures = make_figures(batch, pass.losses, pass.passage_effect);
+  result.figures = make_figures(batch, pass.losses, pass.passage_effect, pass.refusal_loss);
   zero_gradients();
   if (parts_.generator != nullptr) learn_generator(batch, pass, scale, result);
   if (parts_.query_encoder != nullptr) learn_encoder(batch, pass, scale);
@@ -277,7 +327,7 @@ void RagTrainer::update(StepResult& result) {
                ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
                " and the gradients' norms ", result.gradient_norm, " and ", query_norm,
                "; the adapters are as step ", steps_taken_, " left them");
-  const bool is_first = steps_taken_ == 0;
+  const bool is_first = steps_taken_ == 0 && (result.gradient_norm > 0.0 || query_norm > 0.0);
   const uint64_t before = is_first ? hash_of_values(parameters()) : 0;
   parts_.optimizer->step(parameters(), result.learning_rate);
   pack();
@@ -290,7 +340,7 @@ void RagTrainer::update(StepResult& result) {
 double RagTrainer::evaluate(const std::vector<RagExample>& examples,
                             std::vector<std::pair<std::string, double>>& figures) const {
   const Pass pass = run_first_pass(examples, GradientOptions::Compute::kFloat32);
-  figures = make_figures(examples, pass.losses, pass.passage_effect);
+  figures = make_figures(examples, pass.losses, pass.passage_effect, pass.refusal_loss);
   return pass.total / static_cast<double>(pass.targets);
 }
 

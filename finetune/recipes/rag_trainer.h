@@ -42,6 +42,10 @@ struct RagTrainerParts {
 // weigh as much as that. Nothing of one sequence is kept for another, so the memory is that of
 // micro_batch_tokens rows. With one passage a step is Trainer::step()'s. Dropout is in the second
 // pass alone. One thread.
+// Where examples have refusals, to the loss of a question comes sum_z -log p(refusal_z | x, z) / k,
+// which no score is part of; a question whose passages do not hold the answer has that alone.
+// Refusals' tokens do not count in the number of targets, and one that has 95 % already teaches no
+// more.
 class RagTrainer {
  public:
   RagTrainer(const RagTrainerParts& parts, const RagTrainerOptions& options);
@@ -50,8 +54,9 @@ class RagTrainer {
   // itself. figures: prior_entropy and posterior_entropy (mean, nats), posterior_shift (mean total
   // variation between p(z|x) and p(z|x,y)), passage_effect (likewise between equal likelihoods of
   // the answer and those with each passage), answer_recall (share of questions with the answer
-  // among their passages), distinct_passages (share of the passages of the step), and
-  // query_gradient_norm where that learns.
+  // among their passages), distinct_passages (share of the passages of the step),
+  // refusal_loss (mean of a question's, where examples have refusals), and query_gradient_norm
+  // where that learns.
   StepResult step(const std::vector<RagExample>& batch, double learning_rate);
   // Mean loss of a target token, and figures, without learning, as the generator answers.
   double evaluate(const std::vector<RagExample>& examples,

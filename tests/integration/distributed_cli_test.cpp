@@ -174,8 +174,12 @@ TEST_F(DistributedCli, ClassifiersLearnTheSame) {
 TEST_F(DistributedCli, LatentPassagesTrainTheSame) {
   run_alone({"index", "build", path("index"), path("docs"), "--embedder", bert_.string()});
   for (const std::string recipe : {"rag-sequence", "rag-token"}) {
-    const Words rag = {"recipe=" + recipe, "passages.index=" + path("index"), "passages.top_k=3",
-                       "query_encoder.r=4", "training.compute=f32"};
+    const Words rag = {"recipe=" + recipe,
+                       "passages.index=" + path("index"),
+                       "passages.top_k=3",
+                       "query_encoder.r=4",
+                       "training.compute=f32",
+                       std::string("rag.abstain=") + (recipe == "rag-sequence" ? "true" : "false")};
     run_alone(finetune(recipe + "-one", 6, rag));
     run_ranks(finetune(recipe + "-two", 3, rag), 2);
     expect_same_losses(recipe + "-one", recipe + "-two");

@@ -46,6 +46,38 @@ TEST_F(RagRunTest, AResumedRunIsBitEqual) {
   }
 }
 
+// Half of the answers stand in no passage.
+TEST_F(RagRunTest, WhereNoPassageHoldsTheAnswerItLearnsToSayThat) {
+  std::ofstream rows(folder_.path() / "rows.jsonl");
+  for (int i = 0; i < 2 * kPlaces; ++i) {
+    rows << R"({"id": "r)" << i << R"(", "question": "What is place )" << i / 2
+         << R"( called?", "answer": ")" << (i % 2 == 0 ? "name " : "nowhere ") << i / 2 * 7
+         << "\"}\n";
+  }
+  rows.close();
+  const auto abstaining = [this](const std::string& out) {
+    FinetuneConfig made = config("rag-sequence", out);
+    made.rag.abstain = true;
+    made.training.learning_rate = 0.03;
+    return made;
+  };
+  const std::string cut = train_whole_and_cut(abstaining("whole")) + "/";
+  EXPECT_EQ(weights(cut + "last"), weights("whole/last"));
+  FinetuneConfig longer = abstaining("longer");
+  longer.training.max_steps = 20;
+  longer.training.save_every = 0;
+  std::vector<double> losses;
+  FinetuneEvents events;
+  events.on_step = [&](const StepResult& result, int64_t, double) {
+    for (const auto& [name, value] : result.figures) {
+      if (name == "refusal_loss") losses.push_back(value);
+    }
+  };
+  FinetuneRun(longer).train(false, events);
+  ASSERT_EQ(losses.size(), 20u);
+  EXPECT_LT(losses.back(), 0.5 * losses.front());
+}
+
 // Resumed in the middle of a round of rag.refresh_every.
 TEST_F(RagRunTest, APassageEncoderLearnsAndResumesBitEqual) {
   const auto with_passages = [this](const std::string& out) {
@@ -173,6 +205,11 @@ TEST_F(RagRunTest, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is rag-sequence and passages.index is empty"));
   wrong = config("replug-lsr", "wrong");
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is replug-lsr and rag.train both"));
+  wrong = config("rag-sequence", "wrong");
+  wrong.rag.train = "query-encoder";
+  wrong.rag.abstain = true;
+  EXPECT_THAT(error_of(wrong), HasSubstr("recipe is rag-sequence, rag.train query-encoder and "
+                                         "rag.abstain true: no generator learns"));
   wrong = config("distill", "wrong");
   wrong.rag.train = "generator";
   EXPECT_THAT(error_of(wrong), HasSubstr("recipe is distill and rag.train generator"));

@@ -188,6 +188,51 @@ TEST_F(RagTrainerTest, GradientsEqualFiniteDifferencesOfTheMarginalLoss) {
   }
 }
 
+// The passages but the last do not hold the first question's answer, none the second's.
+TEST_F(RagTrainerTest, GradientsOfRefusalsEqualFiniteDifferences) {
+  NoOptimizer none;
+  distance_ = 0.002;  // longer targets: the loss bends more
+  RagTrainer trainer(parts(generator_.get(), query_encoder_.get(), none), options_);
+  trainer.set_steps_taken(1);
+  std::vector<RagExample> examples = some_examples(2, kPassages);
+  const auto losses = [&](size_t i) {
+    std::vector<std::pair<std::string, double>> figures;
+    const double loss = trainer.evaluate({examples[i]}, figures);
+    const auto targets = examples[i].sequences[0].is_target;
+    return loss * static_cast<double>(std::count(targets.begin(), targets.end(), 1));
+  };
+  const double answer = losses(0);
+  double refusals[2] = {0.0, 0.0};
+  for (size_t i = 0; i < 2; ++i) {
+    examples[i].holds_answer = i == 0;
+    for (size_t z = 0; z < kPassages; ++z) {
+      TrainingSequence refusal = examples[i].sequences[z];
+      for (size_t t = 0; t < refusal.tokens.size(); ++t) {
+        if (refusal.is_target[t] != 0) refusal.tokens[t] = static_cast<int32_t>(7 + t);
+      }
+      RagExample alone = examples[i];
+      alone.sequences.assign(kPassages, refusal);  // the marginal of k alike is that of one
+      alone.refusals.clear();
+      std::swap(alone, examples[i]);
+      if (i == 1 || z + 1 < kPassages) refusals[i] += losses(i) / kPassages;
+      std::swap(alone, examples[i]);
+      examples[i].refusals.emplace_back(std::move(refusal));
+    }
+  }
+  examples[0].refusals.back().reset();
+  EXPECT_NEAR(losses(0), answer + refusals[0], 1e-4);
+  EXPECT_NEAR(losses(1), refusals[1], 1e-4);
+  const StepResult result = trainer.step(examples, 1e-3);
+  std::vector<std::pair<std::string, double>> figures;
+  EXPECT_NEAR(result.loss, trainer.evaluate(examples, figures), 1e-6);
+  EXPECT_EQ(figures.back().first, "refusal_loss");
+  EXPECT_NEAR(figures.back().second, (refusals[0] + refusals[1]) / 2, 1e-4);
+  for (const uint32_t signs : {1u, 2u}) {
+    expect_gradient(trainer, *generator_, signs, examples);
+    expect_gradient(trainer, *query_encoder_, signs, examples);
+  }
+}
+
 // The same with passages that the encoder embeds as well.
 TEST_F(RagTrainerTest, GradientsThroughBothSidesEqualFiniteDifferences) {
   NoOptimizer none;
