@@ -316,15 +316,18 @@ void add_embedder_flags(CLI::App& command, EmbedderFlags& flags) {
                      "Model that questions are embedded with, where they have one of their own (of "
                      "DPR the question encoder); passages stay as the index has them");
   command.add_option("--query-adapter", flags.query_adapter,
-                     "LoRA adapter of the embedder, a PEFT folder, that questions are embedded "
-                     "with; passages stay as the index has them");
+                     "LoRA adapter of the embedder, a name that `quarry adapter ls` lists or a "
+                     "PEFT folder, that questions are embedded with; passages stay as the index "
+                     "has them");
 }
 
 OpenedIndex open_index(const std::string& index, bool needs_embedder, const EmbedderFlags& flags) {
   OpenedIndex opened;
   if (needs_embedder) {
     EmbedderOptions options;
-    options.query_adapter = flags.query_adapter;
+    if (!flags.query_adapter.empty()) {
+      options.query_adapter = resolve_adapter(flags.query_adapter);
+    }
     options.query_encoder = flags.query_encoder;
     opened.embedder = load_index_embedder(index, options, flags.model);
   }

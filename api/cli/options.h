@@ -94,7 +94,7 @@ void set_decoding(const DecodeFlags& flags, AskOptions& options);
 struct EmbedderFlags {
   std::string model;          // empty: what the index's manifest names
   std::string query_encoder;  // for questions alone; empty: none
-  std::string query_adapter;  // folder; empty: none
+  std::string query_adapter;  // as resolve_adapter() takes it; empty: none
 };
 void add_embedder_flags(CLI::App& command, EmbedderFlags& flags);
 

@@ -36,7 +36,7 @@ measure() { # NAME [options of both commands]
   local name=$1
   shift
   "$quarry" --quiet eval answers "$work/held.questions.jsonl" --index "$index" --mode dense --top-k 5 \
-    --decode rag-sequence --max-tokens 32 --refusal-bias=-inf --json "${answer_options[@]}" "$@" >"$work/$name.answers.json"
+    --decode rag-sequence --max-tokens 32 --json "${answer_options[@]}" "$@" >"$work/$name.answers.json"
   "$quarry" --quiet eval retrieval "$index" "$work/held.questions.jsonl" --mode dense --json "$@" >"$work/$name.retrieval.json"
 }
 start="$(dirname "$(realpath "$0")")/../../data/adapters/smollm2-135m-instruct-qa"
