@@ -58,12 +58,7 @@ class RagRecipe final : public RowRecipe<RagStream> {
     examples_ = take_rows<RagExample>(*stream_, inputs_.batch_size, may_take,
                                       "the training data gave no sequence");
     if (examples_.empty()) return false;
-    for (const RagExample& example : examples_) {
-      batch_.insert(batch_.end(), example.sequences.begin(), example.sequences.end());
-      for (const std::optional<TrainingSequence>& refusal : example.refusals) {
-        if (refusal) batch_.push_back(*refusal);
-      }
-    }
+    batch_ = all_sequences(examples_);
     return true;
   }
   StepResult learn_batch(double learning_rate) override {

@@ -9,6 +9,21 @@
 
 namespace quarry {
 
+const TrainingSequence* refusal_of(const RagExample& example, size_t z) {
+  return example.refusals.empty() || !example.refusals[z] ? nullptr : &*example.refusals[z];
+}
+
+std::vector<TrainingSequence> all_sequences(const std::vector<RagExample>& examples) {
+  std::vector<TrainingSequence> sequences;
+  for (const RagExample& example : examples) {
+    for (size_t z = 0; z < example.sequences.size(); ++z) {
+      sequences.push_back(example.sequences[z]);
+      if (refusal_of(example, z) != nullptr) sequences.push_back(*refusal_of(example, z));
+    }
+  }
+  return sequences;
+}
+
 RagStream::RagStream(const TrainingSet& set, const SequenceRenderer& renderer,
                      const PassageFinder& finder, const Embedder& embedder,
                      const RagStreamOptions& options)

@@ -31,6 +31,12 @@ struct RagExample {
   std::vector<std::optional<TrainingSequence>> refusals;
 };
 
+// Null: there is none with passage z.
+const TrainingSequence* refusal_of(const RagExample& example, size_t z);
+// Every sequence of the examples, one after the other; behind that of each passage its refusal,
+// which begins alike.
+std::vector<TrainingSequence> all_sequences(const std::vector<RagExample>& examples);
+
 struct RagStreamOptions {
   int64_t top_k = 5;
   TooLong too_long = TooLong::kError;  // a question that exceeds max_seq_len without a passage

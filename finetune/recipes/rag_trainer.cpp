@@ -22,23 +22,6 @@ constexpr double kNegligibleWeight = 1e-4;
 // no more.
 constexpr double kLearnedRefusal = 0.95;
 
-const TrainingSequence* refusal_of(const RagExample& example, size_t z) {
-  return example.refusals.empty() || !example.refusals[z] ? nullptr : &*example.refusals[z];
-}
-
-// Every sequence of the batch, example after example; behind that of each passage its refusal,
-// which begins alike.
-std::vector<TrainingSequence> all_sequences(const std::vector<RagExample>& batch) {
-  std::vector<TrainingSequence> sequences;
-  for (const RagExample& example : batch) {
-    for (size_t z = 0; z < example.sequences.size(); ++z) {
-      sequences.push_back(example.sequences[z]);
-      if (refusal_of(example, z) != nullptr) sequences.push_back(*refusal_of(example, z));
-    }
-  }
-  return sequences;
-}
-
 size_t count_targets(const TrainingSequence& sequence) {
   return static_cast<size_t>(std::count_if(sequence.is_target.begin(), sequence.is_target.end(),
                                            [](uint8_t target) { return target != 0; }));
@@ -48,10 +31,6 @@ double total_variation(const std::vector<double>& p, const std::vector<double>& 
   double total = 0.0;
   for (size_t i = 0; i < p.size(); ++i) total += 0.5 * std::fabs(p[i] - q[i]);
   return total;
-}
-
-double sum(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
 // Makes a constant of it.
@@ -83,7 +62,7 @@ namespace {
 double effect_of_passages(const std::vector<std::vector<double>>& token_losses) {
   std::vector<double> shares;
   for (const std::vector<double>& losses : token_losses) {
-    shares.push_back(-sum(losses));
+    shares.push_back(-std::accumulate(losses.begin(), losses.end(), 0.0));
   }
   const double largest = *std::max_element(shares.begin(), shares.end());
   double total = 0.0;
@@ -186,7 +165,8 @@ RagTrainer::Pass RagTrainer::run_first_pass(const std::vector<RagExample>& batch
     for (size_t z = 0; z < k; ++z) {
       inputs.token_losses.push_back(take_losses(example.sequences[z]));
       if (refusal_of(example, z) == nullptr) continue;
-      const double loss = sum(take_losses(*refusal_of(example, z)));
+      const std::vector<double> losses = take_losses(*refusal_of(example, z));
+      const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
       const double weight = 1.0 / static_cast<double>(k);
       pass.total += weight * loss;
       pass.refusal_loss += weight * loss / questions;
@@ -327,12 +307,13 @@ void RagTrainer::update(StepResult& result) {
                ErrorCode::kInternal, "step ", result.step, ": the loss is ", result.loss,
                " and the gradients' norms ", result.gradient_norm, " and ", query_norm,
                "; the adapters are as step ", steps_taken_, " left them");
-  const bool is_first = steps_taken_ == 0 && (result.gradient_norm > 0.0 || query_norm > 0.0);
-  const uint64_t before = is_first ? hash_of_values(parameters()) : 0;
+  // A step has nothing to learn where each refusal is learned already.
+  const bool must_move = steps_taken_ == 0 && (result.gradient_norm > 0.0 || query_norm > 0.0);
+  const uint64_t before = must_move ? hash_of_values(parameters()) : 0;
   parts_.optimizer->step(parameters(), result.learning_rate);
   pack();
   ++steps_taken_;
-  QUARRY_CHECK(!is_first || hash_of_values(parameters()) != before, ErrorCode::kInternal,
+  QUARRY_CHECK(!must_move || hash_of_values(parameters()) != before, ErrorCode::kInternal,
                "after the first step the adapters are as they were before: they learn nothing (is "
                "the learning rate 0?)");
 }

@@ -196,12 +196,11 @@ class Decoder {
   // False when cancelled.
   bool find_refusals() {
     const std::vector<int32_t>& refusal = request_.refusal;
-    refusals_.assign(num_passages(), {});
+    refusals_.assign(num_passages(), {false, std::vector<double>(refusal.size() + 1, 0.0)});
     if (refusal.empty()) return true;
     if (!keep_going()) return false;
     const std::vector<std::vector<TokenDistribution>> rows = read(refusal);
     for (size_t z = 0; z < num_passages(); ++z) {
-      refusals_[z].goes_on.assign(refusal.size() + 1, 0.0);
       if (rows[z].empty()) continue;
       const TokenDistribution& end = rows[z].back();
       refusals_[z].goes_on.back() = end.p_of_any(request_.stop_tokens);
@@ -309,8 +308,10 @@ class Decoder {
   // p(z|x), given that z does not refuse unless all do.
   std::vector<double> prior_of_answering() const {
     std::vector<double> logs = request_.log_prior;
-    for (size_t z = 0; z < logs.size() && !request_.refusal.empty() && !all_refuse(); ++z) {
-      logs[z] += std::log(std::max(1e-30, 1.0 - refusals_[z].goes_on.front()));
+    if (!all_refuse()) {
+      for (size_t z = 0; z < logs.size(); ++z) {
+        logs[z] += std::log(std::max(1e-30, 1.0 - refusals_[z].goes_on.front()));
+      }
     }
     std::vector<double> prior;
     for (const double value : log_softmax(logs)) prior.push_back(std::exp(value));

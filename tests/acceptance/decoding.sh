@@ -27,6 +27,9 @@ for system in concat:3 concat:5 rag-sequence:5 rag-token:5; do
     --adapter "$adapter" --decode "${system%:*}" --top-k "${system#*:}" --output "$work/$name.answers.json" "$@" >"$work/$name.txt"
   echo "$name: $((SECONDS - begin)) s" "$(grep "not in the documents" "$work/$name.txt")"
 done
-python3 "$here/paired_gains.py" "$work" "$questions" "RAG-Sequence over five passages in one prompt" none concat-5:rag-sequence-5
-python3 "$here/paired_gains.py" "$work" "$questions" "RAG-Token over five passages in one prompt" none concat-5:rag-token-5
-python3 "$here/paired_gains.py" "$work" "$questions" "RAG-Sequence over three passages in one prompt" none concat-3:rag-sequence-5
+gains() { # TITLE BEFORE:AFTER
+  python3 "$here/paired_gains.py" "$work" "$questions" "$1" none "$2"
+}
+gains "RAG-Sequence over five passages in one prompt" concat-5:rag-sequence-5
+gains "RAG-Token over five passages in one prompt" concat-5:rag-token-5
+gains "RAG-Sequence over three passages in one prompt" concat-3:rag-sequence-5

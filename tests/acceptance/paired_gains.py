@@ -50,7 +50,7 @@ def main(folder, questions, title, must, *pairs):
     systems = {name: outcomes(pathlib.Path(folder), name, gold) for pair in pairs for name in pair}
     print(title)
     for name, metrics in systems.items():
-        print(f"{name:12}" + "  ".join(f"{key} {mean(list(rows.values())):.1f}" for key, rows in metrics.items()))
+        print(f"{name:16}" + "  ".join(f"{key} {mean(list(rows.values())):.1f}" for key, rows in metrics.items()))
     holds = True
     for key in ("R@1", "R@5", "EM", "F1"):
         rows = [(systems[before][key], systems[after][key]) for before, after in pairs]
