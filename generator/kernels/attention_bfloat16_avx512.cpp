@@ -34,6 +34,43 @@ inline void fetch_lines(const uint32_t* pairs, int64_t count) {
   for (int64_t i = 0; i < count; i += 16) _mm_prefetch(pairs + i, _MM_HINT_T1);
 }
 
+// 2^x, relative error below 3e-6, which is lost when it is rounded to bfloat16; exactly 1 for 0 and
+// exactly 0 for -inf.
+inline __m512 power_of_two(__m512 x) {
+  // The operand order keeps a NaN.
+  const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
+  const __m512 n = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 r = _mm512_sub_ps(clamped, n);
+  __m512 p = _mm512_set1_ps(0.009582852944731712f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.055906426161527634f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24024099111557007f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6931241750717163f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+// Lane r of the result: the lanes of vectors[r] combined, the same way for each r.
+template <typename Combine>
+inline __m512 reduce_eight(const __m512* vectors, const Combine& combine) {
+  __m512 four[2];
+  for (int i = 0; i < 2; ++i) {
+    const __m512* v = vectors + 4 * i;
+    const __m512 ab = combine(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const __m512 cd = combine(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    four[i] = combine(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  }
+  const __m512 halves = combine(_mm512_shuffle_f32x4(four[0], four[1], 0x44),
+                                _mm512_shuffle_f32x4(four[0], four[1], 0xee));
+  const __m512 all = combine(halves, _mm512_shuffle_f32x4(halves, halves, 0xb1));
+  return _mm512_shuffle_f32x4(all, all, 0x08);
+}
+
+// The keys of a tile that a row sees, a bit each.
+inline uint64_t bits_of(Visible keys) {
+  const uint64_t below_end = keys.end >= 64 ? ~uint64_t{0} : (uint64_t{1} << keys.end) - 1;
+  return keys.begin >= keys.end ? 0 : below_end >> keys.begin << keys.begin;
+}
+
 struct PairProducts {
   using V = VecAvx512;
   static constexpr int kMaxRows = 6;
@@ -81,9 +118,71 @@ struct PairProducts {
     }
   }
 
+  // As softmax_row, what the rows have in common done once; leaves pairs of bfloat16.
+  template <int kRows>
+  static void softmax(const AttentionScratch& s, int64_t row, const Visible* seen) {
+    static_assert(kRows <= 8 && kKeyTile == 16 * kVectors, "what reduce_eight takes");
+    const __m512 minus_infinity = _mm512_set1_ps(-__builtin_inff());
+    const auto larger = [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); };
+    __m512 reduced[8];
+    for (int r = kRows; r < 8; ++r) reduced[r] = _mm512_setzero_ps();
+    for (int r = 0; r < kRows; ++r) {
+      float* scores = s.scores + r * kKeyTile;
+      if (seen[r].begin > 0 || seen[r].end < kKeyTile) {
+        const uint64_t bits = bits_of(seen[r]);
+        for (int i = 0; i < kVectors; ++i) {
+          const auto hidden = static_cast<__mmask16>(~bits >> (16 * i));
+          _mm512_mask_storeu_ps(scores + 16 * i, hidden, minus_infinity);
+        }
+      }
+      reduced[r] = larger(larger(_mm512_loadu_ps(scores), _mm512_loadu_ps(scores + 16)),
+                          larger(_mm512_loadu_ps(scores + 32), _mm512_loadu_ps(scores + 48)));
+    }
+    constexpr auto kLanes = static_cast<__mmask16>((1 << kRows) - 1);
+    const __m512 old_maximum = _mm512_maskz_loadu_ps(kLanes, s.maximum + row);
+    const __m512 maximum = larger(reduce_eight(reduced, larger), old_maximum);
+    // -inf - -inf is NaN: scores that are all -inf count as 0 apart.
+    const __m512 shift =
+        _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(maximum, minus_infinity, _CMP_NEQ_UQ), maximum);
+    const __m512 log2e = _mm512_set1_ps(1.44269504f);
+    const __m512 factor = power_of_two(_mm512_mul_ps(_mm512_sub_ps(old_maximum, shift), log2e));
+    alignas(64) float shifts[16];
+    _mm512_store_ps(shifts, shift);
+    for (int r = 0; r < kRows; ++r) {
+      float* scores = s.scores + r * kKeyTile;
+      const __m512 row_shift = _mm512_set1_ps(shifts[r]);
+      __m512 p[kVectors];
+      for (int i = 0; i < kVectors; ++i) {
+        const __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores + 16 * i), row_shift);
+        p[i] = power_of_two(_mm512_mul_ps(apart, log2e));
+      }
+      reduced[r] = _mm512_add_ps(_mm512_add_ps(p[0], p[1]), _mm512_add_ps(p[2], p[3]));
+      for (int i = 0; i < kVectors; i += 2) {
+        const __m512bh pairs = _mm512_cvtne2ps_pbh(p[i + 1], p[i]);
+        _mm512_storeu_si512(scores + 8 * i, reinterpret_cast<__m512i>(pairs));
+      }
+    }
+    const __m512 added =
+        reduce_eight(reduced, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+    const __m512 sum = _mm512_maskz_loadu_ps(kLanes, s.sum + row);
+    _mm512_mask_storeu_ps(s.sum + row, kLanes, _mm512_fmadd_ps(sum, factor, added));
+    _mm512_mask_storeu_ps(s.maximum + row, kLanes, maximum);
+    const __mmask16 rescaled = _mm512_mask_cmp_ps_mask(kLanes, maximum, old_maximum, _CMP_NEQ_UQ);
+    if (rescaled == 0) return;
+    alignas(64) float factors[16];
+    _mm512_store_ps(factors, factor);
+    for (int r = 0; r < kRows; ++r) {
+      if ((rescaled >> r & 1) == 0) continue;
+      const __m512 row_factor = _mm512_set1_ps(factors[r]);
+      float* out = s.out + (row + r) * s.padded;
+      for (int64_t d = 0; d < s.padded; d += 16) {
+        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(out + d), row_factor));
+      }
+    }
+  }
+
   template <int kRows>
   static void accumulate(const AttentionScratch& s, int64_t row, Visible keys) {
-    for (int r = 0; r < kRows; ++r) round_in_place(s.scores + r * kKeyTile, kKeyTile);
     int64_t d = 0;
     for (; d + kVectors * 16 <= s.padded; d += kVectors * 16) {
       accumulate_columns<kRows, kVectors>(s, row, d, keys);

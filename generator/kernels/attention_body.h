@@ -355,6 +355,12 @@ struct FloatProducts {
     score_rows<V, kRows, kVectors>(s, row, head_dim);
   }
   template <int kRows>
+  static void softmax(const AttentionScratch& s, int64_t row, const Visible* seen) {
+    for (int r = 0; r < kRows; ++r) {
+      softmax_row<V>(s, row + r, s.scores + r * kKeyTile, seen[r]);
+    }
+  }
+  template <int kRows>
   static void accumulate(const AttentionScratch& s, int64_t row, Visible keys) {
     if (rounds(static_cast<const Cache*>(nullptr))) {
       round_to_bfloat16(s.scores, kRows * kKeyTile);
@@ -374,8 +380,14 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
   const int64_t group = task.head_end - task.head_begin;
   Visible seen[kRows];
   Visible all = {kKeyTile, 0};
+  int64_t query = task.query_begin + row / group;
+  int64_t head = row % group;
   for (int r = 0; r < kRows; ++r) {
-    seen[r] = visible_keys(shape, task.query_begin + (row + r) / group, tile);
+    seen[r] = visible_keys(shape, query, tile);
+    if (++head == group) {
+      head = 0;
+      ++query;
+    }
     if (seen[r].begin >= seen[r].end) continue;
     all.begin = seen[r].begin < all.begin ? seen[r].begin : all.begin;
     all.end = seen[r].end > all.end ? seen[r].end : all.end;
@@ -384,19 +396,17 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
   Products::template score<kRows>(s, row, shape.head_dim);
   if (shape.alibi_slopes != nullptr || shape.relative_bias.table != nullptr) {
     for (int r = 0; r < kRows; ++r) {
-      const int64_t query = task.query_begin + (row + r) / group;
-      const int64_t head = task.head_begin + (row + r) % group;
-      const int64_t first = tile - (shape.num_keys - shape.num_queries + query);
+      const int64_t its_query = task.query_begin + (row + r) / group;
+      const int64_t its_head = task.head_begin + (row + r) % group;
+      const int64_t first = tile - (shape.num_keys - shape.num_queries + its_query);
       float* scores = s.scores + r * kKeyTile;
-      if (shape.alibi_slopes != nullptr) add_alibi(shape.alibi_slopes[head], first, scores);
+      if (shape.alibi_slopes != nullptr) add_alibi(shape.alibi_slopes[its_head], first, scores);
       if (shape.relative_bias.table != nullptr) {
-        add_tile_bias(shape.relative_bias, head, first, scores);
+        add_tile_bias(shape.relative_bias, its_head, first, scores);
       }
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    softmax_row<typename Products::V>(s, row + r, s.scores + r * kKeyTile, seen[r]);
-  }
+  Products::template softmax<kRows>(s, row, seen);
   Products::template accumulate<kRows>(s, row, all);
 }
 

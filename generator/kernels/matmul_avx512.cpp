@@ -362,8 +362,9 @@ void integer_all_rows(const MatrixView& w, const Panel& panel, BlockRange blocks
   }
 }
 
-// Depth of a panel that stays in L1 beside six rows of x while all rows of the tile pass by.
-constexpr int64_t kDepthAtOnce = 640;
+// Depth of a panel while all rows of the tile pass by. It comes from L2, which costs less than the
+// sums that go to y and back between two parts.
+constexpr int64_t kDepthAtOnce = 2048;
 
 template <typename K, int kStrips>
 void integer_panel_tile(const MatrixView& w, const ActivationView& x, const TileRange& range,

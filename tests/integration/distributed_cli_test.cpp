@@ -130,7 +130,8 @@ class DistributedCli : public ::testing::Test {
         worst = std::max(worst, std::fabs(double{a[i]} - double{b[i]}));
       }
     }
-    EXPECT_LT(worst, 1e-5);
+    // AdamW divides by the gradient's own size: where that is nearly 0, the order of a sum shows.
+    EXPECT_LT(worst, 3e-5);
   }
 
   TemporaryFolder folder_;
