@@ -26,6 +26,7 @@ StateTensor float_tensor(const std::string& name, std::vector<int64_t> shape,
   StateTensor tensor;
   tensor.name = name;
   tensor.shape = std::move(shape);
+  if (values.empty()) return tensor;
   tensor.bytes.resize(values.size() * sizeof(float));
   std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
   return tensor;
