@@ -168,17 +168,7 @@ struct PairProducts {
     _mm512_mask_storeu_ps(s.sum + row, kLanes, _mm512_fmadd_ps(sum, factor, added));
     _mm512_mask_storeu_ps(s.maximum + row, kLanes, maximum);
     const __mmask16 rescaled = _mm512_mask_cmp_ps_mask(kLanes, maximum, old_maximum, _CMP_NEQ_UQ);
-    if (rescaled == 0) return;
-    alignas(64) float factors[16];
-    _mm512_store_ps(factors, factor);
-    for (int r = 0; r < kRows; ++r) {
-      if ((rescaled >> r & 1) == 0) continue;
-      const __m512 row_factor = _mm512_set1_ps(factors[r]);
-      float* out = s.out + (row + r) * s.padded;
-      for (int64_t d = 0; d < s.padded; d += 16) {
-        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(out + d), row_factor));
-      }
-    }
+    if (rescaled != 0) rescale<kRows>(s, row, factor, rescaled);
   }
 
   template <int kRows>
@@ -192,6 +182,21 @@ struct PairProducts {
   }
 
  private:
+  // out of the rows in `rescaled` times their lane of `factor`.
+  template <int kRows>
+  static void rescale(const AttentionScratch& s, int64_t row, __m512 factor, __mmask16 rescaled) {
+    alignas(64) float factors[16];
+    _mm512_store_ps(factors, factor);
+    for (int r = 0; r < kRows; ++r) {
+      if ((rescaled >> r & 1) == 0) continue;
+      const __m512 row_factor = _mm512_set1_ps(factors[r]);
+      float* out = s.out + (row + r) * s.padded;
+      for (int64_t d = 0; d < s.padded; d += 16) {
+        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(out + d), row_factor));
+      }
+    }
+  }
+
   // Past the visible keys, to which a pair may reach, probabilities are 0.
   template <int kRows, int kColumns>
   static void accumulate_columns(const AttentionScratch& s, int64_t row, int64_t d, Visible keys) {

@@ -380,14 +380,15 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
   const int64_t group = task.head_end - task.head_begin;
   Visible seen[kRows];
   Visible all = {kKeyTile, 0};
-  int64_t query = task.query_begin + row / group;
-  int64_t head = row % group;
+  int64_t queries[kRows];
+  int64_t heads[kRows];
   for (int r = 0; r < kRows; ++r) {
-    seen[r] = visible_keys(shape, query, tile);
-    if (++head == group) {
-      head = 0;
-      ++query;
-    }
+    const bool is_next = r > 0 && heads[r - 1] + 1 < task.head_end;  // a division costs more
+    heads[r] = r == 0    ? task.head_begin + row % group
+               : is_next ? heads[r - 1] + 1
+                         : task.head_begin;
+    queries[r] = r == 0 ? task.query_begin + row / group : queries[r - 1] + (is_next ? 0 : 1);
+    seen[r] = visible_keys(shape, queries[r], tile);
     if (seen[r].begin >= seen[r].end) continue;
     all.begin = seen[r].begin < all.begin ? seen[r].begin : all.begin;
     all.end = seen[r].end > all.end ? seen[r].end : all.end;
@@ -396,13 +397,11 @@ void attend_rows(const AttentionShape& shape, const AttentionTask& task, const A
   Products::template score<kRows>(s, row, shape.head_dim);
   if (shape.alibi_slopes != nullptr || shape.relative_bias.table != nullptr) {
     for (int r = 0; r < kRows; ++r) {
-      const int64_t its_query = task.query_begin + (row + r) / group;
-      const int64_t its_head = task.head_begin + (row + r) % group;
-      const int64_t first = tile - (shape.num_keys - shape.num_queries + its_query);
+      const int64_t first = tile - (shape.num_keys - shape.num_queries + queries[r]);
       float* scores = s.scores + r * kKeyTile;
-      if (shape.alibi_slopes != nullptr) add_alibi(shape.alibi_slopes[its_head], first, scores);
+      if (shape.alibi_slopes != nullptr) add_alibi(shape.alibi_slopes[heads[r]], first, scores);
       if (shape.relative_bias.table != nullptr) {
-        add_tile_bias(shape.relative_bias, its_head, first, scores);
+        add_tile_bias(shape.relative_bias, heads[r], first, scores);
       }
     }
   }

@@ -100,9 +100,10 @@ inline __m512i store_codes(const __m512i* values, uint8_t* codes) {
   }
 }
 
-// quantize_block of kBlocksAtOnce, to the bit.
+// quantize_block of kBlocksAtOnce, to the bit; false, with nothing done, when one of them is of
+// zeros or holds what is not finite.
 template <int kVectors, Form kForm, int kTerms>
-inline void quantize_four(const float* x, uint8_t* codes, float* scales, int32_t* sums) {
+inline bool quantize_four(const float* x, uint8_t* codes, float* scales, int32_t* sums) {
   constexpr int kBlock = 16 * kVectors;
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest[kBlocksAtOnce];
@@ -122,14 +123,7 @@ inline void quantize_four(const float* x, uint8_t* codes, float* scales, int32_t
   // Of a block of zeros or denormals the quotient is infinite.
   const __mmask8 is_usual = _mm_cmp_ps_mask(inverse, _mm_set1_ps(3.402823466e+38f), _CMP_LE_OQ) &
                             _mm_cmplt_epu32_mask(bits, _mm_set1_epi32(0x7f800000));
-  if (is_usual != 15) {
-    for (int b = 0; b < kBlocksAtOnce; ++b) {
-      quantize_block<kVectors, kForm>(x + b * kBlock, kTerms,
-                                      codes + b * kBlock * kCodeBytes<kForm, kTerms>, scales + b,
-                                      sums + b);
-    }
-    return;
-  }
+  if (is_usual != 15) return false;
   _mm_storeu_ps(scales, _mm_div_ps(amax, most));
   alignas(16) float factors[kBlocksAtOnce];
   _mm_store_ps(factors, inverse);
@@ -147,22 +141,27 @@ inline void quantize_four(const float* x, uint8_t* codes, float* scales, int32_t
   const __m128i total =
       reduce_four(totals, [](__m512i a, __m512i b) { return _mm512_add_epi32(a, b); });
   _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), total);
+  return true;
 }
 
 template <int kVectors, Form kForm, int kTerms>
 inline void quantize_blocks(const float* x, int64_t blocks, uint8_t* codes, float* scales,
                             int32_t* sums) {
   constexpr int kBlock = 16 * kVectors;
+  constexpr int kBytes = kBlock * kCodeBytes<kForm, kTerms>;
+  const auto one = [&](int64_t i) {
+    quantize_block<kVectors, kForm>(x + i * kBlock, kTerms, codes + i * kBytes, scales + i,
+                                    sums + i);
+  };
   int64_t b = 0;
   for (; b + kBlocksAtOnce <= blocks; b += kBlocksAtOnce) {
-    quantize_four<kVectors, kForm, kTerms>(
-        x + b * kBlock, codes + b * kBlock * kCodeBytes<kForm, kTerms>, scales + b, sums + b);
+    if (quantize_four<kVectors, kForm, kTerms>(x + b * kBlock, codes + b * kBytes, scales + b,
+                                               sums + b)) {
+      continue;
+    }
+    for (int i = 0; i < kBlocksAtOnce; ++i) one(b + i);
   }
-  for (; b < blocks; ++b) {
-    quantize_block<kVectors, kForm>(x + b * kBlock, kTerms,
-                                    codes + b * kBlock * kCodeBytes<kForm, kTerms>, scales + b,
-                                    sums + b);
-  }
+  for (; b < blocks; ++b) one(b);
 }
 
 }  // namespace

@@ -112,7 +112,8 @@ class DistributedCli : public ::testing::Test {
       EXPECT_NEAR(left[i].at("loss"), right[i].at("loss"), 1e-5) << left[i];
     }
   }
-  void expect_same_adapter(const std::string& one, const std::string& two) const {
+  void expect_same_adapter(const std::string& one, const std::string& two,
+                           double most = 1e-5) const {
     const auto open = [this](const std::string& name) {
       return SafetensorsFile::open(folder_.path() / name / "adapter_model.safetensors");
     };
@@ -130,8 +131,7 @@ class DistributedCli : public ::testing::Test {
         worst = std::max(worst, std::fabs(double{a[i]} - double{b[i]}));
       }
     }
-    // AdamW divides by the gradient's own size: where that is nearly 0, the order of a sum shows.
-    EXPECT_LT(worst, 3e-5);
+    EXPECT_LT(worst, most);
   }
 
   TemporaryFolder folder_;
@@ -222,7 +222,8 @@ TEST_F(DistributedCli, APassageEncoderTrainsTheSameAndMakesAnIndex) {
                         " --embedder-adapter " + path("one/best-query-encoder")));
   run_ranks(finetune("two", 3, rag), 2);
   expect_same_losses("one", "two");
-  expect_same_adapter("one/last-query-encoder", "two/last-query-encoder");
+  // AdamW divides by the gradient's own size: where that is nearly 0, the order of a sum shows.
+  expect_same_adapter("one/last-query-encoder", "two/last-query-encoder", 3e-5);
 
   const auto reembed = [&](const std::string& index) {
     return Words{"index",
