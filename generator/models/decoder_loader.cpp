@@ -88,8 +88,9 @@ void DecoderLoader::load_tables() {
   const TensorView& head = layout_.tied_head ? table : *view(find(layout_.head));
   // 4- and 8-bit quantization leaves the head alone.
   const LoadIn load_in = source_.weights.load_in;
-  std::unique_ptr<kernels::PackedMatrix> packed = nn::pack_weight(
-      head, {}, modules.precision, nn::quantized_type(load_in) ? LoadIn::kAsIs : load_in);
+  std::unique_ptr<kernels::PackedMatrix> packed =
+      nn::pack_weight(head, {}, nn::head_precision(modules.precision, head.type),
+                      nn::quantized_type(load_in) ? LoadIn::kAsIs : load_in);
   SpillFile* spill = source_.weights.spill.get();
   if (spill != nullptr) packed->move_to(*spill);
   modules.head = std::move(packed);

@@ -4,6 +4,7 @@
 
 #include "data/core/error.h"
 #include "data/core/parallel_for.h"
+#include "generator/quant/encode_dense.h"
 #include "generator/quant/four_bit.h"
 #include "generator/quant/half.h"
 
@@ -90,6 +91,10 @@ std::unique_ptr<PackedMatrix> pack_floats(const TensorView& weight,
 Precision held_precision(Precision precision, LoadIn load_in) {
   if (load_in == LoadIn::kF32) return Precision::kExact;
   return load_in == LoadIn::kBF16 && precision == Precision::kFast8 ? Precision::kFast : precision;
+}
+
+Precision head_precision(Precision precision, WeightType type) {
+  return precision == Precision::kFast8 && !is_dense_float(type) ? Precision::kFast : precision;
 }
 
 std::optional<WeightType> quantized_type(LoadIn load_in) {

@@ -26,6 +26,11 @@ Int8Rows int8_rows_of(const TensorView& weight, const std::vector<int64_t>& row_
 // How weights that are loaded so are held: bfloat16 that was asked for is not rounded to bytes.
 kernels::Precision held_precision(kernels::Precision precision, LoadIn load_in);
 
+// How an output head of this type is multiplied: what is rounded there goes straight into the
+// logits, and reading the weights takes longer than a second byte of the activations does. Of a
+// dense head kFast would hold twice the bytes.
+kernels::Precision head_precision(kernels::Precision precision, WeightType type);
+
 // The type that quantization to `load_in` gives; nullopt for the others.
 std::optional<WeightType> quantized_type(LoadIn load_in);
 
