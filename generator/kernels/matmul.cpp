@@ -134,7 +134,7 @@ Plan make_plan(const MatmulTarget* targets, int64_t count, int64_t m) {
 struct Group {
   const MatmulTarget* targets;
   int64_t count;
-  std::vector<LowRankUpdate> updates;  // `target` counts from targets[0]
+  const std::vector<LowRankUpdate>& updates;  // `target` counts from targets[0]
 };
 
 // Rows up to which the updates wait for all strips of a run: its columns of y are still in cache.
@@ -147,6 +147,8 @@ constexpr int64_t kProjectRows = 96;
 class Projections {
  public:
   explicit Projections(const std::vector<LowRankUpdate>& updates) : updates_(updates) {
+    u_offsets_.reserve(updates.size());
+    pieces_.reserve(updates.size());
     for (const LowRankUpdate& update : updates) {
       u_offsets_.push_back(bytes_);
       bytes_ += (update.row_end - update.row_begin) * update.pair->u_bytes();
@@ -162,10 +164,12 @@ class Projections {
     u_ = buffer->reserve(bytes_);
   }
 
-  // Makes the pieces that no thread has begun.
-  void help(const Twins& twins) {
-    const auto count = static_cast<int64_t>(pieces_.size());
-    for (int64_t i = next_.load(); i < count && (i = next_++) < count;) {
+  int64_t num_pieces() const { return static_cast<int64_t>(pieces_.size()); }
+
+  // Makes pieces that no thread has begun, up to `most`.
+  void help(const Twins& twins, int64_t most) {
+    const int64_t count = num_pieces();
+    for (int64_t i = next_.load(); most > 0 && i < count && (i = next_++) < count; --most) {
       const Finished finished(finished_);
       make_piece(twins, pieces_[i]);
     }
@@ -254,9 +258,8 @@ class Projections {
 };
 
 // Runs units [begin, end) of one row tile.
-void run_units(const Twins& twins, const Plan& plan, const Group& group,
-               const Projections& projections, const ActivationView& x, int64_t m, int64_t row_tile,
-               int64_t begin, int64_t end) {
+void run_units(const Twins& twins, const Plan& plan, const Group& group, Projections& projections,
+               const ActivationView& x, int64_t m, int64_t row_tile, int64_t begin, int64_t end) {
   TileRange range = {};
   range.row_begin = row_tile * plan.rows_per_tile;
   range.row_end = std::min(m, range.row_begin + plan.rows_per_tile);
@@ -281,8 +284,10 @@ void run_units(const Twins& twins, const Plan& plan, const Group& group,
       if (!in_tile) add_tile_bias(target.bias, w.n, range, target.y, target.ldy);
       if (!has_few_rows) projections.add(number, range, target.y, target.ldy);
     }
+    if (!has_few_rows) continue;
     range.strip_begin = first * plan.strips_per_unit;
-    if (has_few_rows) projections.add(number, range, target.y, target.ldy);
+    projections.help(twins, projections.num_pieces());
+    projections.add(number, range, target.y, target.ldy);
   }
 }
 
@@ -317,8 +322,15 @@ void multiply_group(const Group& group, const float* x, int64_t m, int64_t ldx) 
   }
   const Plan plan = make_plan(group.targets, group.count, m);
   const int64_t units = plan.first_unit.back();
-  parallel_for(units * plan.row_tiles, unit_grain(plan, view, m), [&](int64_t begin, int64_t end) {
-    projections.help(chosen);
+  // An A of rank 16 has about the bytes of a unit of one row: counted as one, so that threads get
+  // the same to read.
+  const int64_t project = m <= kFewRows ? projections.num_pieces() : 0;
+  const int64_t total = project + units * plan.row_tiles;
+  parallel_for(total, unit_grain(plan, view, m), [&](int64_t begin, int64_t end) {
+    const int64_t all = projections.num_pieces();
+    projections.help(chosen, project > 0 ? std::min(end, project) - begin : all);
+    begin = std::max(begin, project) - project;
+    end = std::max(end, project) - project;
     while (begin < end) {
       const int64_t row_tile = begin / units;
       const int64_t stop = std::min(end, (row_tile + 1) * units);
@@ -355,7 +367,8 @@ void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, 
   const MatmulTarget target = {&weight, y, ldy, nullptr};
   if (rounds_to_bytes(view_of(weight), bits))
     return multiply_group_bytes(&target, 1, x, m, ldx, {});
-  multiply_group({&target, 1, {}}, x, m, ldx);
+  const std::vector<LowRankUpdate> no_updates;
+  multiply_group({&target, 1, no_updates}, x, m, ldx);
 }
 
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
@@ -387,8 +400,10 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
                            begin == 0 ? copy : RoundedCopy());
     } else {
       if (begin == 0) copy_rounded(x, m, first.k, ldx, copy);
-      multiply_group({targets.data() + begin, end - begin, updates_of(updates, begin, end)}, x, m,
-                     ldx);
+      const bool is_all = end - begin == count;
+      const std::vector<LowRankUpdate> some =
+          is_all ? std::vector<LowRankUpdate>() : updates_of(updates, begin, end);
+      multiply_group({targets.data() + begin, end - begin, is_all ? updates : some}, x, m, ldx);
     }
   }
 }

@@ -1,6 +1,7 @@
 #include "generator/nn/linear.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <iterator>
 
@@ -44,6 +45,8 @@ void read_bias(const Projection& projection, float* destination) {
 Linear::Linear(const std::vector<Projection>& projections, kernels::Precision precision,
                const WeightOptions& options) {
   QUARRY_DCHECK(!projections.empty());
+  static std::atomic<size_t> next_number{0};
+  number_ = next_number++;
   llm_int8_threshold_ = options.llm_int8_threshold;
   in_features_ = projections.front().weight->shape[1];
   for (const Projection& projection : projections) {
@@ -131,8 +134,8 @@ Tensor Linear::forward(const Tensor& x, const std::vector<AdapterSpan>& spans,
   const auto beside = updates_beside(spans, workspace);
   // Adapters may replace products and biases.
   const bool adds_at_once = spans.empty() && on_the_way && !bias_.empty();
-  multiply(x, y, workspace.activation_bits(), copy,
-           beside.value_or(std::vector<kernels::LowRankUpdate>()),
+  static const std::vector<kernels::LowRankUpdate> no_updates;
+  multiply(x, y, workspace.activation_bits(), copy, beside ? *beside : no_updates,
            adds_at_once ? bias_.data() : nullptr);
   for (const AdapterSpan& span : spans) replace_products(x, span, y);
   if (!adds_at_once) add_biases(spans, y);

@@ -105,6 +105,7 @@ class Linear {
   // The updates of these spans where they can run beside the product.
   std::optional<std::vector<kernels::LowRankUpdate>> updates_beside(
       const std::vector<AdapterSpan>& spans, const Workspace& workspace) const;
+  LinearUpdates make_updates(const LoraAdapter& adapter) const;
   void add_adapter(const Operand& x, const AdapterSpan& span, Tensor& y,
                    Workspace& workspace) const;
 
@@ -129,6 +130,7 @@ class Linear {
   void backward_pair(const Operand& x, const Operand& dy, const AdapterSpan& span,
                      const Slice& slice, Tensor& dx, Workspace& workspace) const;
 
+  size_t number_;  // no other Linear of this process has it
   float llm_int8_threshold_ = 0.0f;
   int64_t in_features_ = 0;
   int64_t out_features_ = 0;

@@ -248,30 +248,44 @@ void Linear::add_biases(const std::vector<AdapterSpan>& spans, Tensor& y) const 
 
 std::optional<std::vector<kernels::LowRankUpdate>> Linear::updates_beside(
     const std::vector<AdapterSpan>& spans, const Workspace& workspace) const {
-  const auto is_packed = [](const Block& block) {
-    return block.int8 == nullptr && kernels::low_rank_form(*block.weight).terms > 0;
-  };
   if (spans.empty() || at::GradMode::is_enabled() ||
-      workspace.activation_bits() != kernels::ActivationBits::k16 ||
-      !std::all_of(blocks_.begin(), blocks_.end(), is_packed)) {
+      workspace.activation_bits() != kernels::ActivationBits::k16) {
     return std::nullopt;
   }
   std::vector<kernels::LowRankUpdate> updates;
+  updates.reserve(spans.size() * slices_.size());
   for (const AdapterSpan& span : spans) {
     if (span.trains()) return std::nullopt;
-    size_t target = 0;
-    for (const Slice& slice : slices_) {
-      while (target + 1 < blocks_.size() && blocks_[target + 1].offset <= slice.offset) ++target;
-      if (span.adapter->find_full(slice.weight) != nullptr) return std::nullopt;
-      const LoraWeights* lora = span.adapter->find(slice.path);
-      if (lora == nullptr) continue;
-      if (lora->start != nullptr) return std::nullopt;
-      const Block& block = blocks_[target];
-      updates.push_back({lora->beside(kernels::low_rank_form(*block.weight)), target,
-                         slice.offset - block.offset, span.begin, span.end});
+    const LinearUpdates& own =
+        span.adapter->updates_at(number_, [&] { return make_updates(*span.adapter); });
+    if (!own.is_beside) return std::nullopt;
+    for (kernels::LowRankUpdate update : own.updates) {
+      update.row_begin = span.begin;
+      update.row_end = span.end;
+      updates.push_back(update);
     }
   }
   return updates;
+}
+
+LinearUpdates Linear::make_updates(const LoraAdapter& adapter) const {
+  LinearUpdates made;
+  made.pairs.reserve(slices_.size());  // the updates point into it
+  size_t target = 0;
+  for (const Slice& slice : slices_) {
+    while (target + 1 < blocks_.size() && blocks_[target + 1].offset <= slice.offset) ++target;
+    const Block& block = blocks_[target];
+    const kernels::LowRankForm form = kernels::low_rank_form(*block.weight);
+    if (block.int8 != nullptr || form.terms == 0) return {};
+    if (adapter.find_full(slice.weight) != nullptr) return {};
+    const LoraWeights* lora = adapter.find(slice.path);
+    if (lora == nullptr) continue;
+    if (lora->start != nullptr) return {};
+    made.pairs.push_back(lora->beside(form));
+    made.updates.push_back({&made.pairs.back(), target, slice.offset - block.offset, 0, 0});
+  }
+  made.is_beside = true;
+  return made;
 }
 
 void Linear::add_adapter(const Operand& x, const AdapterSpan& span, Tensor& y,

@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,17 +33,13 @@ struct LoraWeights {
   std::vector<float> scaled_b;                            // [rank, out_features]
   // REQUIRES: a, b, rank and scale are set.
   void pack();
-  // The pair as it runs beside a product with packed weights: made when it is first asked for, from
-  // any thread, and kept.
-  std::shared_ptr<const kernels::LowRankPair> beside(const kernels::LowRankForm& form) const;
+  // The pair as it runs beside a product with packed weights.
+  kernels::LowRankPair beside(const kernels::LowRankForm& form) const;
 
   // While training from PiSSA (Meng et al. 2024, arXiv:2404.02948): the pair where it started, with
   // this rank and scale, whose update is taken off again: y -= scale B0 (A0 x). So the base stays
   // as it is. Null: nothing is taken off.
   std::shared_ptr<const LoraWeights> start;
-
- private:
-  mutable std::shared_ptr<const kernels::LowRankPair> beside_;
 };
 
 // The same update without `start`: A' = [A; A0], B' = [B, -B0], of twice the rank.
@@ -58,6 +55,13 @@ struct FullTensor {
   std::shared_ptr<const kernels::PackedMatrix> packed;
   // REQUIRES: the other members are set.
   void pack();
+};
+
+// What one Linear adds of an adapter beside its products (kernels::matmul_group), for all rows.
+struct LinearUpdates {
+  bool is_beside = false;  // false: the adapter wants products of its own there
+  std::vector<kernels::LowRankUpdate> updates;
+  std::vector<kernels::LowRankPair> pairs;  // of the updates
 };
 
 // Whether a caller can run activated LoRA: LoraAdapter::invocation_tokens().
@@ -90,8 +94,14 @@ class LoraAdapter {
   // For training: pack() what was changed before the adapter runs again.
   std::map<std::string, LoraWeights>& mutable_weights() {
     std::atomic_store(&on_device_, std::shared_ptr<const void>());
+    updates_ = std::make_shared<UpdatesByLinear>();
     return weights_;
   }
+
+  // The updates of the Linear with this number: made when they are first asked for, from any
+  // thread, and kept until mutable_weights(). A step asks hundreds of times.
+  const LinearUpdates& updates_at(size_t linear_number,
+                                  const std::function<LinearUpdates()>& make) const;
 
   // The adapter as a device has it, by what `make` returns: made when it is first asked for, from
   // any thread, and kept until mutable_weights().
@@ -122,6 +132,11 @@ class LoraAdapter {
   std::map<std::string, FullTensor> full_;
   std::vector<int32_t> invocation_tokens_;
   mutable std::shared_ptr<const void> on_device_;
+  struct UpdatesByLinear {
+    std::mutex mutex;
+    std::vector<std::unique_ptr<const LinearUpdates>> made;  // by the Linear's number
+  };
+  std::shared_ptr<UpdatesByLinear> updates_ = std::make_shared<UpdatesByLinear>();
   std::vector<std::string> warnings_;  // unknown keys that were ignored
 };
 

@@ -16,18 +16,28 @@ void LoraWeights::pack() {
           scale * b[static_cast<size_t>(i * rank + r)];
     }
   }
-  std::atomic_store(&beside_, std::shared_ptr<const kernels::LowRankPair>());
 }
 
-std::shared_ptr<const kernels::LowRankPair> LoraWeights::beside(
-    const kernels::LowRankForm& form) const {
-  std::shared_ptr<const kernels::LowRankPair> pair = std::atomic_load(&beside_);
-  if (pair != nullptr && pair->form() == form) return pair;
-  pair = std::make_shared<const kernels::LowRankPair>(form, a.data(), scaled_b.data(), rank,
-                                                      static_cast<int64_t>(b.size()) / rank,
-                                                      static_cast<int64_t>(a.size()) / rank);
-  std::atomic_store(&beside_, pair);  // of several made at once the last is kept
-  return pair;
+kernels::LowRankPair LoraWeights::beside(const kernels::LowRankForm& form) const {
+  return {form,
+          a.data(),
+          scaled_b.data(),
+          rank,
+          static_cast<int64_t>(b.size()) / rank,
+          static_cast<int64_t>(a.size()) / rank};
+}
+
+const LinearUpdates& LoraAdapter::updates_at(size_t linear_number,
+                                             const std::function<LinearUpdates()>& make) const {
+  const std::lock_guard<std::mutex> lock(updates_->mutex);
+  auto& made = updates_->made;
+  if (made.size() <= linear_number) made.resize(linear_number + 1);
+  if (made[linear_number] == nullptr) {
+    made[linear_number] = std::make_unique<const LinearUpdates>(make());
+  }
+  // A step comes by every Linear, and finds nothing of the last one in cache.
+  if (linear_number + 1 < made.size()) __builtin_prefetch(made[linear_number + 1].get());
+  return *made[linear_number];
 }
 
 void FullTensor::pack() {

@@ -73,8 +73,8 @@ struct Problem {
     std::vector<float> y(static_cast<size_t>(m * 133), -1.0f);
     std::vector<LowRankUpdate> updates;
     if (with_updates) {
-      updates.push_back({whole, 0, 0, 0, std::min<int64_t>(m, 4)});
-      if (m > 4) updates.push_back({part, 1, 13, 4, m});
+      updates.push_back({whole.get(), 0, 0, 0, std::min<int64_t>(m, 4)});
+      if (m > 4) updates.push_back({part.get(), 1, 13, 4, m});
     }
     matmul_group({{first.get(), y.data(), 133}, {second.get(), y.data() + 100, 133}}, x.data(), m,
                  k, ActivationBits::k16, {}, updates);
@@ -128,9 +128,9 @@ TEST_P(LowRankBeside, RowsDoNotDependOnTheirBatch) {
     const auto x = random_floats(m * Problem::k, 4);
     const auto run = [&](int64_t begin, int64_t end) {
       std::vector<float> y(static_cast<size_t>((end - begin) * 100));
+      const std::vector<LowRankUpdate> updates = {{problem.whole.get(), 0, 0, 0, end - begin}};
       matmul_group({{problem.first.get(), y.data(), 100}}, x.data() + begin * Problem::k,
-                   end - begin, Problem::k, ActivationBits::k16, {},
-                   {{problem.whole, 0, 0, 0, end - begin}});
+                   end - begin, Problem::k, ActivationBits::k16, {}, updates);
       return y;
     };
     const std::vector<float> all = run(0, m);
