@@ -202,7 +202,7 @@ bool holds_other_files(const std::filesystem::path& folder) {
 }
 
 // Before anything is made: mistakes that would look like success.
-void check_places(const IndexArguments& arguments) {
+void check_places(const IndexArguments& arguments, Missing missing) {
   std::error_code failure;
   const std::filesystem::path index = arguments.index;
   QUARRY_CHECK(!arguments.index.empty(), ErrorCode::kInvalidArgument, "the index's name is empty");
@@ -210,6 +210,10 @@ void check_places(const IndexArguments& arguments) {
       !std::filesystem::exists(index, failure) || std::filesystem::is_directory(index, failure),
       ErrorCode::kInvalidArgument, arguments.index,
       ": is a file, wanted the folder of an index, which may be new");
+  // `add` begins none: a name with a slip in it would.
+  QUARRY_CHECK(missing == Missing::kRemove || std::filesystem::exists(store_path(index), failure),
+               ErrorCode::kNotFound, arguments.index,
+               ": no index there; `quarry index build` makes one");
   QUARRY_CHECK(std::filesystem::exists(store_path(index), failure) || !holds_other_files(index),
                ErrorCode::kInvalidArgument, arguments.index,
                ": holds other files and no index, wanted a folder of the index's own");
@@ -227,7 +231,7 @@ void build(IndexArguments arguments, Missing missing, CommandContext& context) {
   arguments.options.missing = missing;
   settle_adapter(arguments);
   with_embedder(
-      arguments, [&arguments] { check_places(arguments); },
+      arguments, [&arguments, missing] { check_places(arguments, missing); },
       "what is committed stays, the same command goes on from there",
       [&context](const PassageEmbedder& embedder, IndexArguments& settled) {
         const auto progress = progress_for(context);

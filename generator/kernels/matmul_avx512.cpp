@@ -164,7 +164,7 @@ void integer_direct(const MatrixView& w, const ActivationView& x, const RowPoint
 // Rows that share a look at the codes: as many as there are registers for.
 template <typename K>
 constexpr int direct_rows() {
-  return K::kTerms == 1 ? 8 : 4;
+  return K::kTerms == 1 || K::kLayout == Layout::kBytes ? 8 : 4;
 }
 
 // The last rows, fewer than direct_rows().

@@ -37,7 +37,7 @@ measure() { # NAME [options of both commands]
   "$quarry" --quiet eval retrieval "$index" "$data/squad11/dev.questions.jsonl" --mode dense \
     --output "$work/$name.found.jsonl" "$@" >/dev/null
   [ "$answers" -eq 0 ] || "$quarry" --quiet eval answers "$data/squad11/dev.questions.jsonl" --sample "$answers" --index "$index" \
-    --mode dense --top-k 3 --max-tokens 40 --precision fast8 --output "$work/$name.answers.json" "$@" >/dev/null
+    --mode dense --top-k "${TOP_K:-3}" --max-tokens 40 --precision fast8 --output "$work/$name.answers.json" "$@" >/dev/null
 }
 measure frozen
 for seed in "${seeds[@]}"; do

@@ -100,6 +100,11 @@ TEST(Cli, MistakesThatWouldLookLikeAnIndexAreRefused) {
   EXPECT_FALSE(std::filesystem::exists(index));
   folder.write("x.idx/quarry.db", "");
   refuse({(folder.path() / "y.idx").string(), index}, 2, "the index is named first");
+  const std::string slip = (folder.path() / "z.idx").string();
+  const ProgramResult added = run_quarry({"index", "add", slip, notes});
+  EXPECT_EQ(added.exit_code, 3);
+  EXPECT_THAT(added.errors, HasSubstr("z.idx: no index there; `quarry index build` makes one"));
+  EXPECT_FALSE(std::filesystem::exists(slip));
 }
 
 TEST(Cli, ModelListIsValidJsonEvenWhenEmpty) {
