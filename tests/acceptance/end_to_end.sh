@@ -2,7 +2,7 @@
 # Is a generator better tuned together with the query encoder than alone? Tunes both ways with every SEED, by RAG-Sequence
 # over 5 passages of an index of SQuAD train paragraphs, from the default adapter, the same questions and steps. Then dense
 # search over an index of all paragraphs: R@1 and R@5 of every dev question, EM and F1 of ANSWERS of them drawn with seed 1
-# (${TOP_K:-3} passages in one prompt), and what the end-to-end run gains over the generator's, the mean over the seeds, with 95 %
+# (3 passages in one prompt, or TOP_K), and what the end-to-end run gains over the generator's, the mean over the seeds, with 95 %
 # bootstrap intervals over questions; the same of both over the default adapter. Fails only when a run does, or when R@5
 # does not rise.
 #   tests/acceptance/end_to_end.sh QUARRY DATA TRAIN_INDEX INDEX [STEPS [SEEDS [ANSWERS]]]

@@ -4,7 +4,7 @@
 #   contrastive   InfoNCE with mined hard negatives; no generator
 #   rag-sequence  the marginal likelihood under the frozen default model and adapter, of 5 passages
 # Then dense search over an index of all paragraphs: R@1 and R@5 of every dev question, EM of ANSWERS of them drawn with seed
-# 1 (the default adapter, 3 passages), and what training added, the mean over the seeds, with paired 95 % bootstrap
+# 1 (the default adapter, 3 passages or TOP_K), and what training added, the mean over the seeds, with paired 95 % bootstrap
 # intervals over questions. Fails when that of R@5 reaches 0.
 #   tests/acceptance/query_encoder.sh QUARRY DATA TRAIN_INDEX INDEX [RECIPE [STEPS [SEEDS [ANSWERS]]]]
 # TRAIN_INDEX: `quarry index build train.idx DATA/squad11/train.passages.*.jsonl`; INDEX: of *.passages*.jsonl.
