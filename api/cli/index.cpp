@@ -210,12 +210,11 @@ void check_places(const IndexArguments& arguments, Missing missing) {
       !std::filesystem::exists(index, failure) || std::filesystem::is_directory(index, failure),
       ErrorCode::kInvalidArgument, arguments.index,
       ": is a file, wanted the folder of an index, which may be new");
+  const bool is_there = std::filesystem::exists(store_path(index), failure);
   // `add` begins none: a name with a slip in it would.
-  QUARRY_CHECK(missing == Missing::kRemove || std::filesystem::exists(store_path(index), failure),
-               ErrorCode::kNotFound, arguments.index,
+  QUARRY_CHECK(missing == Missing::kRemove || is_there, ErrorCode::kNotFound, arguments.index,
                ": no index there; `quarry index build` makes one");
-  QUARRY_CHECK(std::filesystem::exists(store_path(index), failure) || !holds_other_files(index),
-               ErrorCode::kInvalidArgument, arguments.index,
+  QUARRY_CHECK(is_there || !holds_other_files(index), ErrorCode::kInvalidArgument, arguments.index,
                ": holds other files and no index, wanted a folder of the index's own");
   for (const std::string& path : arguments.paths) {
     QUARRY_CHECK(std::filesystem::exists(path, failure), ErrorCode::kNotFound, path,

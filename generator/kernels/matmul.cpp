@@ -134,7 +134,7 @@ Plan make_plan(const MatmulTarget* targets, int64_t count, int64_t m) {
 struct Group {
   const MatmulTarget* targets;
   int64_t count;
-  const std::vector<LowRankUpdate>& updates;  // `target` counts from targets[0]
+  std::vector<LowRankUpdate> updates;  // `target` counts from targets[0]
 };
 
 // Rows up to which the updates wait for all strips of a run: its columns of y are still in cache.
@@ -286,6 +286,7 @@ void run_units(const Twins& twins, const Plan& plan, const Group& group, Project
     }
     if (!has_few_rows) continue;
     range.strip_begin = first * plan.strips_per_unit;
+    // A piece that nobody has begun may be this thread's own, later.
     projections.help(twins, projections.num_pieces());
     projections.add(number, range, target.y, target.ldy);
   }
@@ -367,8 +368,7 @@ void matmul(const PackedMatrix& weight, const float* x, int64_t m, int64_t ldx, 
   const MatmulTarget target = {&weight, y, ldy, nullptr};
   if (rounds_to_bytes(view_of(weight), bits))
     return multiply_group_bytes(&target, 1, x, m, ldx, {});
-  const std::vector<LowRankUpdate> no_updates;
-  multiply_group({&target, 1, no_updates}, x, m, ldx);
+  multiply_group({&target, 1, {}}, x, m, ldx);
 }
 
 void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int64_t m, int64_t ldx,
@@ -400,10 +400,8 @@ void matmul_group(const std::vector<MatmulTarget>& targets, const float* x, int6
                            begin == 0 ? copy : RoundedCopy());
     } else {
       if (begin == 0) copy_rounded(x, m, first.k, ldx, copy);
-      const bool is_all = end - begin == count;
-      const std::vector<LowRankUpdate> some =
-          is_all ? std::vector<LowRankUpdate>() : updates_of(updates, begin, end);
-      multiply_group({targets.data() + begin, end - begin, is_all ? updates : some}, x, m, ldx);
+      multiply_group({targets.data() + begin, end - begin, updates_of(updates, begin, end)}, x, m,
+                     ldx);
     }
   }
 }

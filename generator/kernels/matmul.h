@@ -100,7 +100,7 @@ struct MatmulTarget {
 // columns from `column` on.
 class LowRankPair;
 struct LowRankUpdate {
-  const LowRankPair* pair = nullptr;  // of low_rank_form(weight)
+  const LowRankPair* pair = nullptr;  // borrowed; of low_rank_form(weight)
   size_t target = 0;
   int64_t column = 0;
   int64_t row_begin = 0;

@@ -91,20 +91,20 @@ class LoraAdapter {
   // Null when the adapter leaves that Linear alone.
   const LoraWeights* find(const std::string& linear_path) const;
   const std::map<std::string, LoraWeights>& weights() const { return weights_; }
-  // For training: pack() what was changed before the adapter runs again.
+  // For training: pack() what was changed before the adapter runs again. Ask anew for each change:
+  // what was made of the adapter so far is dropped here, as in mutable_full().
   std::map<std::string, LoraWeights>& mutable_weights() {
-    std::atomic_store(&on_device_, std::shared_ptr<const void>());
-    updates_ = std::make_shared<UpdatesByLinear>();
+    drop_made();
     return weights_;
   }
 
   // The updates of the Linear with this number: made when they are first asked for, from any
-  // thread, and kept until mutable_weights(). A step asks hundreds of times.
+  // thread, and kept until a mutable_...(). A step asks hundreds of times.
   const LinearUpdates& updates_at(size_t linear_number,
                                   const std::function<LinearUpdates()>& make) const;
 
   // The adapter as a device has it, by what `make` returns: made when it is first asked for, from
-  // any thread, and kept until mutable_weights().
+  // any thread, and kept until a mutable_...().
   std::shared_ptr<const void> on_device(
       const std::function<std::shared_ptr<const void>()>& make) const;
 
@@ -115,7 +115,10 @@ class LoraAdapter {
     return it == full_.end() ? nullptr : &it->second;
   }
   const std::map<std::string, FullTensor>& full() const { return full_; }
-  std::map<std::string, FullTensor>& mutable_full() { return full_; }
+  std::map<std::string, FullTensor>& mutable_full() {
+    drop_made();
+    return full_;
+  }
 
   // Of an activated LoRA (Greenewald et al. 2025, arXiv:2504.12397): it acts from the beginning of
   // their last occurrence in the prompt on, and not at all where they do not occur, so that keys
@@ -128,6 +131,11 @@ class LoraAdapter {
   std::string content_hash() const;
 
  private:
+  void drop_made() {
+    std::atomic_store(&on_device_, std::shared_ptr<const void>());
+    updates_ = std::make_shared<UpdatesByLinear>();
+  }
+
   std::map<std::string, LoraWeights> weights_;
   std::map<std::string, FullTensor> full_;
   std::vector<int32_t> invocation_tokens_;

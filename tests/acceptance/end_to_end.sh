@@ -2,8 +2,8 @@
 # Is a generator better tuned together with the query encoder than alone? Tunes both ways with every SEED, by RAG-Sequence
 # over 5 passages of an index of SQuAD train paragraphs, from the default adapter, the same questions and steps. Then dense
 # search over an index of all paragraphs: R@1 and R@5 of every dev question, EM and F1 of ANSWERS of them drawn with seed 1
-# (3 passages in one prompt, or TOP_K), and what the end-to-end run gains over the generator's, the mean over the seeds, with 95 %
-# bootstrap intervals over questions; the same of both over the default adapter. Fails only when a run does, or when R@5
+# (3 passages in one prompt, or TOP_K), and what the end-to-end run gains over the generator's, the mean over the seeds,
+# with 95 % bootstrap intervals over questions; the same of both over the default adapter. Fails only when a run does, or when R@5
 # does not rise.
 #   tests/acceptance/end_to_end.sh QUARRY DATA TRAIN_INDEX INDEX [STEPS [SEEDS [ANSWERS]]]
 # TRAIN_INDEX: `quarry index build train.idx DATA/squad11/train.passages.*.jsonl`; INDEX: of *.passages*.jsonl.
@@ -31,8 +31,8 @@ find_passages() { # NAME [options]
 answer() { # NAME ADAPTER [options]
   local name=$1 adapter=$2
   shift 2
-  "$quarry" --quiet eval answers "$questions" --sample "$answers" --index "$index" --mode dense --top-k "${TOP_K:-3}" --max-tokens 40 \
-    --adapter "$adapter" --output "$work/$name.answers.json" "$@" >/dev/null
+  "$quarry" --quiet eval answers "$questions" --sample "$answers" --index "$index" --mode dense \
+    --top-k "${TOP_K:-3}" --max-tokens 40 --adapter "$adapter" --output "$work/$name.answers.json" "$@" >/dev/null
 }
 start=$here/../../data/adapters/smollm2-135m-instruct-qa
 find_passages default
